@@ -1,0 +1,100 @@
+"""The developer's commands; `nox -l` lists them.
+
+Each session needs nothing but nox: it makes its own environment. `-- ARGS` hands arguments on, for example
+`nox -s test -- packages/ddt-data -k shards` or `nox -s demo -- name=second`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "test"]
+
+PINS = ("-c", "constraints.txt")
+PACKAGES = sorted(file.parent.name for file in Path("packages").glob("*/pyproject.toml"))
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
+def editable(*extras: str) -> list[str]:
+    """All packages and the apps, for one pip call: a sibling on its own cannot be found, or is a stranger's package."""
+    suffix = f"[{','.join(extras)}]" if extras else ""
+    return [part for name in PACKAGES for part in ("-e", f"packages/{name}{suffix}")] + ["-e", "apps"]
+
+
+def install_once(session: nox.Session, *requirements: str) -> None:
+    """Install into a kept environment, unless it already holds exactly this (our code is editable, so never stale)."""
+    files = [Path("constraints.txt"), Path("apps/pyproject.toml"), *sorted(Path("packages").glob("*/pyproject.toml"))]
+    wanted = hashlib.sha256("\n".join([*requirements, *(file.read_text() for file in files)]).encode()).hexdigest()
+    stamp = Path(session.virtualenv.location) / "installed.sha256"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        session.install(*PINS, *requirements)
+        stamp.write_text(wanted)
+
+
+@nox.session(reuse_venv=True)
+def demo(session: nox.Session) -> None:
+    """Run the main job on embedded data; ends with runs/demo/report.html. Run again to continue where it stopped."""
+    install_once(session, *editable())
+    session.run("ddt", "demo", *session.posargs, env=OFFLINE)
+
+
+@nox.session(reuse_venv=True)
+def test(session: nox.Session) -> None:
+    """Test every package, the apps and the borders between them, in one environment."""
+    install_once(session, *editable("train"), "pytest")
+    folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
+    session.run("pytest", *(session.posargs or folders), env=OFFLINE)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Check formatting and style."""
+    install_once(session, "ruff")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session(reuse_venv=True)
+def layout(session: nox.Session) -> None:
+    """Check the rules of the tree (who may import whom, file sizes, versions) in two seconds."""
+    install_once(session, "pytest")
+    session.run("pytest", "tests/test_layout.py", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def alone(session: nox.Session, package: str) -> None:
+    """Install one package with nothing else of this repository, import it and run its README."""
+    module = package.replace("-", "_")
+    session.install(*PINS, f"packages/{package}", "pytest")
+    loaded = f"import sys, {module}; print(*sorted({{'lightning', 'omegaconf'}} & set(sys.modules)))"
+    unwanted = session.run("python", "-c", loaded, silent=True).strip()
+    if unwanted:
+        session.error(f"import {module} loads {unwanted}")
+    session.run("pytest", f"packages/{package}/tests", "-k", "readme", env=OFFLINE)
+
+
+@nox.session
+@nox.parametrize("package", [*PACKAGES, "apps"], ids=[*PACKAGES, "apps"])
+def build(session: nox.Session, package: str) -> None:
+    """Build one package's sdist and wheel into dist/, then install the wheel and import it."""
+    folder = Path("apps" if package == "apps" else f"packages/{package}")
+    project = nox.project.load_toml(folder / "pyproject.toml")["project"]
+    module = project["name"].replace("-", "_")
+    dist = Path("dist").absolute()
+    session.install(*PINS, "hatchling")
+    with session.chdir(folder):
+        session.run("hatchling", "build", "-d", str(dist))
+    siblings = [f"packages/{name}" for name in PACKAGES] if package == "apps" else []
+    session.install(*PINS, str(dist / f"{module}-{project['version']}-py3-none-any.whl"), *siblings)
+    session.run("python", "-c", f"import {module}; print({module}.__file__)")
+
+
+@nox.session(reuse_venv=True)
+def bench(session: nox.Session) -> None:
+    """Run benchmarks/: each prints its figures; `-- benchmarks/NAME.py` runs one."""
+    install_once(session, *editable("train"))
+    for script in session.posargs or sorted(str(file) for file in Path("benchmarks").glob("*.py")):
+        session.run("python", script, env=OFFLINE)
