@@ -1,0 +1,293 @@
+"""Scenes: a few sprites on a plain background, with exact truth, deterministic by seed.
+
+A scene is one of four layouts: one object, two different ones side by side or one above the other, several equal ones
+(counting), or three and more different ones (mixed). Objects never overlap.
+"""
+
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
+from ddt_data.splits import is_held_out
+from ddt_data.sprites import sprite
+
+LAYOUTS = ("single", "two", "count", "mixed")
+RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}  # relation: its inverse
+SPLITS = ("train", "unseen")
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What scenes may hold.
+
+    Raises:
+        ValueError: A name is unknown or a number is out of its range.
+
+    Example:
+        >>> SceneConfig(image_size=128, max_objects=2).max_objects
+        2
+    """
+
+    image_size: int = 64  # side of the picture, pixels
+    nouns: tuple[str, ...] = NOUNS
+    styles: tuple[str, ...] = STYLES  # one is drawn for each scene
+    colours: tuple[str, ...] = tuple(COLOURS)  # tints of objects
+    backgrounds: tuple[str, ...] = ("white", "black", "blue", "green", "pink")
+    max_objects: int = 4  # 1..4
+    object_size: tuple[float, float] = (0.31, 0.38)  # share of the side; at most 0.5 where there are several objects
+    natural_share: float = 0.4  # probability that an object keeps its natural colours
+    layout_shares: tuple[float, float, float, float] = (0.3, 0.35, 0.2, 0.15)  # relative, in the order of LAYOUTS
+    style_words: float = 0.3  # probability that a caption names the style
+    background_words: float = 0.3  # probability that a caption names the background
+
+    def __post_init__(self) -> None:
+        known = {"nouns": NOUNS, "styles": STYLES, "colours": COLOURS, "backgrounds": BACKGROUNDS}
+        for field, names in known.items():
+            chosen = getattr(self, field)
+            unknown = [name for name in chosen if name not in names]
+            if unknown or not chosen:
+                found = f"holds {', '.join(map(repr, unknown))}" if unknown else "is empty"
+                raise ValueError(f"{field} {found}; choose from: {', '.join(names)}")
+        low, high = self.object_size
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"object_size ({low}, {high}) must be two shares of the side, 0 < low <= high <= 1")
+        if not 1 <= self.max_objects <= 4:
+            raise ValueError(f"max_objects ({self.max_objects}) must be 1 to 4")
+        if self.image_size * min(low, 0.5) < 4:
+            raise ValueError(f"image_size ({self.image_size}) leaves objects of under 4 pixels; use a larger one")
+        for field in ("natural_share", "style_words", "background_words"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} ({getattr(self, field)}) is a probability, 0 to 1")
+        if len(self.layout_shares) != len(LAYOUTS) or min(self.layout_shares) < 0 or not any(self.layout_weights):
+            raise ValueError(
+                f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares of at least 0, one of them above 0 "
+                f"that max_objects ({self.max_objects}) and {len(self.nouns)} nouns allow: {', '.join(LAYOUTS)}"
+            )
+
+    @property
+    def layout_weights(self) -> tuple[float, ...]:
+        """`layout_shares` with 0 for layouts that need more objects or nouns than there are."""
+        room = min(self.max_objects, len(self.nouns))
+        possible = (True, room >= 2, self.max_objects >= 2, room >= 3)
+        return tuple(share * fits for share, fits in zip(self.layout_shares, possible, strict=True))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """32 px scenes of one or two large objects in few strong colours: the quickest to learn.
+
+        Example:
+            >>> SceneConfig.tiny().image_size
+            32
+        """
+        return cls(
+            image_size=32,
+            nouns=tuple("apple mushroom tree cactus cat penguin fish car house umbrella star heart".split()),
+            colours=("red", "yellow", "green", "blue", "purple"),
+            backgrounds=("white", "black", "blue", "green", "yellow", "pink"),
+            max_objects=2,
+            object_size=(0.45, 0.6),
+            natural_share=0.3,
+            layout_shares=(0.6, 0.4, 0.0, 0.0),
+            background_words=0.7,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """One sprite on the canvas; `x`, `y` are the left and top pixel of its square, `size` the side in pixels."""
+
+    noun: str
+    style: str
+    colour: str | None  # None: the natural colours
+    x: int
+    y: int
+    size: int
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Middle of the square, pixels from the left and from the top."""
+        return self.x + self.size / 2, self.y + self.size / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A background and the objects on it; the truth from which pictures, captions and answers are made."""
+
+    background: str
+    objects: tuple[SceneObject, ...]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many objects there are of each noun."""
+        return Counter(thing.noun for thing in self.objects)
+
+
+def relation(first: SceneObject, second: SceneObject) -> str | None:
+    """Say where the first object lies as seen from the second, by the axis along which they are further apart.
+
+    Returns:
+        One of `RELATIONS`, or None where the two axes are too close to call (within a factor 1.25).
+
+    Example:
+        >>> fox, bell = SceneObject("fox", "noto", None, 0, 4, 20), SceneObject("bell", "noto", None, 40, 0, 20)
+        >>> relation(fox, bell)
+        'left of'
+    """
+    dx, dy = (a - b for a, b in zip(first.centre, second.centre, strict=True))
+    if max(abs(dx), abs(dy)) < 1.25 * min(abs(dx), abs(dy)) or dx == dy == 0:
+        return None
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
+@lru_cache(maxsize=16384)
+def _layers(noun: str, style: str, colour: str | None, size: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Ready to blend: the colours of a sprite, rounded for the division by 255, and the share of canvas that stays."""
+    drawn = sprite(noun, style, colour, size).astype(np.uint16)
+    kept = np.repeat(255 - drawn[..., 3:], 3, axis=-1)
+    return drawn[..., :3] * 255 + 127, kept
+
+
+def render(scene: Scene, config: SceneConfig) -> NDArray[np.uint8]:
+    """Draw a scene.
+
+    Args:
+        scene: What to draw; its coordinates are pixels of `config.image_size`.
+        config: Gives the side of the picture.
+
+    Returns:
+        uint8 [image_size, image_size, 3], RGB in 0..255.
+
+    Example:
+        >>> config = SceneConfig.tiny()
+        >>> render(SceneGenerator(config, seed=0)[7], config).shape
+        (32, 32, 3)
+    """
+    canvas = np.empty((config.image_size, config.image_size, 3), np.uint8)
+    canvas[:] = BACKGROUNDS[scene.background]
+    for thing in scene.objects:
+        drawn, kept = _layers(thing.noun, thing.style, thing.colour, thing.size)
+        under = canvas[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
+        under[:] = (drawn + under * kept) // 255
+    return canvas
+
+
+def combinations_of(scene: Scene) -> list[str]:
+    """Name the combinations that a scene shows: noun pairs, (noun, colour), (noun, count), (noun pair, relation).
+
+    Example:
+        >>> combinations_of(Scene("white", (SceneObject("fox", "noto", "blue", 0, 0, 20),)))
+        ['colour fox blue']
+    """
+    counts = scene.counts
+    names = [f"colour {noun} {colour}" for noun, colour in sorted({(t.noun, t.colour) for t in scene.objects if t.colour})]
+    names += [f"count {noun} {count}" for noun, count in counts.items() if count > 1]
+    names += [f"pair {a} {b}" for a, b in combinations(sorted(counts), 2)]
+    if len(scene.objects) == 2 == len(counts):
+        first, second = sorted(scene.objects, key=lambda thing: thing.noun)
+        if where := relation(first, second):
+            names.append(f"relation {first.noun} {where} {second.noun}")
+    return names
+
+
+def in_split(scene: Scene, split: str) -> bool:
+    """Tell whether a scene belongs to a split: "train" shows no held-out combination, "unseen" at least one."""
+    return any(is_held_out(name) for name in combinations_of(scene)) == (split == "unseen")
+
+
+class SceneGenerator:
+    """An endless, random-access list of scenes: item i is a function of (config, seed, split, i) alone.
+
+    Args:
+        config: What scenes may hold.
+        seed: Any integer.
+        split: "train" never shows a held-out combination, "unseen" always shows one.
+
+    Raises:
+        ValueError: The split is unknown, or (on access) the config leaves nothing for it to show.
+
+    Example:
+        >>> scenes = SceneGenerator(SceneConfig(), seed=0)
+        >>> scenes[3] == scenes[3]
+        True
+    """
+
+    def __init__(self, config: SceneConfig, seed: int, split: str = "train"):
+        if split not in SPLITS:
+            raise ValueError(f"split ({split!r}) must be one of: {', '.join(SPLITS)}")
+        self.config, self.seed, self.split = config, seed, split
+
+    def __getitem__(self, index: int) -> Scene:
+        rng = random.Random(f"{self.seed} {self.split} {index}")
+        for _ in range(1000):
+            scene = self._draw(rng)
+            if in_split(scene, self.split):
+                return scene
+        raise ValueError(
+            f"no scene of split {self.split!r} in 1000 tries with {len(self.config.nouns)} nouns and natural_share "
+            f"({self.config.natural_share}); allow more nouns, colours or objects"
+        )
+
+    def _draw(self, rng: random.Random) -> Scene:
+        config = self.config
+        background = rng.choice(config.backgrounds)
+        style = rng.choice(config.styles)
+        layout = rng.choices(LAYOUTS, config.layout_weights)[0]
+        if layout == "single":
+            nouns = [rng.choice(config.nouns)]
+        elif layout == "two":
+            nouns = rng.sample(config.nouns, 2)
+        elif layout == "count":
+            nouns = [rng.choice(config.nouns)] * rng.randint(2, config.max_objects)
+        else:
+            nouns = rng.sample(config.nouns, rng.randint(3, min(config.max_objects, len(config.nouns))))
+        colours = [self._colour(rng, background) for _ in set(nouns)]
+        if layout == "count":
+            colours *= len(nouns)
+        boxes = self._boxes(rng, layout, len(nouns))
+        objects = (SceneObject(n, style, c, *box) for n, c, box in zip(nouns, colours, boxes, strict=True))
+        return Scene(background, tuple(objects))
+
+    def _colour(self, rng: random.Random, background: str) -> str | None:
+        if rng.random() < self.config.natural_share:
+            return None
+        return rng.choice([colour for colour in self.config.colours if colour != background] or [None])
+
+    def _boxes(self, rng: random.Random, layout: str, count: int) -> list[tuple[int, int, int]]:
+        """Draw squares (x, y, size) that do not overlap."""
+        side = self.config.image_size
+        low, high = (math.floor(side * share) for share in self.config.object_size)
+        if count > 1:
+            low, high = min(low, side // 2), min(high, side // 2)
+        sizes = [rng.randint(low, high) for _ in range(count)]
+        if layout == "two":
+            return self._beside(rng, *sizes)
+        if count == 1:
+            return [(rng.randint(0, side - sizes[0]), rng.randint(0, side - sizes[0]), sizes[0])]
+        cells = rng.sample([(0, 0), (0, side // 2), (side // 2, 0), (side // 2, side // 2)], count)
+        room = side // 2
+        return [(x + rng.randint(0, room - s), y + rng.randint(0, room - s), s) for (x, y), s in zip(cells, sizes, strict=True)]
+
+    def _beside(self, rng: random.Random, first: int, second: int) -> list[tuple[int, int, int]]:
+        """Place two squares so that their relation is clear: little apart across the axis that tells it."""
+        side = self.config.image_size
+        near = rng.randint(0, side - first - second)
+        far = rng.randint(near + first, side - second)
+        apart = far + second / 2 - near - first / 2
+        middle = rng.uniform(first / 2, side - first / 2)
+        reach = 0.5 * apart
+        low, high = max(middle - reach, second / 2), min(middle + reach, side - second / 2)
+        across = rng.uniform(min(low, high), high)
+        boxes = [(near, round(middle - first / 2), first), (far, round(across - second / 2), second)]
+        if rng.random() < 0.5:
+            boxes = [(y, x, size) for x, y, size in boxes]
+        return boxes if rng.random() < 0.5 else boxes[::-1]

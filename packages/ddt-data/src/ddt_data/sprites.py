@@ -1,0 +1,82 @@
+"""Embedded sprites: 40 nouns drawn in three styles.
+
+The art is one lossless WebP sheet per style, 64 px RGBA cells in the order of `NOUNS`, eight in a row. `art/NOTICE` names
+the licences; `scripts/make_sprites.py` remakes the sheets from their sources.
+"""
+
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ddt_data.nouns import COLOURS, NOUNS, STYLES
+
+CELL = 64  # side of a sprite in the sheets, pixels
+COLUMNS = 8
+
+
+@lru_cache(maxsize=16)
+def load_sprites(size: int) -> NDArray[np.uint8]:
+    """Load all sprites at one size, with colours multiplied by alpha.
+
+    Args:
+        size: Side of a sprite in pixels, at least 1. The art is 64 px; other sizes are resampled with antialiasing.
+
+    Returns:
+        Read-only uint8 [len(STYLES), len(NOUNS), size, size, 4], RGBA in 0..255 with R, G, B <= A.
+
+    Raises:
+        ValueError: `size` is below 1.
+
+    Example:
+        >>> load_sprites(20).shape
+        (3, 40, 20, 20, 4)
+    """
+    if size < 1:
+        raise ValueError(f"size ({size}) of a sprite must be at least 1 pixel")
+    sprites = np.empty((len(STYLES), len(NOUNS), size, size, 4), np.uint8)
+    for s, style in enumerate(STYLES):
+        with files("ddt_data").joinpath("art", f"{style}.webp").open("rb") as file:
+            sheet = Image.open(file).convert("RGBa")
+        for n in range(len(NOUNS)):
+            row, column = divmod(n, COLUMNS)
+            cell = sheet.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+            # Hamming has no negative lobes: edges do not ring and colours stay below alpha.
+            sprites[s, n] = np.asarray(cell.resize((size, size), Image.Resampling.HAMMING))
+    sprites.setflags(write=False)
+    return sprites
+
+
+def sprite(noun: str, style: str, colour: str | None, size: int) -> NDArray[np.uint8]:
+    """Draw one sprite, in its natural colours or tinted.
+
+    A tint keeps the drawing's light and shade: its mean brightness becomes the named colour, darker parts go towards
+    black and lighter ones towards white, so a blue cat keeps its face.
+
+    Args:
+        noun: One of `NOUNS`.
+        style: One of `STYLES`.
+        colour: One of `COLOURS`, or None for the natural colours.
+        size: Side in pixels.
+
+    Returns:
+        uint8 [size, size, 4], RGBA with colours multiplied by alpha.
+
+    Example:
+        >>> sprite("cat", "noto", "blue", 24).shape
+        (24, 24, 4)
+    """
+    drawn = load_sprites(size)[STYLES.index(style), NOUNS.index(noun)]
+    if colour is None:
+        return drawn
+    alpha = drawn[..., 3:].astype(np.float32) / 255
+    luminance = (drawn[..., :3] / 255.0 @ (0.299, 0.587, 0.114))[..., None]  # still multiplied by alpha
+    shade = luminance / np.maximum(alpha, 1 / 255)
+    middle = np.clip(luminance.sum() / alpha.sum(), 0.3, 0.8)
+    tint = np.array(COLOURS[colour], np.float32)
+    dark = tint * (0.2 + 0.8 * shade / middle)
+    light = tint + (255 - tint) * 0.7 * (shade - middle) / (1 - middle)
+    tinted = np.where(shade < middle, dark, light).clip(0, 255) * alpha
+    return np.concatenate([np.rint(tinted).astype(np.uint8), drawn[..., 3:]], axis=-1)
