@@ -1,0 +1,28 @@
+"""ddt-llm: any transformers causal LM plus a visual vocabulary."""
+
+from importlib.metadata import version
+
+from ddt_llm.backbone import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+from ddt_llm.loss import TokenLoss, token_loss
+from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
+from ddt_llm.optimizer import OptimizerConfig
+from ddt_llm.sequences import Example, Sequences, collate
+from ddt_llm.vocabulary import VisualVocabulary, expand_vocabulary
+
+__version__ = version("ddt-llm")
+__all__ = [
+    "Example",
+    "Generation",
+    "MultimodalLM",
+    "OptimizerConfig",
+    "Sequences",
+    "TinyLlamaConfig",
+    "TokenLoss",
+    "VisualTokenizer",
+    "VisualVocabulary",
+    "collate",
+    "expand_vocabulary",
+    "tiny_llama",
+    "token_loss",
+    "train_text_tokenizer",
+]

@@ -1,0 +1,280 @@
+"""Generation: text -> <boi> -> exactly K visual ids -> <eoi> -> text, for a batch of samples in different states.
+
+Shape letters: B samples, R rows of the network's batch (B, or 2B with the unconditional branch), L prompt length,
+K visual tokens of an image, V candidates of one choice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ddt_llm.head import head_logits
+from ddt_llm.vocabulary import VisualVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Output = Literal["auto", "image", "text"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    guidance_scale: float = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
+    temperature: float = 1.0  # 0 takes the likeliest token
+    top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
+    top_p: float = 1.0  # keep the likeliest tokens that together have this probability
+    max_text_tokens: int = 64
+    max_images: int = 4  # of one answer, where output is "auto"
+
+    def __post_init__(self):
+        if self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale ({self.guidance_scale}) must not be negative")
+        if self.temperature < 0:
+            raise ValueError(f"temperature ({self.temperature}) must not be negative")
+        if self.top_k < 0:
+            raise ValueError(f"top_k ({self.top_k}) must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p ({self.top_p}) must lie above 0 and up to 1")
+        if self.max_text_tokens < 1 or self.max_images < 1:
+            raise ValueError("max_text_tokens and max_images must be at least 1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to generate: its prompt, its seed and what it may write ("image" is one image and nothing else)."""
+
+    prompt: list[int]
+    seed: int = 0
+    output: Output = "auto"
+
+
+class Writer:
+    """The grammar of one answer: knows which tokens may come next and when the answer ends."""
+
+    def __init__(self, vocabulary: VisualVocabulary, request: Request, sampling: Sampling, eos: int, positions: int):
+        if request.output not in get_args(Output):
+            raise ValueError(f"output ({request.output!r}) must be one of {', '.join(get_args(Output))}")
+        self.vocabulary = vocabulary
+        self.output = request.output
+        self.eos = eos
+        self.tokens: list[int] = []
+        self.visual_left = 0  # visual ids until the open image is complete
+        self.text_left = sampling.max_text_tokens
+        self.images_left = {"auto": sampling.max_images, "image": 1, "text": 0}[request.output]
+        self.positions_left = positions - len(request.prompt)
+        self.forced: int | None = None  # the next token where the grammar leaves no choice
+        self.done = False
+        if self.positions_left < (self.image_length if self.output == "image" else 1):
+            raise ValueError(
+                f"the prompt has {len(request.prompt)} tokens and the model {positions} positions: "
+                f"no room for an answer (an image takes {self.image_length}), shorten the prompt"
+            )
+        if self.output == "image":
+            self.forced = vocabulary.boi
+
+    @property
+    def image_length(self) -> int:
+        """Positions of an image: `<boi>`, K visual tokens, `<eoi>`."""
+        return self.vocabulary.num_tokens + 2
+
+    @property
+    def may_open_image(self) -> bool:
+        """Whether `<boi>` may come next: never for an image that could not be finished."""
+        return self.images_left > 0 and self.positions_left >= self.image_length
+
+    def write(self, token: int) -> None:
+        """Append a token and move to the next state."""
+        self.tokens.append(token)
+        self.positions_left -= 1
+        self.forced = None
+        if token == self.vocabulary.boi:
+            self.visual_left = self.vocabulary.num_tokens
+            self.images_left -= 1
+        elif self.visual_left:
+            self.visual_left -= 1
+            if self.visual_left == 0:
+                self.forced = self.vocabulary.eoi
+            return
+        if token == self.eos or (token == self.vocabulary.eoi and self.output == "image"):
+            self.done = True
+        elif not self.visual_left:
+            self.text_left -= token != self.vocabulary.eoi
+            self.done = self.positions_left == 0 or (self.text_left == 0)
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model: "PreTrainedModel",
+    vocabulary: VisualVocabulary,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    eos: int,
+    unconditional: Sequence[int] = (),
+    never: Sequence[int] = (),
+) -> list[list[int]]:
+    """Write one answer for every request.
+
+    A sample depends on its own request alone, not on its neighbours in the batch (up to rounding).
+
+    Args:
+        model: Causal LM with the visual vocabulary.
+        vocabulary: Its visual vocabulary.
+        requests: Prompts of any lengths, with seeds and kinds of output.
+        sampling: How tokens are chosen.
+        eos: Token that ends an answer.
+        unconditional: Prompt of the unconditional branch, needed where `guidance_scale` is not 1.
+        never: Text tokens that are never written, such as `<pad>`.
+
+    Returns:
+        The tokens of every answer without its prompt. Visual ids come in runs of K between `<boi>` and `<eoi>`.
+
+    Raises:
+        ValueError: if a prompt leaves no room for an answer.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None) or 2**31
+    writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
+    guided = sampling.guidance_scale != 1 and any(writer.images_left for writer in writers)
+    longest = sampling.max_text_tokens + sampling.max_images * (vocabulary.num_tokens + 2)
+    uniforms = [torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
+    uniforms = torch.stack(uniforms).to(model.device)
+    chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
+
+    # Tokens that are forced from the start belong to the prompt: one pass of the network less.
+    opening = [[writer.forced] if writer.forced is not None else [] for writer in writers]
+    for writer in writers:
+        if writer.forced is not None:
+            writer.write(writer.forced)
+    rows = [request.prompt + opened for request, opened in zip(requests, opening, strict=True)]
+    if guided:
+        rows += [[*unconditional, *opened] for opened in opening]
+    network = CachedNetwork(model, rows)
+
+    hidden = network.start()
+    while True:
+        tokens = chooser.choose(hidden, writers, uniforms, guided)
+        for writer, token in zip(writers, tokens, strict=True):
+            if not writer.done:
+                writer.write(token)
+        if all(writer.done for writer in writers):
+            return [writer.tokens for writer in writers]
+        hidden = network.step(torch.tensor(tokens * 2 if guided else tokens, device=model.device))
+
+
+class Chooser:
+    """Picks the next token of every sample: forced, visual or text; only the rows of the head in question are computed."""
+
+    def __init__(self, model: "PreTrainedModel", vocabulary: VisualVocabulary, sampling: Sampling, never: Tensor):
+        self.model, self.vocabulary, self.sampling, self.never = model, vocabulary, sampling, never
+
+    def choose(self, hidden: Tensor, writers: Sequence[Writer], uniforms: Tensor, guided: bool) -> list[int]:
+        """Hidden states [R, D] at the last position -> the next token of each of the B samples."""
+        tokens = [writer.eos if writer.forced is None else writer.forced for writer in writers]
+        open_ = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
+        visual = [i for i in open_ if writers[i].visual_left]
+        text = [i for i in open_ if not writers[i].visual_left]
+        for chosen, logits_of in ((visual, self._visual_logits), (text, self._text_logits)):
+            if not chosen:
+                continue
+            drawn = uniforms[chosen, [len(writers[i].tokens) for i in chosen]]
+            picks = sample(logits_of(hidden, writers, chosen, guided), drawn, self.sampling).tolist()
+            for i, pick in zip(chosen, picks, strict=True):
+                tokens[i] = self._token(pick, visual=logits_of == self._visual_logits)
+        return tokens
+
+    def _token(self, pick: int, visual: bool) -> int:
+        if visual:
+            return self.vocabulary.text_size + pick
+        return self.vocabulary.boi if pick == self.vocabulary.text_size else pick
+
+    def _visual_logits(self, hidden: Tensor, writers: Sequence[Writer], chosen: list[int], guided: bool) -> Tensor:
+        logits = head_logits(self.model, hidden[chosen], self.vocabulary.visual)
+        if not guided:
+            return logits
+        free = head_logits(self.model, hidden[[len(writers) + i for i in chosen]], self.vocabulary.visual)
+        return free + self.sampling.guidance_scale * (logits - free)
+
+    def _text_logits(self, hidden: Tensor, writers: Sequence[Writer], chosen: list[int], guided: bool) -> Tensor:
+        boi = self.vocabulary.boi
+        hidden = hidden[chosen]
+        text = head_logits(self.model, hidden, slice(self.vocabulary.text_size))
+        text[:, self.never] = -torch.inf
+        opening = head_logits(self.model, hidden, slice(boi, boi + 1))
+        closed = [not writers[i].may_open_image for i in chosen]
+        opening[closed] = -torch.inf
+        return torch.cat([text, opening], dim=1)  # <boi> comes last
+
+
+class CachedNetwork:
+    """The backbone with its key-value cache: prompts of any lengths first, padded on the left, then token by token."""
+
+    def __init__(self, model: "PreTrainedModel", rows: list[list[int]]):
+        from transformers import DynamicCache
+
+        self.backbone = model.base_model
+        self.cache = DynamicCache(config=model.config)
+        length = max(map(len, rows))
+        self.input_ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
+        lengths = torch.tensor([len(row) for row in rows], device=model.device)
+        self.position = lengths[:, None]  # [R, 1], of the next token
+        self.seen = torch.arange(length, device=model.device) >= length - lengths[:, None]  # [R, L]
+        self.padded = min(map(len, rows)) < length
+
+    def start(self) -> Tensor:
+        """Read the prompts. Returns hidden states [R, D] at their last position."""
+        position_ids = (self.seen.long().cumsum(1) - 1).clamp(min=0)
+        return self._run(self.input_ids, position_ids)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token [R] a row. Returns hidden states [R, D]."""
+        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
+        hidden = self._run(tokens[:, None], self.position)
+        self.position = self.position + 1
+        return hidden
+
+    def _run(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        output = self.backbone(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=self.seen.long() if self.padded else None,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]
+
+
+def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """Draw one candidate a row by inverting the cumulative distribution.
+
+    Args:
+        logits: float32 [B, V]; -inf is never drawn.
+        uniform: float32 [B] in [0, 1), the row's random number.
+        sampling: Temperature, top-k and top-p, applied in this order.
+
+    Returns:
+        Indices, int64 [B].
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
+    cumulative = probabilities.cumsum(-1)
+    # Just below 1, so that rounding cannot reach past the last candidate with any probability.
+    target = uniform * (1 - 1e-6) * cumulative[:, -1]
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]

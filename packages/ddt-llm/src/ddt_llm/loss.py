@@ -1,0 +1,73 @@
+"""Next-token cross-entropy, split into text and visual tokens.
+
+Shape letters: B batch, L sequence length, N trained positions.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddt_llm.head import head_logits
+from ddt_llm.sequences import IGNORED
+from ddt_llm.vocabulary import VisualVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Sums of cross-entropy in nats, and counts; scalar tensors. `<boi>` and `<eoi>` count as text.
+
+    Losses add up: `sum(losses[1:], losses[0])` is the loss of all batches together.
+    """
+
+    text_nats: Tensor
+    text_count: Tensor
+    visual_nats: Tensor
+    visual_count: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Nats a token over both modalities, weighted one to one: what training minimises."""
+        return (self.text_nats + self.visual_nats) / (self.text_count + self.visual_count)
+
+    @property
+    def bits_per_text_token(self) -> Tensor:
+        """NaN where there is no text token."""
+        return self.text_nats / self.text_count / math.log(2)
+
+    @property
+    def bits_per_visual_token(self) -> Tensor:
+        """NaN where there is no visual token."""
+        return self.visual_nats / self.visual_count / math.log(2)
+
+    def __add__(self, other: "TokenLoss") -> "TokenLoss":
+        return TokenLoss(
+            self.text_nats + other.text_nats,
+            self.text_count + other.text_count,
+            self.visual_nats + other.visual_nats,
+            self.visual_count + other.visual_count,
+        )
+
+
+def token_loss(model: "PreTrainedModel", vocabulary: VisualVocabulary, input_ids: Tensor, labels: Tensor) -> TokenLoss:
+    """Cross-entropy of every trained position; logits exist for those positions only.
+
+    Args:
+        model: Causal LM with the visual vocabulary.
+        vocabulary: Tells visual tokens from text.
+        input_ids: int64 [B, L], padded on the right.
+        labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
+    """
+    hidden = model.base_model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+    targets = labels[:, 1:]
+    trained = targets != IGNORED
+    targets = targets[trained]
+    nats = F.cross_entropy(head_logits(model, hidden[trained]), targets, reduction="none")
+    visual = (targets >= vocabulary.visual.start) & (targets < vocabulary.visual.stop)
+    visual_nats, visual_count = (nats * visual).sum(), visual.sum()
+    return TokenLoss(nats.sum() - visual_nats, trained.sum() - visual_count, visual_nats, visual_count)

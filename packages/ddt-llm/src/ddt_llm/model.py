@@ -1,0 +1,257 @@
+"""A language model that reads and writes text and images.
+
+Shape letters: B prompts, N images, K visual tokens of an image; H, W space.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ddt_llm.generation import Output, Request, Sampling, generate_tokens
+from ddt_llm.loss import TokenLoss, token_loss
+from ddt_llm.sequences import Example, Part, Sequences, Template, collate
+from ddt_llm.vocabulary import VisualVocabulary
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    Picture = Image | Path | Tensor  # a tensor is float [3, H, W] in [-1, 1], or visual ids int64 [K]
+    Prompt = str | Picture | Sequence[str | Picture]
+
+FORMAT = 1
+SETTINGS = "ddt.json"
+
+
+@runtime_checkable
+class VisualTokenizer(Protocol):
+    """What turns pictures into visual ids and back. It may also have a `fingerprint: str`, which is then compared."""
+
+    codebook_size: int
+    num_tokens: int
+
+    def encode(self, images: Sequence[Any]) -> Tensor:
+        """N images (PIL, paths or tensors) -> ids int64 [N, K]."""
+        ...
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Ids int64 [N, K] -> images float32 [N, 3, H, W] in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer: its text, and its images as visual ids and as pictures."""
+
+    text: str
+    ids: Tensor  # int64 [N, K] in tokenizer order
+    images: Tensor | None  # float32 [N, 3, H, W] in [-1, 1]; None without images or without a visual tokenizer
+
+
+class MultimodalLM:
+    """A causal LM with a visual vocabulary, its text tokenizer and the template it was trained with.
+
+    Args:
+        model: What `expand_vocabulary` returned, trained or not.
+        text_tokenizer: What came with it.
+        template: "caption" after pretraining: a text is a caption to draw, an image is to be described.
+            "instruction" after tuning: texts and images in any order go between `USER:` and `ASSISTANT:`.
+        visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
+
+    Raises:
+        ValueError: if the model has no visual vocabulary or the template is unknown.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        text_tokenizer: "PreTrainedTokenizerFast",
+        template: Template = "caption",
+        visual_fingerprint: str | None = None,
+    ):
+        if template not in get_args(Template):
+            raise ValueError(f"template ({template!r}) must be one of {', '.join(get_args(Template))}")
+        self.model = model
+        self.text_tokenizer = text_tokenizer
+        self.template: Template = template
+        self.visual_fingerprint = visual_fingerprint
+        self.vocabulary = VisualVocabulary.from_config(model.config)
+        self.sequences = Sequences(self.vocabulary, text_tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> "MultimodalLM":
+        """Load a folder of `save_pretrained`.
+
+        Raises:
+            FileNotFoundError: if the folder is missing or unfinished.
+            ValueError: if its format is unknown.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        settings_file = Path(folder) / SETTINGS
+        if not settings_file.is_file():
+            raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
+        settings = json.loads(settings_file.read_text())
+        if settings["format"] != FORMAT:
+            raise ValueError(f"{settings_file} has format {settings['format']}, this version of ddt-llm reads {FORMAT}")
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        text_tokenizer = AutoTokenizer.from_pretrained(folder)
+        lm = cls(model.to(device), text_tokenizer, settings["template"], settings["visual_fingerprint"])
+        recorded = {key: settings[key] for key in asdict(lm.vocabulary)}
+        if recorded != asdict(lm.vocabulary):
+            raise ValueError(f"{settings_file} does not belong to the config.json beside it: save the model again")
+        return lm
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a plain transformers folder with `ddt.json` beside the model.
+
+        Every file appears whole, by rename, and `ddt.json` last: a folder without it is unfinished.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "format": FORMAT,
+            **asdict(self.vocabulary),
+            "template": self.template,
+            "visual_fingerprint": self.visual_fingerprint,
+        }
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+            self.model.save_pretrained(scratch)
+            self.text_tokenizer.save_pretrained(scratch)
+            (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+            (folder / SETTINGS).unlink(missing_ok=True)
+            for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
+                os.replace(file, folder / file.name)
+
+    def generate(
+        self, prompt: "Prompt", visual: VisualTokenizer | None = None, *, seed: int = 0, **settings: Any
+    ) -> Generation:
+        """Answer one prompt: a text, an image, or a list of both. Settings are those of `generate_batch`."""
+        return self.generate_batch([prompt], visual, seed=seed, **settings)[0]
+
+    def generate_batch(
+        self,
+        prompts: "Sequence[Prompt]",
+        visual: VisualTokenizer | None = None,
+        *,
+        output: Output = "auto",
+        seed: int = 0,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> list[Generation]:
+        """Answer several prompts.
+
+        Args:
+            prompts: Each a text, an image, or a list of both. An image is a PIL image, a `pathlib.Path`, a float tensor
+                [3, H, W] in [-1, 1] or its visual ids int64 [K].
+            visual: Encodes images of the prompts and decodes those of the answers; needed for neither if prompts hold
+                ids and ids are enough as answer.
+            output: "image" writes one image and nothing else, "text" no image, "auto" leaves it to the model; with
+                template "caption", "auto" draws a text and describes an image.
+            seed: Prompt i is sampled with `seed + i`, so its answer is that of `generate(prompts[i], seed=seed + i)`.
+            batch_size: Prompts answered at once.
+            settings: Fields of `Sampling`: guidance_scale, temperature, top_k, top_p, max_text_tokens, max_images.
+
+        Raises:
+            ValueError: if the visual tokenizer does not match the model, one is needed and missing, a setting is out of
+                range, or a prompt is too long or does not fit the template.
+        """
+        sampling = Sampling(**settings)
+        if visual is not None:
+            self._check(visual)
+        requests = [
+            Request(self.sequences.prompt(parts, self.template), seed + i, self._output(parts, output))
+            for i, parts in enumerate(_parts(prompts, visual))
+        ]
+        tokenizer, answers = self.text_tokenizer, []
+        with _evaluating(self.model):
+            for first in range(0, len(requests), batch_size):
+                answers += generate_tokens(
+                    self.model,
+                    self.vocabulary,
+                    requests[first : first + batch_size],
+                    sampling,
+                    eos=self.sequences.eos,
+                    unconditional=self.sequences.prompt([], self.template),
+                    never=[token for token in tokenizer.all_special_ids if token != self.sequences.eos],
+                )
+        return self._generations(answers, visual, batch_size)
+
+    def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
+        """Cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
+        losses = []
+        with _evaluating(self.model), torch.inference_mode():
+            for first in range(0, len(examples), batch_size):
+                batch = collate(examples[first : first + batch_size], self.sequences.pad)
+                batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+                losses.append(token_loss(self.model, self.vocabulary, **batch))
+        return sum(losses[1:], losses[0])
+
+    def _output(self, parts: list[Part], output: Output) -> Output:
+        if output == "auto" and self.template == "caption":
+            return "image" if parts and isinstance(parts[0], str) else "text"
+        return output
+
+    def _check(self, visual: VisualTokenizer) -> None:
+        for name in ("codebook_size", "num_tokens"):
+            if (theirs := getattr(visual, name)) != (ours := getattr(self.vocabulary, name)):
+                raise ValueError(
+                    f"the visual tokenizer has {name} {theirs}, the language model {ours}: they do not match"
+                )
+        theirs = getattr(visual, "fingerprint", None)
+        if theirs and self.visual_fingerprint and theirs != self.visual_fingerprint:
+            raise ValueError(
+                f"the visual tokenizer has fingerprint {theirs}, the language model was trained on ids of "
+                f"{self.visual_fingerprint}: load the tokenizer that wrote its training ids"
+            )
+
+    def _generations(self, answers: list[list[int]], visual: VisualTokenizer | None, size: int) -> list[Generation]:
+        ids = [self._visual_ids(answer) for answer in answers]
+        texts = [[token for token in answer if token < self.vocabulary.text_size] for answer in answers]
+        texts = [self.text_tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+        images: list[Tensor | None] = [None] * len(answers)
+        drawn = torch.cat(ids) if ids else torch.empty(0)
+        if visual is not None and len(drawn):
+            pictures = torch.cat([visual.decode(some) for some in drawn.split(size)])
+            split = pictures.split([len(some) for some in ids])
+            images = [some if len(some) else None for some in split]
+        return [Generation(text, some, image) for text, some, image in zip(texts, ids, images, strict=True)]
+
+    def _visual_ids(self, answer: list[int]) -> Tensor:
+        visual = self.vocabulary.visual
+        tokens = [token for token in answer if visual.start <= token < visual.stop]
+        return self.vocabulary.to_ids(torch.tensor(tokens, dtype=torch.long).view(-1, self.vocabulary.num_tokens))
+
+
+def _parts(prompts: "Sequence[Prompt]", visual: VisualTokenizer | None) -> list[list[Part]]:
+    """Prompts as lists of texts and visual ids; all pictures are encoded in one call."""
+    listed = [list(prompt) if isinstance(prompt, list | tuple) else [prompt] for prompt in prompts]
+    pictures = [part for parts in listed for part in parts if _is_picture(part)]
+    if not pictures:
+        return listed
+    if visual is None:
+        raise ValueError("a prompt holds a picture: pass visual=, the tokenizer that turns pictures into ids")
+    encoded = iter(visual.encode(pictures).cpu())
+    return [[next(encoded) if _is_picture(part) else part for part in parts] for parts in listed]
+
+
+def _is_picture(part: Any) -> bool:
+    return not isinstance(part, str) and not (isinstance(part, Tensor) and not part.is_floating_point())
+
+
+@contextmanager
+def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

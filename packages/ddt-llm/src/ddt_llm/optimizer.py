@@ -1,0 +1,115 @@
+"""Optimizer and learning-rate schedule of language-model training."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Name = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer, schedule and length of a run.
+
+    >>> config = OptimizerConfig(steps=100, warmup_steps=10, schedule="wsd", cooldown_share=0.5)
+    >>> [round(config.factor(step), 2) for step in (0, 9, 49, 75, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.02]
+
+    Raises:
+        ValueError: for an unknown name, a run without steps or a share outside 0 to 1.
+    """
+
+    steps: int  # length of the run in optimizer steps
+    lr: float = 2e-3  # highest learning rate; Muon's updates are scaled to AdamW's, so one value serves both
+    optimizer: Name = "adamw"  # "muon" for matrices inside the layers, with AdamW for all else
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05  # of matrices; vectors are not decayed
+    warmup_steps: int = 50
+    schedule: Schedule = "cosine"
+    cooldown_share: float = 0.5  # "wsd": share of the steps in which the rate falls linearly to zero
+
+    def __post_init__(self):
+        if self.optimizer not in get_args(Name):
+            raise ValueError(f"optimizer ({self.optimizer!r}) must be one of {', '.join(get_args(Name))}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule ({self.schedule!r}) must be one of {', '.join(get_args(Schedule))}")
+        if self.steps < 1:
+            raise ValueError(f"steps ({self.steps}) must be at least 1")
+        if not 0 <= self.cooldown_share <= 1:
+            raise ValueError(f"cooldown_share ({self.cooldown_share}) must lie in 0 to 1")
+
+    def factor(self, step: int) -> float:
+        """Learning rate at a step, as a share of `lr`: linear warm-up, then cosine or constant and linear to zero."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.schedule == "cosine":
+            return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        left, cooldown = max(0, self.steps - step), self.cooldown_share * self.steps
+        return warmup * (min(1.0, left / cooldown) if cooldown else 1.0)
+
+
+def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW with decay on matrices only, or Muon on the matrices inside the layers and AdamW on the rest."""
+    ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in ends]
+    tables = [parameter for parameter in trained if parameter.ndim >= 2 and not _holds(hidden, parameter)]
+    vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    if config.optimizer == "muon":
+        return MuonAndAdamW(hidden, _adamw(tables, vectors, config), config)
+    return _adamw(hidden + tables, vectors, config)
+
+
+def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
+    return any(other is parameter for other in parameters)
+
+
+def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], config.lr, config.betas, fused=True)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Two optimizers that step as one (Muon: Jordan 2024, scaled to AdamW's update size as in arXiv:2502.16982)."""
+
+    def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, config: OptimizerConfig):
+        self.muon = torch.optim.Muon(
+            matrices, config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = adamw
+        super().__init__([*self.muon.param_groups, *adamw.param_groups], {})
+        self._share_groups()
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Run the closure once, then step both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, by name."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both states."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # One list of the same dictionaries, so that a learning-rate schedule reaches both.
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]

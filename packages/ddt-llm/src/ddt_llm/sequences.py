@@ -1,0 +1,131 @@
+"""How text and images are laid out in a sequence, for training and for prompts alike.
+
+Shape letters: B batch, L sequence length, K visual tokens of an image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ddt_llm.vocabulary import VisualVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+IGNORED = -100  # label of a position that is not trained, as in torch's cross-entropy
+USER, ASSISTANT = "USER:", " ASSISTANT:"
+
+Template = Literal["caption", "instruction"]
+Part = str | Tensor  # a text, or the visual ids int64 [K] of an image in tokenizer order
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: `input_ids` and `labels`, both int64 [L]; a label of -100 is not trained."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+class Sequences:
+    """Lays text and images out for one vocabulary and one text tokenizer.
+
+    Pretraining examples train every position (spec 4.1), instruction examples only the answer (spec 4.3).
+    To train the unconditional branch of guidance, leave the condition out now and then: an empty caption, or
+    `instruction([], answer)`.
+    """
+
+    def __init__(self, vocabulary: VisualVocabulary, text_tokenizer: "PreTrainedTokenizerFast"):
+        if text_tokenizer.eos_token_id is None:
+            raise ValueError("text_tokenizer has no eos_token: set one, a sequence could not end without it")
+        self.vocabulary = vocabulary
+        self.text_tokenizer = text_tokenizer
+        self.eos = text_tokenizer.eos_token_id
+        self.bos = self.eos if text_tokenizer.bos_token_id is None else text_tokenizer.bos_token_id
+        self.pad = self.eos if text_tokenizer.pad_token_id is None else text_tokenizer.pad_token_id
+
+    def encode_text(self, text: str) -> list[int]:
+        """Text -> token ids, all of them text: names of special tokens in it are spelled out, never parsed."""
+        return self.text_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def encode_image(self, ids: Tensor) -> list[int]:
+        """Visual ids int64 [K] in tokenizer order -> `<boi>`, K tokens, `<eoi>`."""
+        return [self.vocabulary.boi, *self.vocabulary.to_tokens(ids).tolist(), self.vocabulary.eoi]
+
+    def prompt(self, parts: Sequence[Part], template: Template) -> list[int]:
+        """Everything before the answer.
+
+        Args:
+            parts: Texts and images. No part at all gives the unconditional prompt of guidance.
+            template: "caption" takes one text or one image: `<bos> caption` or `<bos> <boi> v.. <eoi>`.
+                "instruction" takes any number of both: `<bos> USER: parts ASSISTANT:`.
+
+        Raises:
+            ValueError: if the caption template gets more than one part.
+        """
+        if template == "instruction":
+            return [self.bos, *self.encode_text(USER), *self._words(parts), *self.encode_text(ASSISTANT)]
+        if len(parts) > 1:
+            raise ValueError(
+                f"the prompt has {len(parts)} parts, but a model with template 'caption' takes one text or one image: "
+                "tune it on instructions first"
+            )
+        return [self.bos, *(token for part in parts for token in self._caption_part(part))]
+
+    def text_to_image(self, caption: str, ids: Tensor) -> Example:
+        """`<bos> caption <boi> v.. <eoi> <eos>`; an empty caption gives `image_only`."""
+        return self._trained([*self.prompt([caption], "caption"), *self.encode_image(ids), self.eos])
+
+    def image_to_text(self, ids: Tensor, caption: str) -> Example:
+        """`<bos> <boi> v.. <eoi> caption <eos>`."""
+        return self._trained([*self.prompt([ids], "caption"), *self.encode_text(caption), self.eos])
+
+    def image_only(self, ids: Tensor) -> Example:
+        """`<bos> <boi> v.. <eoi> <eos>`."""
+        return self._trained([*self.prompt([], "caption"), *self.encode_image(ids), self.eos])
+
+    def text_only(self, text: str) -> Example:
+        """`<bos> text <eos>`."""
+        return self._trained([*self.prompt([text], "caption"), self.eos])
+
+    def instruction(self, prompt: Sequence[Part], answer: Sequence[Part]) -> Example:
+        """`<bos> USER: prompt ASSISTANT: answer <eos>`; only the answer and `<eos>` are trained."""
+        given = self.prompt(prompt, "instruction")
+        trained = [*self._words(answer), self.eos]
+        return Example(torch.tensor(given + trained), torch.tensor([IGNORED] * len(given) + trained))
+
+    def _caption_part(self, part: Part) -> list[int]:
+        return self.encode_text(part) if isinstance(part, str) else self.encode_image(part)
+
+    def _words(self, parts: Sequence[Part]) -> list[int]:
+        tokens = []
+        for part in parts:
+            tokens += self.encode_text(f" {part}") if isinstance(part, str) else self.encode_image(part)
+        return tokens
+
+    def _trained(self, tokens: list[int]) -> Example:
+        input_ids = torch.tensor(tokens)
+        return Example(input_ids, input_ids.clone())
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+    """Pad examples on the right to the longest one.
+
+    A causal model needs no attention mask for padding on the right: no trained position sees it.
+
+    Returns:
+        `input_ids` and `labels`, int64 [B, L]; labels of the padding are -100.
+
+    >>> collate([Example(torch.tensor([1, 2]), torch.tensor([1, 2])), Example(torch.tensor([3]), torch.tensor([3]))], 0)
+    {'input_ids': tensor([[1, 2],
+            [3, 0]]), 'labels': tensor([[   1,    2],
+            [   3, -100]])}
+    """
+    return {
+        "input_ids": pad_sequence([example.input_ids for example in examples], True, pad_id),
+        "labels": pad_sequence([example.labels for example in examples], True, IGNORED),
+    }

@@ -1,0 +1,65 @@
+"""Lightning module of pretraining and instruction tuning (extra `train`)."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from ddt_llm.loss import token_loss
+from ddt_llm.optimizer import OptimizerConfig, build_optimizer
+from ddt_llm.vocabulary import VisualVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LanguageModelTraining(LightningModule):
+    """Trains a causal LM on batches of `collate`; what differs between the stages is the data alone.
+
+    Randomness is a function of (seed, step), so a resumed run continues exactly. Logs `loss` (nats a token),
+    `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
+
+    Raises:
+        ValueError: if the model has no visual vocabulary.
+    """
+
+    def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0):
+        super().__init__()
+        self.model = model
+        self.vocabulary = VisualVocabulary.from_config(model.config)
+        self.config = config
+        self.seed = seed
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Make the step's randomness a function of (seed, step)."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy in nats of the trained positions, both modalities one to one."""
+        loss = token_loss(self.model, self.vocabulary, **batch)
+        self.log_dict(
+            {
+                "loss": loss.mean.detach(),
+                "bits_per_text_token": loss.bits_per_text_token.detach(),
+                "bits_per_visual_token": loss.bits_per_visual_token.detach(),
+                "lr": self.lr_schedulers().get_last_lr()[0],
+            }
+        )
+        return loss.mean
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the means over all validation tokens, each token with the same weight."""
+        loss = token_loss(self.model, self.vocabulary, **batch)
+        text, visual = int(loss.text_count), int(loss.visual_count)
+        self.log("validation_loss", loss.mean, batch_size=text + visual)
+        if text:
+            self.log("validation_bits_per_text_token", loss.bits_per_text_token, batch_size=text)
+        if visual:
+            self.log("validation_bits_per_visual_token", loss.bits_per_visual_token, batch_size=visual)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimizer and schedule; the number of steps comes from the config, never from the trainer."""
+        optimizer = build_optimizer(self.model, self.config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
