@@ -171,7 +171,7 @@ def generate_tokens(
 
 
 class Chooser:
-    """Picks the next token of every sample: forced, visual or text; only the rows of the head in question are computed."""
+    """Picks the next token of every sample: forced, visual or text. Other rows of the head are not computed."""
 
     def __init__(self, model: "PreTrainedModel", vocabulary: VisualVocabulary, sampling: Sampling, never: Tensor):
         self.model, self.vocabulary, self.sampling, self.never = model, vocabulary, sampling, never
@@ -179,39 +179,36 @@ class Chooser:
     def choose(self, hidden: Tensor, writers: Sequence[Writer], uniforms: Tensor, guided: bool) -> list[int]:
         """Hidden states [R, D] at the last position -> the next token of each of the B samples."""
         tokens = [writer.eos if writer.forced is None else writer.forced for writer in writers]
-        open_ = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
-        visual = [i for i in open_ if writers[i].visual_left]
-        text = [i for i in open_ if not writers[i].visual_left]
-        for chosen, logits_of in ((visual, self._visual_logits), (text, self._text_logits)):
-            if not chosen:
-                continue
-            drawn = uniforms[chosen, [len(writers[i].tokens) for i in chosen]]
-            picks = sample(logits_of(hidden, writers, chosen, guided), drawn, self.sampling).tolist()
-            for i, pick in zip(chosen, picks, strict=True):
-                tokens[i] = self._token(pick, visual=logits_of == self._visual_logits)
+        free = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
+        visual = [i for i in free if writers[i].visual_left]
+        text = [i for i in free if not writers[i].visual_left]
+        drawn = uniforms[range(len(writers)), [len(writer.tokens) - writer.done for writer in writers]]
+        if visual:
+            picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling)
+            for i, pick in zip(visual, picks.tolist(), strict=True):
+                tokens[i] = self.vocabulary.text_size + pick
+        if text:
+            may_open = torch.tensor([writers[i].may_open_image for i in text], device=hidden.device)
+            picks = sample(self._text_logits(hidden[text], may_open), drawn[text], self.sampling)
+            for i, pick in zip(text, picks.tolist(), strict=True):
+                tokens[i] = self.vocabulary.boi if pick == self.vocabulary.text_size else pick
         return tokens
 
-    def _token(self, pick: int, visual: bool) -> int:
-        if visual:
-            return self.vocabulary.text_size + pick
-        return self.vocabulary.boi if pick == self.vocabulary.text_size else pick
-
-    def _visual_logits(self, hidden: Tensor, writers: Sequence[Writer], chosen: list[int], guided: bool) -> Tensor:
-        logits = head_logits(self.model, hidden[chosen], self.vocabulary.visual)
+    def _visual_logits(self, hidden: Tensor, chosen: list[int], guided: bool) -> Tensor:
         if not guided:
-            return logits
-        free = head_logits(self.model, hidden[[len(writers) + i for i in chosen]], self.vocabulary.visual)
-        return free + self.sampling.guidance_scale * (logits - free)
+            return head_logits(self.model, hidden[chosen], self.vocabulary.visual)
+        conditional, unconditional = hidden.chunk(2)
+        with_prompt = head_logits(self.model, conditional[chosen], self.vocabulary.visual)
+        without = head_logits(self.model, unconditional[chosen], self.vocabulary.visual)
+        return without + self.sampling.guidance_scale * (with_prompt - without)
 
-    def _text_logits(self, hidden: Tensor, writers: Sequence[Writer], chosen: list[int], guided: bool) -> Tensor:
+    def _text_logits(self, hidden: Tensor, may_open: Tensor) -> Tensor:
+        """Logits [B, text_size + 1] of the text tokens and, last, of `<boi>`."""
         boi = self.vocabulary.boi
-        hidden = hidden[chosen]
         text = head_logits(self.model, hidden, slice(self.vocabulary.text_size))
         text[:, self.never] = -torch.inf
         opening = head_logits(self.model, hidden, slice(boi, boi + 1))
-        closed = [not writers[i].may_open_image for i in chosen]
-        opening[closed] = -torch.inf
-        return torch.cat([text, opening], dim=1)  # <boi> comes last
+        return torch.cat([text, opening.masked_fill(~may_open[:, None], -torch.inf)], dim=1)
 
 
 class CachedNetwork:

@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ddt_llm import MultimodalLM, VisualTokenizer
+
+
+class Blocks:
+    """A visual tokenizer of 2 x 3 grey blocks in 16 shades."""
+
+    codebook_size, num_tokens, fingerprint = 16, 6, "blocks"
+
+    def encode(self, images):
+        return torch.stack([((image.mean(0).flatten() + 1) * 7.5).round().long() for image in images])
+
+    def decode(self, ids):
+        return (ids / 7.5 - 1).view(-1, 1, 2, 3).expand(-1, 3, -1, -1)
+
+
+def test_a_saved_model_loads_equal_with_and_without_this_package(tmp_path, make_lm):
+    lm = make_lm("instruction")
+    lm.visual_fingerprint = "blocks"
+    lm.save_pretrained(tmp_path / "lm")
+    again = MultimodalLM.from_pretrained(tmp_path / "lm")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    for model in (again.model, plain):
+        assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in lm.model.state_dict().items())
+    assert (again.template, again.visual_fingerprint, again.vocabulary) == ("instruction", "blocks", lm.vocabulary)
+    assert AutoTokenizer.from_pretrained(tmp_path / "lm").convert_tokens_to_ids("<v_3>") == lm.vocabulary.text_size + 3
+    assert again.generate("a fox", seed=1).text == lm.generate("a fox", seed=1).text
+    settings = json.loads((tmp_path / "lm" / "ddt.json").read_text())
+    assert settings["format"] == 1 and settings["visual_order"] == "coarse_to_fine"
+
+
+def test_saving_again_replaces_the_model_and_leaves_other_files(tmp_path, make_lm):
+    (tmp_path / "notes.txt").write_text("mine")
+    make_lm().save_pretrained(tmp_path)
+    other = make_lm(seed=1)
+    other.save_pretrained(tmp_path)
+    assert torch.equal(
+        MultimodalLM.from_pretrained(tmp_path).model.get_input_embeddings().weight,
+        other.model.get_input_embeddings().weight,
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".saving-*"))
+
+
+def test_missing_unfinished_and_unknown_folders_are_named(tmp_path, make_lm):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        MultimodalLM.from_pretrained(tmp_path / "nowhere")
+    make_lm().save_pretrained(tmp_path)
+    settings = tmp_path / "ddt.json"
+    settings.write_text(settings.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(ValueError, match="format 9"):
+        MultimodalLM.from_pretrained(tmp_path)
+    settings.write_text(settings.read_text().replace('"format": 9', '"format": 1').replace('tokens": 6', 'tokens": 7'))
+    with pytest.raises(ValueError, match="does not belong"):
+        MultimodalLM.from_pretrained(tmp_path)
+    settings.unlink()
+    with pytest.raises(FileNotFoundError, match=r"ddt\.json"):
+        MultimodalLM.from_pretrained(tmp_path)
+
+
+def test_pictures_go_in_and_come_out(make_lm, ids):
+    lm, visual = make_lm("instruction"), Blocks()
+    assert isinstance(visual, VisualTokenizer)
+    picture = visual.decode(ids[:1])[0]
+    drawn = lm.generate([picture, "make the fox blue"], visual, output="image", seed=3)
+    assert drawn.images.shape == (1, 3, 2, 3) and drawn.ids.shape == (1, 6)
+    assert torch.equal(visual.encode(drawn.images), drawn.ids)
+    same = lm.generate([ids[0], "make the fox blue"], output="image", seed=3)  # ids in place of the picture
+    assert torch.equal(same.ids, drawn.ids) and same.images is None
+    assert lm.generate([picture, "what is it?"], visual, output="text").images is None
+
+
+def test_batches_keep_order_and_seeds(make_lm, ids):
+    lm, visual = make_lm(), Blocks()
+    prompts = ["a red fox", visual.decode(ids[:1])[0], "a bell", ids[1]]
+    answers = lm.generate_batch(prompts, visual, seed=5, batch_size=3, max_text_tokens=9)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        alone = lm.generate(prompt, visual, seed=5 + i, max_text_tokens=9)
+        assert alone.text == answer.text and torch.equal(alone.ids, answer.ids)
+        assert (len(answer.ids) == 1) == isinstance(prompt, str)  # a caption is drawn, an image described
+    assert lm.generate_batch([]) == []
+
+
+def test_generation_leaves_the_training_mode_as_it_was(make_lm):
+    lm = make_lm()
+    lm.model.train()
+    lm.generate("a fox")
+    assert lm.model.training
+
+
+@pytest.mark.parametrize("change", [{"codebook_size": 8}, {"num_tokens": 7}, {"fingerprint": "other"}])
+def test_a_visual_tokenizer_of_another_model_is_refused(make_lm, change):
+    lm, visual = make_lm(), Blocks()
+    lm.visual_fingerprint = "blocks"
+    for name, value in change.items():
+        setattr(visual, name, value)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        lm.generate("a fox", visual)
+
+
+def test_mistakes_are_named(make_lm):
+    lm = make_lm()
+    with pytest.raises(ValueError, match="pass visual="):
+        lm.generate(Path("fox.png"))
+    with pytest.raises(ValueError, match="output"):
+        lm.generate("a fox", output="picture")
+    with pytest.raises(ValueError, match="template"):
+        MultimodalLM(lm.model, lm.text_tokenizer, "chat")
+    del lm.model.config.ddt
+    with pytest.raises(ValueError, match="expand_vocabulary"):
+        MultimodalLM(lm.model, lm.text_tokenizer)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from ddt_llm import collate, train_text_tokenizer
+
+
+@pytest.mark.parametrize(
+    "text", ["<v_3>", "see <boi><v_1><eoi>", "<bos>a fox<eos>", "<pad>", "naïve 猫 🦊\n\ttabs  and  spaces"]
+)
+def test_what_a_user_types_is_text_and_survives(make_lm, text):
+    lm = make_lm()
+    tokens = lm.sequences.encode_text(text)
+    assert max(tokens) < lm.vocabulary.text_size
+    assert not {lm.sequences.bos, lm.sequences.eos, lm.sequences.pad} & set(tokens)
+    assert lm.text_tokenizer.decode(tokens) == text
+
+
+def test_frequent_words_are_single_tokens(text_tokenizer):
+    for word in (" fox", " bell", " ASSISTANT"):
+        assert len(text_tokenizer(word, add_special_tokens=False).input_ids) == 1
+
+
+def test_pretraining_layouts(make_lm, ids):
+    sequences = make_lm().sequences
+    boi, eoi, bos, eos = sequences.vocabulary.boi, sequences.vocabulary.eoi, sequences.bos, sequences.eos
+    image, caption = sequences.vocabulary.to_tokens(ids[0]).tolist(), sequences.encode_text("a red fox")
+    layouts = {
+        "text_to_image": (sequences.text_to_image("a red fox", ids[0]), [bos, *caption, boi, *image, eoi, eos]),
+        "image_to_text": (sequences.image_to_text(ids[0], "a red fox"), [bos, boi, *image, eoi, *caption, eos]),
+        "image_only": (sequences.image_only(ids[0]), [bos, boi, *image, eoi, eos]),
+        "empty caption": (sequences.text_to_image("", ids[0]), [bos, boi, *image, eoi, eos]),
+        "text_only": (sequences.text_only("a red fox"), [bos, *caption, eos]),
+    }
+    for name, (example, expected) in layouts.items():
+        assert example.input_ids.tolist() == expected, name
+        assert torch.equal(example.labels, example.input_ids), name
+
+
+def test_labels_cover_exactly_the_answer(make_lm, ids):
+    sequences = make_lm("instruction").sequences
+    example = sequences.instruction([ids[0], "make the fox blue"], ["here", ids[1]])
+    prompt = sequences.prompt([ids[0], "make the fox blue"], "instruction")
+    answer = [*sequences.encode_text(" here"), *sequences.encode_image(ids[1]), sequences.eos]
+    assert example.input_ids.tolist() == prompt + answer
+    assert example.labels.tolist() == [-100] * len(prompt) + answer
+    spelled = sequences.text_tokenizer.decode(prompt)
+    assert spelled.startswith("<bos>USER:<boi><v_") and spelled.endswith("<eoi> make the fox blue ASSISTANT:")
+
+
+def test_a_caption_model_takes_one_part(make_lm, ids):
+    with pytest.raises(ValueError, match="prompt has 2 parts"):
+        make_lm().sequences.prompt([ids[0], "what is this?"], "caption")
+
+
+def test_collate_pads_on_the_right_without_training_the_padding(make_lm, ids):
+    sequences = make_lm().sequences
+    examples = [sequences.text_only("a"), sequences.text_to_image("a red fox", ids[0])]
+    batch = collate(examples, sequences.pad)
+    short = len(examples[0].input_ids)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, len(examples[1].input_ids))
+    assert (batch["input_ids"][0, short:] == sequences.pad).all() and (batch["labels"][0, short:] == -100).all()
+
+
+def test_a_text_tokenizer_needs_texts_and_room():
+    with pytest.raises(ValueError, match="texts is empty"):
+        train_text_tokenizer([], 300)
+    with pytest.raises(ValueError, match="vocab_size"):
+        train_text_tokenizer(["a"], 100)

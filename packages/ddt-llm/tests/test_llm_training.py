@@ -1,0 +1,131 @@
+import copy
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from ddt_llm import OptimizerConfig, collate
+from ddt_llm.optimizer import build_optimizer
+from ddt_llm.training import LanguageModelTraining
+
+
+def trainer(folder, steps, **settings):
+    return Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        **settings,
+    )
+
+
+class Loader:
+    """Batches in a fixed order, continued in the middle of an epoch."""
+
+    def __init__(self, batches):
+        self.batches, self.next = batches, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        while self.next < len(self.batches):
+            self.next += 1
+            yield self.batches[self.next - 1]
+        self.next = 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+def batches(lm, ids):
+    captions = ["a red fox", "a bell", "two blue kites", "a yellow bell"]
+    examples = [lm.sequences.text_to_image(*pair) for pair in zip(captions, ids, strict=True)]
+    return Loader([collate([example], lm.sequences.pad) for example in examples])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, make_lm, ids, optimizer):
+    config = OptimizerConfig(steps=6, warmup_steps=2, optimizer=optimizer, schedule="wsd")
+    weights = {}
+    for name, stops in {"whole": [6], "resumed": [3, 6]}.items():
+        checkpoint = None
+        for stop in stops:
+            lm = make_lm(seed=0)
+            lm.model.config.attention_dropout = 0.2
+            for layer in lm.model.model.layers:  # dropout makes the step's randomness matter
+                layer.self_attn.attention_dropout = 0.2
+            run = trainer(tmp_path, stop)
+            run.fit(
+                LanguageModelTraining(lm.model, config, seed=1),
+                batches(lm, ids),
+                ckpt_path=checkpoint,
+                weights_only=True,
+            )
+            checkpoint = tmp_path / f"{name}-{stop}.ckpt"
+            run.save_checkpoint(checkpoint)
+        weights[name] = copy.deepcopy(lm.model.state_dict())
+    assert all(torch.equal(weights["resumed"][name], tensor) for name, tensor in weights["whole"].items())
+
+
+def test_validation_weights_every_token_alike(tmp_path, make_lm, ids):
+    lm = make_lm()
+    examples = [lm.sequences.text_to_image("a bell", ids[0]), lm.sequences.text_only("a red fox left of a bell")]
+    loader = DataLoader([collate([example], lm.sequences.pad) for example in examples], batch_size=None)
+    (metrics,) = trainer(tmp_path, 1).validate(
+        LanguageModelTraining(lm.model, OptimizerConfig(steps=1)), loader, verbose=False
+    )
+    score = lm.score(examples)
+    assert metrics["validation_loss"] == pytest.approx(score.mean.item(), rel=1e-5)
+    assert metrics["validation_bits_per_text_token"] == pytest.approx(score.bits_per_text_token.item(), rel=1e-5)
+    assert metrics["validation_bits_per_visual_token"] == pytest.approx(score.bits_per_visual_token.item(), rel=1e-5)
+
+
+def test_training_logs_loss_bits_and_rate(tmp_path, make_lm, ids):
+    lm, run = make_lm(), trainer(tmp_path, 1)
+    run.fit(LanguageModelTraining(lm.model, OptimizerConfig(steps=1, warmup_steps=0, lr=0.25)), batches(lm, ids))
+    assert {"loss", "bits_per_text_token", "bits_per_visual_token", "lr"} <= set(run.logged_metrics)
+    assert run.logged_metrics["lr"] == 0.25
+
+
+def test_matrices_decay_and_vectors_do_not(make_lm):
+    model = make_lm().model
+    optimizer = build_optimizer(model, OptimizerConfig(steps=1, weight_decay=0.1))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(list(model.parameters()))
+    assert all(decay[id(p)] == (0.1 if p.ndim >= 2 else 0.0) for p in model.parameters())
+
+
+def test_muon_takes_the_matrices_inside_the_layers(make_lm):
+    model = make_lm().model
+    optimizer = build_optimizer(model, OptimizerConfig(steps=1, optimizer="muon"))
+    muon = {id(p) for group in optimizer.muon.param_groups for p in group["params"]}
+    adamw = {id(p) for group in optimizer.adamw.param_groups for p in group["params"]}
+    layers = {id(p) for p in model.model.layers.parameters() if p.ndim == 2}
+    assert muon == layers and adamw == {id(p) for p in model.parameters()} - layers
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_rate_warms_up_stays_positive_and_ends_near_zero(schedule):
+    config = OptimizerConfig(steps=100, warmup_steps=10, schedule=schedule, cooldown_share=0.3)
+    factors = [config.factor(step) for step in range(100)]
+    assert factors[:10] == sorted(factors[:10]) and all(0 < factor <= 1 for factor in factors)
+    assert factors[10:] == sorted(factors[10:], reverse=True) and factors[-1] < 0.05
+    assert schedule == "cosine" or factors[10:70] == [1.0] * 60
+    assert config.factor(100) == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd"}, {"schedule": "linear"}, {"steps": 0}, {"cooldown_share": 2.0}]
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        OptimizerConfig(**{"steps": 10, **settings})
