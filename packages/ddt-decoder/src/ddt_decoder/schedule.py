@@ -1,0 +1,47 @@
+"""How many tokens the decoder may see at a noise level.
+
+Shape letters: B batch, K tokens.
+"""
+
+import torch
+from torch import Tensor
+
+
+class TokenSchedule:
+    """Piecewise-linear k(t): the visible prefix V_1..V_k(t) grows with the noise.
+
+    [0, 1] is cut into `len(tokens_per_segment)` equal pieces of time, and each piece reveals its number of tokens at a
+    constant rate. One segment is the uniform schedule of DDT (arXiv:2504.14666); `(192, 184, 72, 48, 16)` is the one
+    of Selftok-512 (arXiv:2505.07538).
+
+    Args:
+        tokens_per_segment: Tokens revealed in each piece of time, from t=0 (clean) to t=1 (noise). They sum to K.
+
+    Raises:
+        ValueError: If a segment is negative or the sum is below one.
+
+    Example:
+        >>> schedule = TokenSchedule((8,))
+        >>> schedule.visible_count(torch.tensor([0.0, 0.5, 1.0])).tolist()
+        [1, 5, 8]
+    """
+
+    def __init__(self, tokens_per_segment: tuple[int, ...]):
+        if not tokens_per_segment or min(tokens_per_segment) < 0 or sum(tokens_per_segment) < 1:
+            raise ValueError(f"schedule ({tokens_per_segment}) must hold counts >= 0 with at least one token in all")
+        self.tokens_per_segment = tuple(tokens_per_segment)
+        self.num_tokens = sum(tokens_per_segment)
+
+    def visible_count(self, t: Tensor) -> Tensor:
+        """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
+        counts = torch.tensor(self.tokens_per_segment, device=t.device, dtype=torch.float64)
+        before = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        position = t.double().clamp(0, 1) * len(counts)
+        segment = position.floor().long().clamp(max=len(counts) - 1)
+        index = before[segment] + counts[segment] * (position - segment)
+        # The last visible index is floor(index), so one token is visible even without noise.
+        return (index.floor().long() + 1).clamp(max=self.num_tokens)
+
+    def visible(self, t: Tensor) -> Tensor:
+        """Mark the visible tokens at times t [B]: bool [B, K], True where a token may be seen."""
+        return torch.arange(self.num_tokens, device=t.device) < self.visible_count(t)[:, None]

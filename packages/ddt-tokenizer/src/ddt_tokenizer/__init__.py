@@ -1,0 +1,15 @@
+"""Encoder and vector quantizer of discrete diffusion timestep tokens: images -> ids."""
+
+from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from ddt_tokenizer.tokenizer import DDTTokenizer, TokenizerConfig
+
+__all__ = [
+    "DDTTokenizer",
+    "Encoder",
+    "EncoderConfig",
+    "Quantized",
+    "QuantizerConfig",
+    "TokenizerConfig",
+    "VectorQuantizer",
+]

@@ -1,0 +1,49 @@
+"""Pictures as users have them -> image tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+
+def load_image(source: str | Path | Image.Image, image_size: int) -> Tensor:
+    """Read a picture as float32 [3, image_size, image_size] in [-1, 1].
+
+    EXIF orientation is applied, transparency is put on white, the shorter side is resized with antialiasing and the
+    centre is cropped.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not a picture, or a damaged one; names the file.
+    """
+    try:
+        picture = source if isinstance(source, Image.Image) else Image.open(source)
+        picture = ImageOps.exif_transpose(picture).convert("RGBA")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"picture '{source}' does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"picture '{source}' cannot be read ({error}); remove it or save it again") from None
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def as_images(images: Any, image_size: int) -> Tensor:
+    """Turn a tensor [B, 3, H, W] in [-1, 1], a PIL image, a path, or a list of those two into a batch tensor.
+
+    Raises:
+        ValueError: If a tensor has another shape than [B, 3, image_size, image_size].
+    """
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1:] != (3, image_size, image_size):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, {image_size}, {image_size}] "
+                f"(resize them, or pass PIL images or paths)"
+            )
+        return images
+    if isinstance(images, (str, Path, Image.Image)):
+        images = [images]
+    return torch.stack([load_image(image, image_size) for image in images])

@@ -1,0 +1,110 @@
+"""Muon for matrices, AdamW for the rest, and the learning-rate schedule."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and schedule of a run."""
+
+    steps: int = 1000
+    learning_rate: float = 2e-3  # Muon's updates are scaled to the size of AdamW's, so one value serves both
+    kind: Literal["muon", "adamw"] = "muon"
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    warmup_steps: int = 50
+    cooldown_share: float = 0.5  # last share of the run, in which the rate falls linearly to zero
+
+    def factor(self, step: int) -> float:
+        """Learning rate at a step 0..steps-1 as a share of the highest."""
+        cooldown = max(1.0, self.cooldown_share * self.steps)
+        return min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / cooldown)
+
+
+def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
+    """Push the singular values of updates [N, m, n] towards one (Newton-Schulz, coefficients of Jordan et al. 2024).
+
+    Works in the dtype it gets. `torch.optim.Muon` always works in bf16, which is a hundred times slower than fp32 on
+    a CPU without bf16 instructions.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = updates.mT if updates.shape[1] > updates.shape[2] else updates
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if updates.shape[1] > updates.shape[2] else x
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, update size as in arXiv:2502.16982) on some matrices, AdamW on all else.
+
+    Args:
+        matrices: 2-D weights inside the blocks.
+        others: Everything else.
+        config: Learning rate and betas.
+
+    Example:
+        >>> layer = nn.Linear(4, 8)
+        >>> optimizer = MuonAdamW([layer.weight], [layer.bias], OptimizerConfig())
+        >>> layer(torch.ones(1, 4)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig):
+        self.adamw = torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.0, fused=True)
+        super().__init__(matrices, {"lr": config.learning_rate, "momentum": 0.95})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # One list of the same dictionaries, so that a learning-rate schedule reaches both halves.
+        self.param_groups = [self.param_groups[0], *self.adamw.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient; matrices of one shape are orthogonalised in one batch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is not None:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                by_shape[p.shape].append((p, p.grad.lerp(momentum, group["momentum"])))
+        for shape, pairs in by_shape.items():
+            updates = orthogonalise(torch.stack([update for _, update in pairs]))
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.add_(update, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+        self.adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both halves: {"muon": momenta in the order of the matrices, "adamw": its state}."""
+        momenta = [self.state[p].get("momentum") for p in self.param_groups[0]["params"]]
+        return {"muon": momenta, "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both halves."""
+        for p, momentum in zip(self.param_groups[0]["params"], state_dict["muon"], strict=True):
+            if momentum is not None:
+                self.state[p]["momentum"] = momentum.to(p)
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._share_groups()
+
+
+def build_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Optimise all weights of the modules: AdamW, or Muon on the matrices inside their transformer blocks."""
+    named = [(name, p) for module in modules for name, p in module.named_parameters()]
+    if config.kind == "adamw":
+        return torch.optim.AdamW([p for _, p in named], config.learning_rate, config.betas, weight_decay=0.0, fused=True)
+    inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in named]
+    matrices = [p for (_, p), muon in zip(named, inside, strict=True) if muon]
+    return MuonAdamW(matrices, [p for (_, p), muon in zip(named, inside, strict=True) if not muon], config)

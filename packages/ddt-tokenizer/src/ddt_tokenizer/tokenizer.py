@@ -1,0 +1,135 @@
+"""DDTTokenizer: images to ids. Encoder, then vector quantizer.
+
+Shape letters: B batch, K tokens, D code width, C channels.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.images import as_images
+from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Everything that a checkpoint needs to be rebuilt."""
+
+    image_size: int = 64  # pixels, square; the latents of this tokenizer are pixels
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self):
+        if self.image_size % self.encoder.patch_size:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
+            )
+
+
+class DDTTokenizer(nn.Module):
+    """Images to discrete diffusion timestep tokens.
+
+    Args:
+        config: See `TokenizerConfig`.
+
+    Example:
+        >>> encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4)
+        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder)).eval()
+        >>> tokenizer.encode(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.quantizer = VectorQuantizer(config.encoder.width, config.quantizer)
+
+    @property
+    def num_tokens(self) -> int:
+        """K, the tokens of one image."""
+        return self.config.encoder.num_tokens
+
+    @property
+    def codebook_size(self) -> int:
+        """V, the number of ids."""
+        return self.config.quantizer.codebook_size
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Encode and quantize latents [B, C, H, W] with gradients; in training mode this updates the codebook."""
+        return self.quantizer(self.encoder(latents))
+
+    def encode(self, images: Any) -> Tensor:
+        """Write images as ids.
+
+        Args:
+            images: Float32 [B, 3, image_size, image_size] in [-1, 1], or a PIL image, a path, or a list of them
+                (resized and centre-cropped).
+
+        Returns:
+            Ids int64 [B, K] in 0..V-1. Index 0 is visible at the least noise, index K-1 only near pure noise.
+
+        Raises:
+            ValueError: If a tensor has the wrong shape or a picture cannot be read; names it.
+        """
+        return self.encode_latents(as_images(images, self.config.image_size).to(self.quantizer.codebook))
+
+    @torch.no_grad()
+    def encode_latents(self, latents: Tensor) -> Tensor:
+        """Write latents [B, C, h, w] as ids [B, K]. For this tokenizer the latents are the pixels."""
+        return self.quantizer.lookup(self.quantizer.project_to_sphere(self.encoder(latents)))
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Turn ids [B, K] into the token vectors that the decoder reads, float32 [B, K, D]."""
+        return self.quantizer.embed(ids)
+
+    def fingerprint(self) -> str:
+        """Hash the weights that decide an image's ids: 16 hex digits, equal for equal tokenizers only."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if name not in ("quantizer.counts", "quantizer.sums"):
+                digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`; the config goes last, so a folder with one is complete."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors.partial")
+        (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
+        config = {"format": FORMAT, "model": "ddt-tokenizer", "fingerprint": self.fingerprint(), **asdict(self.config)}
+        (folder / "config.json.partial").write_text(json.dumps(config, indent=2))
+        (folder / "config.json.partial").rename(folder / "config.json")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "DDTTokenizer":
+        """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+
+        Raises:
+            FileNotFoundError: If the folder holds no tokenizer.
+            ValueError: If it was written in another format, or its weights are not those it was saved with.
+        """
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no tokenizer in '{folder}': {path} is missing")
+        config = json.loads(path.read_text())
+        if config.pop("model", None) != "ddt-tokenizer" or config.pop("format", None) != FORMAT:
+            raise ValueError(f"'{folder}' does not hold a ddt-tokenizer of format {FORMAT}; see its config.json")
+        fingerprint = config.pop("fingerprint")
+        encoder, quantizer = EncoderConfig(**config.pop("encoder")), QuantizerConfig(**config.pop("quantizer"))
+        tokenizer = cls(TokenizerConfig(encoder=encoder, quantizer=quantizer, **config))
+        tokenizer.load_state_dict(load_file(path.with_name("model.safetensors")))
+        if tokenizer.fingerprint() != fingerprint:
+            raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
+        return tokenizer.eval()
