@@ -1,0 +1,225 @@
+"""The `ddt` command: one verb per step from pictures to a language model that draws, edits and describes them.
+
+A verb imports its module when it is called, so help is immediate.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
+]
+Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
+Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
+Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
+Out = Annotated[Path, typer.Option(help="Where to write the picture.")]
+Seed = Annotated[int, typer.Option(help="Another seed, another picture.")]
+
+
+class Verbs(TyperGroup):
+    """Turns what a user can mend into one line and exit code 2; DDT_TRACEBACK=1 shows where it came from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\nstopped; run the same command again to continue where it was", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("DDT_TRACEBACK"):
+                raise
+            typer.echo(f"error: {_one_line(error)}", err=True)
+            raise typer.Exit(2) from None
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Turn pictures into a few tokens, and train a language model that draws, edits and describes them.
+
+Start with [bold]ddt demo[/]: it runs every step below on embedded data and writes runs/demo/report.html.
+
+Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption.
+Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
+)
+data = typer.Typer(no_args_is_help=True, help="Make shards: from the scene generator or from a folder of pictures.")
+app.add_typer(data, name="data")
+
+
+@app.command(rich_help_panel="Start here")
+def demo(overrides: Overrides = None) -> None:
+    """Run the whole chain on embedded data with small presets, about ten minutes on a laptop.
+
+    Example: [bold]ddt demo[/], then open runs/demo/report.html
+    """
+    from ddt_apps.demo import run_demo
+
+    run_demo(overrides or [])
+
+
+@data.command("scenes")
+def data_scenes(
+    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
+    preset: Annotated[str, typer.Option(help="tiny (32 px, one or two large objects) or full (64 px).")] = "full",
+    split: Annotated[
+        str, typer.Option(help="train, or unseen: scenes with combinations that train never has.")
+    ] = "train",
+    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
+) -> None:
+    """Compose scenes of known content: captions, edits and questions come with exact truth.
+
+    Example: [bold]ddt data scenes --out data/scenes --count 20000[/]
+    """
+    from ddt_apps.data import make_scenes
+
+    make_scenes(out=out, count=count, preset=preset, split=split, seed=seed)
+
+
+@data.command("pack")
+def data_pack(
+    folder: Annotated[Path, typer.Argument(help="Pictures with name.txt beside name.jpg, or with captions.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
+    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out unreadable pictures and list them, instead of stopping.")
+    ] = False,
+) -> None:
+    """Pack a folder of pictures and captions into shards.
+
+    Example: [bold]ddt data pack ~/photos --out data/photos --image-size 64[/]
+    """
+    from ddt_apps.data import pack_pictures
+
+    pack_pictures(folder=folder, out=out, image_size=image_size, skip_bad=skip_bad)
+
+
+@app.command("train-tokenizer", rich_help_panel="Train")
+def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
+    """Train encoder, codebook and decoder together: pictures to ids and back.
+
+    Example: [bold]ddt train-tokenizer scenes/tokenizer data.train=data/scenes name=my-tokenizer[/]
+    """
+    from ddt_apps.train_tokenizer import run_train_tokenizer
+
+    run_train_tokenizer(config, overrides or [])
+
+
+@app.command(rich_help_panel="Train")
+def tokenize(
+    shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
+    tokenizer: Tokenizer,
+    out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+) -> None:
+    """Turn picture shards into id shards, once, so that the language model trains on ids alone.
+
+    Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
+    """
+    from ddt_apps.tokenize import tokenize_shards
+
+    tokenize_shards(shards=shards, tokenizer=tokenizer, out=out)
+
+
+@app.command(rich_help_panel="Train")
+def pretrain(config: Config, overrides: Overrides = None) -> None:
+    """Train a language model on captions, ids and text: caption to picture and picture to caption.
+
+    Example: [bold]ddt pretrain scenes/pretrain data.ids=data/scenes-ids name=my-lm[/]
+    """
+    from ddt_apps.pretrain import run_pretrain
+
+    run_pretrain(config, overrides or [])
+
+
+@app.command(rich_help_panel="Train")
+def sft(config: Config, overrides: Overrides = None) -> None:
+    """Fine-tune on edits and questions; only the answers are trained.
+
+    Example: [bold]ddt sft scenes/sft data.ids=data/scenes-ids model=runs/my-lm name=my-sft[/]
+    """
+    from ddt_apps.sft import run_sft
+
+    run_sft(config, overrides or [])
+
+
+@app.command(rich_help_panel="Use")
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")], tokenizer: Tokenizer, out: Out
+) -> None:
+    """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
+
+    Example: [bold]ddt reconstruct fox.png --tokenizer runs/demo/tokenizer --out fox-again.png[/]
+    """
+    from ddt_apps.use import reconstruct_images
+
+    reconstruct_images(images=images, tokenizer=tokenizer, out=out)
+
+
+@app.command(rich_help_panel="Use")
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Model,
+    out: Out,
+    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw what a sentence says.
+
+    Example: [bold]ddt generate "a red fox left of a bell" --model runs/demo/pretrain --out fox.png[/]
+    """
+    from ddt_apps.use import generate_image
+
+    generate_image(prompt=prompt, model=model, out=out, guidance=guidance, seed=seed)
+
+
+@app.command(rich_help_panel="Use")
+def edit(
+    image: Image,
+    instruction: Annotated[str, typer.Argument(help="What to change.")],
+    model: Model,
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Change a picture as a sentence says.
+
+    Example: [bold]ddt edit fox.png "make the fox blue" --model runs/demo/sft --out blue.png[/]
+    """
+    from ddt_apps.use import edit_image
+
+    edit_image(image=image, instruction=instruction, model=model, out=out, seed=seed)
+
+
+@app.command(rich_help_panel="Use")
+def ask(image: Image, question: Annotated[str, typer.Argument(help="A question about it.")], model: Model) -> None:
+    """Answer a question about a picture.
+
+    Example: [bold]ddt ask fox.png "what colour is the fox?" --model runs/demo/sft[/]
+    """
+    from ddt_apps.use import answer_question
+
+    typer.echo(answer_question(image=image, question=question, model=model))
+
+
+@app.command(rich_help_panel="Use")
+def caption(image: Image, model: Model) -> None:
+    """Describe a picture in a sentence.
+
+    Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
+    """
+    from ddt_apps.use import caption_image
+
+    typer.echo(caption_image(image=image, model=model))

@@ -1,0 +1,87 @@
+"""What happens between training steps: rows of metrics, progress, checkpoints, and a clean stop on Ctrl-C."""
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning
+
+from ddt_apps.metrics import MetricsFile
+from ddt_apps.progress import StageProgress
+
+if TYPE_CHECKING:
+    from ddt_apps.runs import Run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UNWANTED_ADVICE = (
+    ".*does not have many workers",  # small runs are quicker without
+    ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
+    ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
+)
+
+
+class RunRecorder(lightning.Callback):
+    """Record a training run in its folder.
+
+    The order within a step is row, then checkpoint: a checkpoint at step n implies that all rows up to n are on disk,
+    and a resume drops rows after n. So `metrics.csv` of an interrupted run equals that of an uninterrupted one.
+    """
+
+    def __init__(self, run: "Run", stage: str, steps: int, log_every: int, save_every_seconds: float):
+        self.run, self.stage, self.steps = run, stage, steps
+        self.log_every, self.save_every_seconds = log_every, save_every_seconds
+        self.stopped_by: int | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.metrics = MetricsFile(self.run.metrics, trainer.global_step)
+        self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
+        self._saved = time.monotonic()
+        # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
+        # one acts at once.
+        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.log_every == 0 or step == self.steps:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.metrics.append(step, values)
+            self.progress.update(step, **{name: values[name] for name in ("loss",) if name in values})
+        if self.stopped_by is not None:
+            trainer.should_stop = True
+        due = time.monotonic() - self._saved >= self.save_every_seconds
+        if due or trainer.should_stop or step == self.steps:
+            self.run.save_checkpoint(trainer)
+            self._saved = time.monotonic()
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        if hasattr(self, "progress"):
+            self.progress.__exit__(None, None, None)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopped_by = number
+        signal.signal(number, self._handlers[number])
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners, and its advice that does not apply here; other warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for advice in UNWANTED_ADVICE:
+                warnings.filterwarnings("ignore", message=advice)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

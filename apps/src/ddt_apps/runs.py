@@ -1,0 +1,147 @@
+"""Run folders: `runs/<name>/` holds everything of one training run, and running the same command again continues it.
+
+config.yaml    the resolved configuration
+last.ckpt      what Lightning needs to continue (never needed to use the model)
+metrics.csv    one row per logged step
+done.json      written last: the run is complete and is not repeated
+"""
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddt_apps.atomic import writing
+from ddt_apps.config import first_difference, load_config, save_config
+from ddt_apps.devices import pick_device, pick_precision
+
+if TYPE_CHECKING:
+    import lightning
+
+RUNS = Path("runs")
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: Such as `runs/tokenizer`; it is made if it does not exist.
+        config: The dataclass that determines the run.
+
+    Raises:
+        ValueError: The folder was started with another configuration; names the first setting that differs.
+
+    >>> import dataclasses, tempfile
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     steps: int = 10
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run(Path(folder) / "first", Config())
+    ...     run.finish(seconds=1.5)
+    ...     Run(Path(folder) / "first", Config()).finished
+    True
+    """
+
+    def __init__(self, folder: Path, config: Any):
+        self.folder, self.config = Path(folder), config
+        self.checkpoint = self.folder / "last.ckpt"
+        self.metrics = self.folder / "metrics.csv"
+        self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
+        if self._config_file.exists():
+            self._check_config()
+        else:
+            save_config(config, self._config_file)
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier process completed this run."""
+        return self._done_file.exists()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `finish` recorded."""
+        return json.loads(self._done_file.read_text())
+
+    def finish(self, **facts: Any) -> None:
+        """Mark the run as complete, with figures worth keeping; the resume checkpoint is no longer needed and goes."""
+        with writing(self._done_file) as file:
+            file.write_text(json.dumps(facts, indent=2) + "\n")
+        self.checkpoint.unlink(missing_ok=True)
+
+    def fit(
+        self,
+        module: "lightning.LightningModule",
+        data: Any,
+        *,
+        stage: str,
+        steps: int,
+        device: str = "auto",
+        precision: str = "auto",
+        gradient_clip: float | None = None,
+        log_every: int = 10,
+        save_every_seconds: float = 30.0,
+    ) -> None:
+        """Train to `steps` optimizer steps, continuing from `last.ckpt` if there is one.
+
+        What the module logs in its training step goes to `metrics.csv`; its "loss" is shown on the progress line.
+        Ctrl-C and SIGTERM end the current step and save before they take effect.
+
+        Args:
+            module: Whose randomness is a function of (seed, step), so that a continued run equals an uninterrupted one.
+            data: A LightningDataModule or a loader that can continue in the middle of an epoch.
+            stage: The word on the progress line.
+            steps: Optimizer steps of the whole run.
+            device, precision: See `ddt_apps.devices`.
+            gradient_clip: Largest gradient norm, or None.
+            log_every: Steps between rows of `metrics.csv`.
+            save_every_seconds: Time between two checkpoints.
+
+        Raises:
+            ValueError: The device is not there, or the checkpoint is of another model.
+            KeyboardInterrupt: Ctrl-C was pressed; everything is saved.
+        """
+        import lightning
+
+        from ddt_apps.fitting import RunRecorder, quiet_lightning
+
+        chosen = pick_device(device)
+        recorder = RunRecorder(self, stage, steps, log_every, save_every_seconds)
+        with quiet_lightning():
+            trainer = lightning.Trainer(
+                accelerator=chosen.type,
+                devices=1,
+                precision=pick_precision(precision, chosen),
+                max_steps=steps,
+                max_epochs=-1,
+                gradient_clip_val=gradient_clip,
+                logger=False,
+                callbacks=[recorder],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+            resume = self.checkpoint if self.checkpoint.exists() else None
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        if recorder.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        if recorder.stopped_by is not None:
+            raise SystemExit(128 + recorder.stopped_by)
+
+    def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
+        """Write `last.ckpt` atomically."""
+        with writing(self.checkpoint) as file:
+            trainer.save_checkpoint(file)
+
+    def _check_config(self) -> None:
+        remedy = f"use another name=..., or delete {self.folder} to start over"
+        try:
+            old = load_config(type(self.config), self._config_file)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._config_file} is of another version of this command ({error}); {remedy}"
+            ) from error
+        difference = first_difference(old, self.config)
+        if difference:
+            key, before, now = difference
+            raise ValueError(f"{self.folder} was started with {key}={before}, not {now}; {remedy}")

@@ -1,0 +1,78 @@
+"""The command: help that teaches, one-line errors, exit codes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ddt_apps.cli import Verbs, app
+
+
+def command(error):
+    failing = typer.Typer(cls=Verbs)
+
+    @failing.callback()
+    def root():
+        """So that the command below is a verb."""
+
+    @failing.command()
+    def fail():
+        raise error
+
+    return CliRunner().invoke(failing, ["fail"])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("width (30) must be\ndivisible by 4"), "error: width (30) must be divisible by 4\n"),
+        (FileNotFoundError("no shards in x; run ddt data"), "error: no shards in x; run ddt data\n"),
+        (FileExistsError(17, "File exists", "data/x"), "error: data/x: File exists\n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(error, line):
+    result = command(error)
+    assert (result.exit_code, result.stderr) == (2, line)
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    assert isinstance(command(KeyError("x")).exception, KeyError)
+
+
+def test_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("DDT_TRACEBACK", "1")
+    assert isinstance(command(ValueError("x")).exception, ValueError)
+
+
+def test_ctrl_c_says_how_to_continue():
+    result = command(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+
+
+def test_every_verb_has_an_example():
+    groups = [(app, "ddt"), *((group.typer_instance, f"ddt {group.name}") for group in app.registered_groups)]
+    for group, prefix in groups:
+        for verb in group.registered_commands:
+            name = verb.name or verb.callback.__name__
+            assert f"Example: [bold]{prefix} {name}" in verb.callback.__doc__
+
+
+def test_help_loads_no_model_code():
+    code = (
+        "import sys\nfrom ddt_apps.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'lightning', 'transformers', 'omegaconf') if name in sys.modules])"
+    )
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "ddt demo" in result.stdout
+    assert time.perf_counter() - start < 5
+
+
+def test_a_wrong_verb_is_refused():
+    assert CliRunner().invoke(app, ["paint"]).exit_code == 2

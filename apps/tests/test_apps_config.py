@@ -1,0 +1,127 @@
+"""Configuration: conversion, overrides, and messages that help."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from ddt_apps.config import first_difference, load_config, save_config
+
+
+@dataclass(frozen=True)
+class Encoder:
+    width: int = 64
+    depth: int = 2
+    kind: Literal["dual", "joint"] = "dual"
+
+
+@dataclass(frozen=True)
+class Data:
+    folder: Path
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Train:
+    data: Data
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    nouns: tuple[str, ...] = ("fox",)
+    encoder: Encoder = field(default_factory=lambda: Encoder(depth=5))
+    teacher: Encoder | None = None
+    device: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ValueError(f"lr ({self.lr}) must be above 0")
+
+
+@pytest.fixture
+def yaml(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("data:\n  folder: shards\nlr: 1\nnouns: [fox, bell]\n")
+    return path
+
+
+def test_yaml_and_overrides_become_a_frozen_dataclass(yaml):
+    config = load_config(Train, yaml, ["encoder.width=8", "betas=[0.5,0.6]", "data.limit=3", "lr=3e-4"])
+    assert config == Train(
+        Data(Path("shards"), 3), 3e-4, (0.5, 0.6), ("fox", "bell"), Encoder(width=8, depth=5), None, "auto", False
+    )
+
+
+def test_a_partial_group_keeps_the_other_defaults_of_its_owner(yaml):
+    assert load_config(Train, yaml, ["encoder.kind=joint"]).encoder == Encoder(depth=5, kind="joint")
+
+
+def test_optional_group_is_built_when_given(yaml):
+    assert load_config(Train, yaml, ["teacher.depth=9"]).teacher == Encoder(depth=9)
+    assert load_config(Train, yaml, ["teacher=null"]).teacher is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("encoder.dept=3", "unknown key 'encoder.dept'; did you mean 'encoder.depth'?"),
+        ("depth=3", "unknown key 'depth'; did you mean 'encoder.depth'?"),
+        ("zzz=3", "unknown key 'zzz'; known: data, lr, "),
+        ("encoder.kind=dul", "encoder.kind must be one of 'dual', 'joint', not 'dul'; did you mean 'dual'?"),
+        ("encoder.depth=deep", "encoder.depth must be a whole number, not 'deep'"),
+        ("encoder.depth=true", "encoder.depth must be a whole number, not True"),
+        ("encoder=3", "encoder must be a group of settings (width, depth, kind), not 3"),
+        ("betas=[1.0]", "betas must hold 2 values, not 1"),
+        ("betas=[1.0,x]", "betas[1] must be a number, not 'x'"),
+        ("compile=1", "compile must be true or false, not 1"),
+        ("lr=-1", "lr (-1.0) must be above 0"),
+        ("lr", "override 'lr' has no '='; write key=value"),
+        ("lr=${nothing}", "cannot read the configuration"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(yaml, override, message):
+    with pytest.raises(ValueError) as error:
+        load_config(Train, yaml, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(ValueError, match=r"lacks 'data'"):
+        load_config(Train, None)
+
+
+def test_unknown_key_in_yaml_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("data: {folder: a, limt: 3}")
+    with pytest.raises(ValueError, match=r"unknown key 'data.limt'; did you mean 'data.limit'\?"):
+        load_config(Train, tmp_path / "bad.yaml")
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no configuration 'nowhere'; shipped configurations:"):
+        load_config(Train, "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no configuration .*gone\.yaml"):
+        load_config(Train, tmp_path / "gone.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1,")
+    with pytest.raises(ValueError, match=r"cannot read the configuration .*broken\.yaml"):
+        load_config(Train, tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ValueError, match="key: value"):
+        load_config(Train, tmp_path / "list.yaml")
+
+
+def test_saved_config_reads_back_equal(yaml, tmp_path):
+    config = load_config(Train, yaml, ["lr=1e-5", "teacher.depth=9"])
+    save_config(config, tmp_path / "deep" / "config.yaml")
+    assert load_config(Train, tmp_path / "deep" / "config.yaml") == config
+
+
+def test_interpolation_is_resolved(yaml):
+    config = load_config(Train, yaml, ["encoder.width=7", "encoder.depth=${encoder.width}"])
+    assert config.encoder.depth == 7
+
+
+def test_first_difference_names_the_innermost_key(yaml):
+    old, new = load_config(Train, yaml), load_config(Train, yaml, ["encoder.width=7"])
+    assert first_difference(old, new) == ("encoder.width", 64, 7)
+    assert first_difference(old, old) is None

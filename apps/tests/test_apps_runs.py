@@ -1,0 +1,183 @@
+"""Run folders: an interrupted run equals an uninterrupted one, and nothing is done twice."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import lightning
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from ddt_apps.metrics import MetricsFile, read_metrics
+from ddt_apps.progress import StageProgress
+from ddt_apps.runs import Run
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 12
+    device: str = "cpu"
+
+
+class Line(lightning.LightningModule):
+    """Fit a line; noise is a function of the step, as the architecture asks."""
+
+    def __init__(self, at_step=lambda step: None):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        self.at_step = at_step
+        self.seen = []
+
+    def training_step(self, batch, index):
+        torch.manual_seed(self.global_step)
+        self.seen.append(batch[:, 0].tolist())
+        self.at_step(self.global_step)
+        loss = (self.layer(batch + 0.01 * torch.randn_like(batch)) - batch.sum(1, keepdim=True)).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+class Numbers(lightning.LightningDataModule):
+    """Batch s is a function of s; continues where the checkpoint says."""
+
+    start = 0
+
+    def train_dataloader(self):
+        rows = torch.arange(48 * 4, dtype=torch.float32).reshape(48, 4) / 192
+        batches = [[4 * step + i for i in range(4)] for step in range(12)]
+        return DataLoader(rows, batch_sampler=Resumable(batches, self.start))
+
+    def state_dict(self):
+        return {"step": self.trainer.global_step}
+
+    def load_state_dict(self, state):
+        self.start = state["step"]
+
+
+class Resumable:
+    def __init__(self, batches, start):
+        self.batches, self.start = batches, start
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches[self.start :])
+
+
+def fit(folder, at_step=lambda step: None, save_every_seconds=1e9):
+    torch.manual_seed(0)
+    module = Line(at_step)
+    run = Run(folder, Config())
+    settings = {"device": "cpu", "precision": "32-true", "log_every": 2, "save_every_seconds": save_every_seconds}
+    run.fit(module, Numbers(), stage="line", steps=12, **settings)
+    return module, run
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_training_writes_rows_and_a_checkpoint(tmp_path):
+    _, run = fit(tmp_path / "run")
+    steps, _ = read_metrics(run.metrics)["loss"]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert run.checkpoint.exists()
+    assert not run.finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_next_run_continues_exactly(tmp_path, number):
+    whole, run = fit(tmp_path / "whole")
+    error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    with pytest.raises(error):
+        fit(tmp_path / "cut", lambda step: step == 4 and os.kill(os.getpid(), number))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest, cut = fit(tmp_path / "cut")
+    assert rest.seen == whole.seen[5:]
+    assert same(rest, whole)
+    assert cut.metrics.read_text() == run.metrics.read_text()
+
+
+def test_a_killed_run_continues_exactly(tmp_path):
+    whole, run = fit(tmp_path / "whole")
+    killed = (
+        "import importlib.util, os, pathlib, sys\n"
+        f"spec = importlib.util.spec_from_file_location('killed', {__file__!r})\n"
+        "this = importlib.util.module_from_spec(spec); sys.modules['killed'] = this; spec.loader.exec_module(this)\n"
+        f"this.fit(pathlib.Path({str(tmp_path / 'cut')!r}), lambda step: step == 7 and os.kill(os.getpid(), 9), 0.0)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], capture_output=True).returncode == -signal.SIGKILL
+    rest, cut = fit(tmp_path / "cut")
+    assert rest.seen == whole.seen[7:]
+    assert same(rest, whole)
+    assert cut.metrics.read_text() == run.metrics.read_text()
+
+
+def test_a_run_killed_after_its_last_step_gets_its_weights_back(tmp_path):
+    whole, _ = fit(tmp_path / "run")
+    again, _ = fit(tmp_path / "run")
+    assert again.seen == []
+    assert same(again, whole)
+
+
+def test_finished_is_recorded_with_facts(tmp_path):
+    run = Run(tmp_path / "run", Config())
+    assert not run.finished
+    run.finish(psnr=21.5)
+    again = Run(tmp_path / "run", Config())
+    assert again.finished
+    assert again.facts == {"psnr": 21.5}
+
+
+def test_another_config_in_the_same_folder_is_refused(tmp_path):
+    Run(tmp_path / "run", Config())
+    with pytest.raises(ValueError, match=r"run was started with steps=12, not 13; use another name=\.\.\., or delete"):
+        Run(tmp_path / "run", Config(steps=13))
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    Run(tmp_path / "run", Config())
+    (tmp_path / "run" / "config.yaml").write_text("stepz: 3\n")
+    with pytest.raises(ValueError, match="another version"):
+        Run(tmp_path / "run", Config())
+
+
+def test_an_unknown_device_is_refused(tmp_path):
+    run = Run(tmp_path / "run", Config())
+    with pytest.raises(ValueError, match=r"device 'npu' is not supported; use auto, cpu, cuda, mps"):
+        run.fit(Line(), Numbers(), stage="line", steps=1, device="npu")
+
+
+def test_metrics_drop_rows_after_the_checkpoint_and_a_torn_row(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        metrics.append(step, {"loss": 1 / step})
+    metrics.append(40, {"loss": 0.5, "usage": 0.9})
+    with metrics.path.open("a") as file:
+        file.write("50,0.1")
+    MetricsFile(tmp_path / "metrics.csv", step=20).append(30, {"loss": 0.25})
+    assert metrics.path.read_text().splitlines() == ["step,loss", "10,0.1", "20,0.05", "30,0.25"]
+
+
+def test_progress_in_a_log_prints_now_and_then(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    log = io.StringIO()
+    with StageProgress("train", 100, start=40, console=Console(file=log, width=200)) as bar:
+        for step in range(41, 101):
+            now[0] += 1.0
+            bar.update(step, loss=0.5)
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "train 50/100 loss 0.5 1 it/s ETA 0:50"
+    assert lines[-1] == "train 100/100 loss 0.5 1 it/s in 1:00"
+    assert len(lines) == 7

@@ -1,0 +1,140 @@
+"""Rules of the tree: who may import whom, what may stand where. Reads source text only; needs nothing but pytest."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = sorted(file.parent for file in ROOT.glob("packages/*/pyproject.toml"))
+PROJECTS = [*PACKAGES, ROOT / "apps"]
+LISTED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+FILES = [ROOT / name for name in LISTED if name and (ROOT / name).is_file()]
+PYTHON = [file for file in FILES if file.suffix == ".py"]
+SOURCES = [file for file in PYTHON if "src" in file.parts]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def imports(file, module_level=False):
+    """Top-level package names that a file imports; with `module_level`, only those that `import file` loads."""
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if module_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def of_projects(projects):
+    return pytest.mark.parametrize("project", projects, ids=[project.name for project in projects])
+
+
+@of_projects(PACKAGES)
+def test_packages_never_import_one_another(project):
+    others = {package.name.replace("-", "_") for package in PROJECTS if package != project} | {"ddt_apps"}
+    for file in [file for file in PYTHON if project in file.parents]:
+        assert not others & set(imports(file)), f"{name_of(file)} imports a sibling"
+
+
+@of_projects(PROJECTS)
+def test_every_project_has_what_a_stranger_expects(project):
+    module = project / "src" / ("ddt_apps" if project.name == "apps" else project.name.replace("-", "_"))
+    for needed in (project / "README.md", project / "CHANGELOG.md", module / "py.typed", module / "__init__.py"):
+        assert needed.is_file(), f"{name_of(needed)} is missing"
+    assert list((project / "tests").glob("test_*.py")), f"{project.name} has no tests"
+
+
+@of_projects(PROJECTS)
+def test_version_equals_the_newest_changelog_heading(project):
+    settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    headings = re.findall(r"^## \[?(\d[^\]\s]*)\]?", (project / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:1] == [settings["version"]]
+    assert settings["license"] == "Apache-2.0"
+    assert settings["requires-python"] == ">=3.11"
+
+
+def test_packages_require_no_sibling():
+    names = {package.name for package in PROJECTS}
+    for package in PACKAGES:
+        settings = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+        extras = settings.get("optional-dependencies", {}).values()
+        wanted = [*settings.get("dependencies", []), *(item for extra in extras for item in extra)]
+        assert not names & {re.split(r"[^\w-]", item)[0] for item in wanted}, f"{package.name} requires a sibling"
+
+
+def test_nothing_loads_torch_npu_or_torchvision():
+    for file in PYTHON:
+        assert not {"torchvision", "torch_npu"} & set(imports(file)), (
+            f"{name_of(file)} imports torchvision or torch_npu"
+        )
+
+
+def test_importing_a_package_loads_neither_lightning_nor_omegaconf():
+    for package in PACKAGES:
+        module = package / "src" / package.name.replace("-", "_")
+        reached, queue = set(), [module / "__init__.py"]
+        while queue:
+            file = queue.pop()
+            reached.add(file)
+            assert not {"lightning", "omegaconf", "diffusers"} & set(imports(file, module_level=True)), name_of(file)
+            text = file.read_text()
+            inner = re.findall(rf"^(?:from|import) {module.name}\.(\w+)", text, re.MULTILINE)
+            queue += [path for name in inner if (path := module / f"{name}.py").is_file() and path not in reached]
+
+
+def test_only_apps_name_devices():
+    named = re.compile(r"""["'](cuda|npu|mps)(:\d+)?["']|\.cuda\(|torch\.cuda\b|torch\.mps\b""")
+    for file in SOURCES:
+        if file.name != "devices.py" or "apps" not in file.parts:
+            assert not named.search(file.read_text()), f"{name_of(file)} names a device"
+
+
+def test_pickles_are_never_loaded():
+    for file in PYTHON:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                safe = {word.arg: ast.unparse(word.value) for word in node.keywords}.get("weights_only")
+                assert safe == "True", f"{name_of(file)}:{node.lineno} torch.load without weights_only=True"
+            assert not (isinstance(node, ast.Import) and "pickle" in {alias.name for alias in node.names}), name_of(
+                file
+            )
+
+
+def test_files_are_short():
+    for file in PYTHON:
+        lines = len(file.read_text().splitlines())
+        assert lines <= 400, f"{name_of(file)} has {lines} lines; one concept a file, at most 400"
+
+
+def test_modules_are_named_after_a_concept():
+    vague = {"utils", "util", "helpers", "helper", "misc", "common", "base", "manager", "core"}
+    for file in SOURCES:
+        assert file.stem not in vague, f"{name_of(file)}: name the concept"
+
+
+def test_nothing_is_left_for_later():
+    for file in SOURCES:
+        found = re.search(
+            r"\bTODO\b|\bFIXME\b|NotImplementedError|except\s*:|except (Base)?Exception\b", file.read_text()
+        )
+        assert not found, f"{name_of(file)}: {found.group()}"
+
+
+def test_test_file_names_are_unique():
+    names = [file.name for file in PYTHON if file.name.startswith("test_")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
+def test_no_file_names_a_path_of_one_machine():
+    machine = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|opt)/")
+    for file in FILES:
+        if file.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cfg"} and file != Path(__file__).resolve():
+            found = machine.search(file.read_text())
+            assert not found, f"{name_of(file)} names the machine path {found.group()}"
