@@ -2,7 +2,7 @@
 
 Needed only to change the art. In an empty folder and a fresh environment:
 
-    npm install --no-audit --no-fund @iconify-json/twemoji@1.2.5 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6
+    npm install @iconify-json/twemoji@1.2.5 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6
     pip install resvg_py==0.5.0 pillow==13.0.0 ./packages/ddt-data
     python packages/ddt-data/scripts/make_sprites.py node_modules packages/ddt-data/src/ddt_data/art
 

@@ -1,19 +1,51 @@
 """Pictures and text for models that read and draw: scenes with exact truth, folders of pictures, shards."""
 
+from ddt_data.captions import caption
+from ddt_data.edits import EDIT_KINDS, Edit, make_edit
+from ddt_data.images import decode_image, encode_image, load_image
+from ddt_data.manifest import Manifest, Shard
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
-from ddt_data.scenes import Scene, SceneConfig, SceneGenerator, SceneObject, relation, render
+from ddt_data.pack import make_sample, pack_folder, pack_scenes, pack_text
+from ddt_data.prose import prose
+from ddt_data.questions import QUESTION_KINDS, Question, make_questions
+from ddt_data.scenes import Scene, SceneConfig, SceneGenerator, SceneObject, place, relation, render
+from ddt_data.shards import ShardDataset, ShardWriter
+from ddt_data.splits import is_held_out
 from ddt_data.sprites import load_sprites, sprite
+from ddt_data.stream import StepSampler
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
+    "EDIT_KINDS",
     "NOUNS",
+    "QUESTION_KINDS",
     "STYLES",
+    "Edit",
+    "Manifest",
+    "Question",
     "Scene",
     "SceneConfig",
     "SceneGenerator",
     "SceneObject",
+    "Shard",
+    "ShardDataset",
+    "ShardWriter",
+    "StepSampler",
+    "caption",
+    "decode_image",
+    "encode_image",
+    "is_held_out",
+    "load_image",
     "load_sprites",
+    "make_edit",
+    "make_questions",
+    "make_sample",
+    "pack_folder",
+    "pack_scenes",
+    "pack_text",
+    "place",
+    "prose",
     "relation",
     "render",
     "sprite",

@@ -3,12 +3,14 @@
 The order of `NOUNS` and `STYLES` is the order of the sprites in the embedded sheets, so it is part of the file format.
 """
 
-NOUNS = tuple(
-    "apple banana lemon pineapple watermelon carrot mushroom hamburger doughnut cactus "
-    "tree sunflower dog cat rabbit fox panda pig frog penguin "
-    "fish octopus butterfly snail car crown airplane rocket sailboat house "
-    "umbrella key guitar ball clock bell gift chair star heart".split()
+# fmt: off
+NOUNS = (
+    "apple", "banana", "lemon", "pineapple", "watermelon", "carrot", "mushroom", "hamburger", "doughnut", "cactus",
+    "tree", "sunflower", "dog", "cat", "rabbit", "fox", "panda", "pig", "frog", "penguin",
+    "fish", "octopus", "butterfly", "snail", "car", "crown", "airplane", "rocket", "sailboat", "house",
+    "umbrella", "key", "guitar", "ball", "clock", "bell", "gift", "chair", "star", "heart",
 )
+# fmt: on
 
 STYLES = ("twemoji", "noto", "fluent")
 

@@ -24,6 +24,23 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 SPLITS = ("train", "unseen")
 
 
+# Nouns that can be told apart at 16 px.
+TINY_NOUNS = (
+    "apple",
+    "mushroom",
+    "tree",
+    "cactus",
+    "cat",
+    "penguin",
+    "fish",
+    "car",
+    "house",
+    "umbrella",
+    "star",
+    "heart",
+)
+
+
 @dataclass(frozen=True)
 class SceneConfig:
     """What scenes may hold.
@@ -68,7 +85,7 @@ class SceneConfig:
                 raise ValueError(f"{field} ({getattr(self, field)}) is a probability, 0 to 1")
         if len(self.layout_shares) != len(LAYOUTS) or min(self.layout_shares) < 0 or not any(self.layout_weights):
             raise ValueError(
-                f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares of at least 0, one of them above 0 "
+                f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares of at least 0, one above 0 "
                 f"that max_objects ({self.max_objects}) and {len(self.nouns)} nouns allow: {', '.join(LAYOUTS)}"
             )
 
@@ -89,7 +106,7 @@ class SceneConfig:
         """
         return cls(
             image_size=32,
-            nouns=tuple("apple mushroom tree cactus cat penguin fish car house umbrella star heart".split()),
+            nouns=TINY_NOUNS,
             colours=("red", "yellow", "green", "blue", "purple"),
             backgrounds=("white", "black", "blue", "green", "yellow", "pink"),
             max_objects=2,
@@ -149,6 +166,23 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
     return "above" if dy < 0 else "below"
 
 
+def place(thing: SceneObject, image_size: int) -> str | None:
+    """Say in which quarter of the picture an object lies.
+
+    Returns:
+        One of "top left", "top right", "bottom left", "bottom right"; None where its centre is within a sixteenth of
+        the side of a middle line.
+
+    Example:
+        >>> place(SceneObject("fox", "noto", None, 40, 2, 20), image_size=64)
+        'top right'
+    """
+    dx, dy = (c - image_size / 2 for c in thing.centre)
+    if min(abs(dx), abs(dy)) < image_size / 16:
+        return None
+    return f"{'top' if dy < 0 else 'bottom'} {'left' if dx < 0 else 'right'}"
+
+
 @lru_cache(maxsize=16384)
 def _layers(noun: str, style: str, colour: str | None, size: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Ready to blend: the colours of a sprite, rounded for the division by 255, and the share of canvas that stays."""
@@ -189,7 +223,9 @@ def combinations_of(scene: Scene) -> list[str]:
         ['colour fox blue']
     """
     counts = scene.counts
-    names = [f"colour {noun} {colour}" for noun, colour in sorted({(t.noun, t.colour) for t in scene.objects if t.colour})]
+    names = [
+        f"colour {noun} {colour}" for noun, colour in sorted({(t.noun, t.colour) for t in scene.objects if t.colour})
+    ]
     names += [f"count {noun} {count}" for noun, count in counts.items() if count > 1]
     names += [f"pair {a} {b}" for a, b in combinations(sorted(counts), 2)]
     if len(scene.objects) == 2 == len(counts):
@@ -275,7 +311,10 @@ class SceneGenerator:
             return [(rng.randint(0, side - sizes[0]), rng.randint(0, side - sizes[0]), sizes[0])]
         cells = rng.sample([(0, 0), (0, side // 2), (side // 2, 0), (side // 2, side // 2)], count)
         room = side // 2
-        return [(x + rng.randint(0, room - s), y + rng.randint(0, room - s), s) for (x, y), s in zip(cells, sizes, strict=True)]
+        return [
+            (x + rng.randint(0, room - s), y + rng.randint(0, room - s), s)
+            for (x, y), s in zip(cells, sizes, strict=True)
+        ]
 
     def _beside(self, rng: random.Random, first: int, second: int) -> list[tuple[int, int, int]]:
         """Place two squares so that their relation is clear: little apart across the axis that tells it."""

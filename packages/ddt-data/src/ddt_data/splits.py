@@ -12,7 +12,7 @@ def is_held_out(name: str) -> bool:
         name: What is combined, such as "pair bell fox" or "colour fox blue".
 
     Example:
-        >>> is_held_out("pair bell fox")
-        False
+        >>> is_held_out("pair bell fox"), is_held_out("pair fox key")
+        (True, False)
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0

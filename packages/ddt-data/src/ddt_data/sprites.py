@@ -1,7 +1,7 @@
 """Embedded sprites: 40 nouns drawn in three styles.
 
-The art is one lossless WebP sheet per style, 64 px RGBA cells in the order of `NOUNS`, eight in a row. `art/NOTICE` names
-the licences; `scripts/make_sprites.py` remakes the sheets from their sources.
+The art is one lossless WebP sheet per style, 64 px RGBA cells in the order of `NOUNS`, eight in a row. `art/NOTICE`
+names the licences; `scripts/make_sprites.py` remakes the sheets from their sources.
 """
 
 from functools import lru_cache
@@ -76,7 +76,7 @@ def sprite(noun: str, style: str, colour: str | None, size: int) -> NDArray[np.u
     shade = luminance / np.maximum(alpha, 1 / 255)
     middle = np.clip(luminance.sum() / alpha.sum(), 0.3, 0.8)
     tint = np.array(COLOURS[colour], np.float32)
-    dark = tint * (0.2 + 0.8 * shade / middle)
-    light = tint + (255 - tint) * 0.7 * (shade - middle) / (1 - middle)
+    dark = tint * (0.35 + 0.65 * shade / middle)
+    light = tint + (255 - tint) * 0.5 * (shade - middle) / (1 - middle)
     tinted = np.where(shade < middle, dark, light).clip(0, 255) * alpha
     return np.concatenate([np.rint(tinted).astype(np.uint8), drawn[..., 3:]], axis=-1)

@@ -1,0 +1,72 @@
+"""What a shard folder says about itself: `manifest.json`."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+FORMAT = "ddt-shards-1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a shard folder."""
+
+    name: str
+    samples: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of a shard folder; its presence says that the folder is finished.
+
+    Example:
+        >>> Manifest(samples=0, shards=()).format
+        'ddt-shards-1'
+    """
+
+    samples: int
+    shards: tuple[Shard, ...]
+    source: str = ""  # where the samples came from, in words
+    image_size: int | None = None  # side of the pictures, pixels; None without pictures
+    tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
+    skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
+    format: str = FORMAT
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the manifest of a finished shard folder.
+
+        Raises:
+            FileNotFoundError: The folder is missing, empty or unfinished.
+            ValueError: The file is no manifest, or one of another format.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such shard folder; pack pictures or scenes into it first")
+        if not (folder / MANIFEST).is_file():
+            state = (
+                "holds no manifest.json, so it is unfinished or no shard folder"
+                if any(folder.iterdir())
+                else "is empty"
+            )
+            raise FileNotFoundError(f"{folder} {state}; delete it and pack it again")
+        try:
+            found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); pack the folder again") from error
+        known = {entry.name for entry in fields(cls)}
+        if not isinstance(found, dict) or found.get("format") != FORMAT or set(found) != known:
+            form = found.get("format") if isinstance(found, dict) else None
+            raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r}; pack the folder again")
+        shards = tuple(Shard(**shard) for shard in found["shards"])
+        return cls(**{**found, "shards": shards, "skipped": tuple(found["skipped"])})
+
+    def write(self, folder: str | Path) -> None:
+        """Write the manifest into a folder in one step."""
+        part = Path(folder, f"{MANIFEST}.part")
+        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, Path(folder, MANIFEST))
