@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from ddt_llm import OptimizerConfig, collate
+from ddt_llm.muon import Muon, orthogonalize
 from ddt_llm.optimizer import build_optimizer
 from ddt_llm.training import LanguageModelTraining
 
@@ -111,6 +112,31 @@ def test_muon_takes_the_matrices_inside_the_layers(make_lm):
     adamw = {id(p) for group in optimizer.adamw.param_groups for p in group["params"]}
     layers = {id(p) for p in model.model.layers.parameters() if p.ndim == 2}
     assert muon == layers and adamw == {id(p) for p in model.parameters()} - layers
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_muon_follows_that_of_torch(shape):
+    """The reference computes in bfloat16, hence the tolerance."""
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Parameter(torch.randn(shape)), torch.nn.Parameter(torch.empty(shape))
+    theirs.data.copy_(ours.data)
+    start = ours.detach().clone()
+    optimizers = [
+        Muon([ours], lr=0.1, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = (ours - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
+
+
+def test_orthogonalize_gives_singular_values_near_one():
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, 12, 40)))
+    assert values.min() > 0.6 and values.max() < 1.3
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ddt_llm.muon import Muon
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -57,18 +59,15 @@ class OptimizerConfig:
 
 def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW with decay on matrices only, or Muon on the matrices inside the layers and AdamW on the rest."""
-    ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    ends = [module for module in model.modules() if isinstance(module, nn.Embedding)] + [model.get_output_embeddings()]
+    ends = {id(module.weight) for module in ends}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in ends]
-    tables = [parameter for parameter in trained if parameter.ndim >= 2 and not _holds(hidden, parameter)]
     vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in ends]
+    tables = [parameter for parameter in trained if parameter.ndim > 2 or id(parameter) in ends]
     if config.optimizer == "muon":
         return MuonAndAdamW(hidden, _adamw(tables, vectors, config), config)
     return _adamw(hidden + tables, vectors, config)
-
-
-def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
-    return any(other is parameter for other in parameters)
 
 
 def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -80,12 +79,10 @@ def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: Op
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Two optimizers that step as one (Muon: Jordan 2024, scaled to AdamW's update size as in arXiv:2502.16982)."""
+    """Muon and AdamW on different parameters, stepping as one optimizer."""
 
     def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, config: OptimizerConfig):
-        self.muon = torch.optim.Muon(
-            matrices, config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        self.muon = Muon(matrices, config.lr, config.weight_decay)
         self.adamw = adamw
         super().__init__([*self.muon.param_groups, *adamw.param_groups], {})
         self._share_groups()
