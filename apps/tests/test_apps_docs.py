@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +16,11 @@ MODULES = [info.name for info in pkgutil.iter_modules(ddt_apps.__path__)]
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     assert doctest.testmod(importlib.import_module(f"ddt_apps.{name}")).failed == 0
+
+
+def test_readme_examples_run():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})

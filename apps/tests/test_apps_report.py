@@ -1,0 +1,139 @@
+"""The report: one file that needs nothing else."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from ddt_apps.chart import line_chart, ticks
+from ddt_apps.report import (
+    Metric,
+    answers,
+    columns,
+    grid,
+    metrics,
+    note,
+    pairs,
+    report,
+    save_report,
+    section,
+    strip,
+    table,
+    to_uint8,
+)
+
+VOID = {"meta", "img"}
+
+
+class Balance(HTMLParser):
+    """Fails where a tag is closed that is not the open one."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        """`<line/>` opens and closes itself."""
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def page():
+    random = np.random.default_rng(0)
+
+    def image():
+        return random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    steps = list(range(0, 3000, 10))
+    return report(
+        "Demo <1>",
+        "Pictures from a few tokens & back.",
+        [
+            section("Figures", "All of them.", metrics([Metric("PSNR", 20, 14, "mean image", "dB", "Closeness.")])),
+            section("Pictures", "Below.", grid([(image(), "a <red> fox")]), strip([[(image(), "1"), (image(), "2")]])),
+            section("Edits", "Before and after.", pairs([(image(), 'say "blue"', image(), image())])),
+            section("Answers", "Q and A.", answers([(image(), [("What?", "fox", "fox"), ("Colour?", "", "red")])])),
+            section(
+                "Curves",
+                "Loss.",
+                columns(
+                    line_chart({"a": (steps, [1 / (1 + s) for s in steps]), "b": (steps, [0.5] * 300)}, "step", "loss"),
+                    line_chart({"PSNR": ([1, 2, 4], [12.0, 14.0, 17.0])}, "tokens", "dB", markers=True),
+                ),
+                table(["stage", "seconds"], [["pack", 3.14159]]),
+                note("Small models on small data."),
+            ),
+        ],
+        {"tokens": "16"},
+        "made by ddt demo",
+    )
+
+
+def test_the_page_needs_nothing_else(page, tmp_path):
+    save_report(tmp_path / "deep" / "report.html", page)
+    assert (tmp_path / "deep" / "report.html").read_text() == page
+    assert "http" not in page
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+
+
+def test_tags_are_balanced_and_text_is_escaped(page):
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert "a &lt;red&gt; fox" in page
+    assert "<1>" not in page
+
+
+def test_wrong_answers_show_the_truth(page):
+    assert "no: red" in page
+    assert page.count('class="right"') == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [
+        (Metric("a", 2, 1, "x"), True),
+        (Metric("a", 1, 1, "x"), False),
+        (Metric("a", 1, 2, "x", lower_is_better=True), True),
+    ],
+)
+def test_a_metric_beats_its_baseline_only_if_strictly_better(metric, better):
+    assert metric.better is better
+
+
+def test_pictures_of_both_kinds_agree():
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+    assert (to_uint8(tensor) == array).all()
+    with pytest.raises(ValueError, match=r"not uint8 \[5, 7\]"):
+        to_uint8(array[..., 0])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.97), (-3, 2900), (1e-5, 3e-5), (7, 7)])
+def test_ticks_cover_the_interval_and_are_few(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high - 1e-12
+    assert len(found) <= 8
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_mean():
+    chart = line_chart({"a": (list(range(10_000)), [1.0, 3.0] * 5000)}, "step", "loss")
+    points = re.search(r'points="([^"]*)"', chart).group(1).split()
+    assert len(points) <= 300
+    assert len({point.split(",")[1] for point in points}) == 1
+
+
+def test_a_chart_without_points_is_refused():
+    with pytest.raises(ValueError, match="at least one point"):
+        line_chart({}, "x", "y")
+    with pytest.raises(ValueError, match="'a' has 2 xs and 1 ys"):
+        line_chart({"a": ([1, 2], [1])}, "x", "y")
