@@ -92,7 +92,10 @@ def data_scenes(
 
 @data.command("pack")
 def data_pack(
-    folder: Annotated[Path, typer.Argument(help="Pictures with name.txt beside name.jpg, or with captions.jsonl.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Pictures, with name.txt beside name.jpg or captions.jsonl; or a .txt or .jsonl of texts."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
     image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
     skip_bad: Annotated[

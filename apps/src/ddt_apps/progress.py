@@ -19,7 +19,7 @@ class StageProgress:
 
     Args:
         stage: What is being done, in a word or two.
-        total: Steps of the whole stage.
+        total: Steps of the whole stage; the attribute may be set later, when they have been counted.
         start: Steps done before this process.
         unit: What a step is, for the rate ("it" gives "it/s").
         console: Where to write; stderr if None.
@@ -60,7 +60,7 @@ class StageProgress:
         self.facts |= facts
         self._seen.append((time.monotonic(), step))
         if self._bar:
-            self._bar.update(self._task, completed=step, line=self._line())
+            self._bar.update(self._task, total=self.total, completed=step, line=self._line())
         elif time.monotonic() - self._printed >= QUIET_SECONDS:
             self._print()
 
@@ -69,7 +69,7 @@ class StageProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        else:
+        elif len(self._seen) > 1:
             self._print()
 
     def _print(self) -> None:
