@@ -1,7 +1,6 @@
 """Shard folders: what is written is read, whole or not at all."""
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -194,8 +193,3 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest.json"):
         Manifest.read(tmp_path)
-
-
-def test_a_dataset_is_small_to_send(tmp_path):
-    dataset = pickle.loads(pickle.dumps(ShardDataset(write(tmp_path / "shards"))))
-    assert_same(dataset[7], random_sample(7))
