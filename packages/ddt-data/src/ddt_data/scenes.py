@@ -183,7 +183,12 @@ def place(thing: SceneObject, image_size: int) -> str | None:
     return f"{'top' if dy < 0 else 'bottom'} {'left' if dx < 0 else 'right'}"
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=32)
+def _blank(background: str, image_size: int) -> NDArray[np.uint8]:
+    return np.full((image_size, image_size, 3), BACKGROUNDS[background], np.uint8)
+
+
+@lru_cache(maxsize=8192)
 def _layers(noun: str, style: str, colour: str | None, size: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Ready to blend: the colours of a sprite, rounded for the division by 255, and the share of canvas that stays."""
     drawn = sprite(noun, style, colour, size).astype(np.uint16)
@@ -206,8 +211,7 @@ def render(scene: Scene, config: SceneConfig) -> NDArray[np.uint8]:
         >>> render(SceneGenerator(config, seed=0)[7], config).shape
         (32, 32, 3)
     """
-    canvas = np.empty((config.image_size, config.image_size, 3), np.uint8)
-    canvas[:] = BACKGROUNDS[scene.background]
+    canvas = _blank(scene.background, config.image_size).copy()
     for thing in scene.objects:
         drawn, kept = _layers(thing.noun, thing.style, thing.colour, thing.size)
         under = canvas[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]

@@ -49,11 +49,41 @@ def load_sprites(size: int) -> NDArray[np.uint8]:
     return sprites
 
 
-def sprite(noun: str, style: str, colour: str | None, size: int) -> NDArray[np.uint8]:
-    """Draw one sprite, in its natural colours or tinted.
+@lru_cache(maxsize=128)
+def load_tinted(colour: str, size: int) -> NDArray[np.uint8]:
+    """Load all sprites at one size in one colour.
 
     A tint keeps the drawing's light and shade: its mean brightness becomes the named colour, darker parts go towards
     black and lighter ones towards white, so a blue cat keeps its face.
+
+    Args:
+        colour: One of `COLOURS`.
+        size: Side of a sprite in pixels.
+
+    Returns:
+        Read-only uint8 [len(STYLES), len(NOUNS), size, size, 4], RGBA with colours multiplied by alpha.
+
+    Example:
+        >>> load_tinted("blue", 20).shape
+        (3, 40, 20, 20, 4)
+    """
+    drawn = load_sprites(size)
+    alpha = drawn[..., 3:].astype(np.float32) / 255
+    luminance = (drawn[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None] / 255  # multiplied by alpha
+    shade = luminance / np.maximum(alpha, 1 / 255)
+    middle = luminance.sum((2, 3), keepdims=True) / alpha.sum((2, 3), keepdims=True)
+    middle = middle.clip(0.3, 0.8)
+    tint = np.array(COLOURS[colour], np.float32)
+    dark = tint * (0.35 + 0.65 * shade / middle)
+    light = tint + (255 - tint) * 0.5 * (shade - middle) / (1 - middle)
+    tinted = np.where(shade < middle, dark, light).clip(0, 255) * alpha
+    sprites = np.concatenate([np.rint(tinted).astype(np.uint8), drawn[..., 3:]], axis=-1)
+    sprites.setflags(write=False)
+    return sprites
+
+
+def sprite(noun: str, style: str, colour: str | None, size: int) -> NDArray[np.uint8]:
+    """Take one sprite, in its natural colours or tinted.
 
     Args:
         noun: One of `NOUNS`.
@@ -62,21 +92,11 @@ def sprite(noun: str, style: str, colour: str | None, size: int) -> NDArray[np.u
         size: Side in pixels.
 
     Returns:
-        uint8 [size, size, 4], RGBA with colours multiplied by alpha.
+        Read-only uint8 [size, size, 4], RGBA with colours multiplied by alpha.
 
     Example:
         >>> sprite("cat", "noto", "blue", 24).shape
         (24, 24, 4)
     """
-    drawn = load_sprites(size)[STYLES.index(style), NOUNS.index(noun)]
-    if colour is None:
-        return drawn
-    alpha = drawn[..., 3:].astype(np.float32) / 255
-    luminance = (drawn[..., :3] / 255.0 @ (0.299, 0.587, 0.114))[..., None]  # still multiplied by alpha
-    shade = luminance / np.maximum(alpha, 1 / 255)
-    middle = np.clip(luminance.sum() / alpha.sum(), 0.3, 0.8)
-    tint = np.array(COLOURS[colour], np.float32)
-    dark = tint * (0.35 + 0.65 * shade / middle)
-    light = tint + (255 - tint) * 0.5 * (shade - middle) / (1 - middle)
-    tinted = np.where(shade < middle, dark, light).clip(0, 255) * alpha
-    return np.concatenate([np.rint(tinted).astype(np.uint8), drawn[..., 3:]], axis=-1)
+    sprites = load_tinted(colour, size) if colour else load_sprites(size)
+    return sprites[STYLES.index(style), NOUNS.index(noun)]
