@@ -34,10 +34,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(setting: str, device: torch.device) -> str:
     """Turn "auto" into Lightning's name of the fastest safe precision on a device; anything else is passed on.
 
-    bf16 is also the fast path of CPUs (2 to 4 times the speed of fp32 on those measured).
+    A CPU with bf16 instructions is 2 to 4 times faster in bf16 than in fp32, one without is 10 to 100 times slower.
 
-    >>> pick_precision("auto", torch.device("cpu"))
-    'bf16-mixed'
     >>> pick_precision("32-true", torch.device("cpu"))
     '32-true'
     """
@@ -45,4 +43,5 @@ def pick_precision(setting: str, device: torch.device) -> str:
         return setting
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "bf16-mixed" if device.type == "cpu" else "32-true"
+    has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if device.type == "cpu" and has_bf16 else "32-true"

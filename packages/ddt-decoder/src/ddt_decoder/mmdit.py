@@ -67,16 +67,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
 class JointAttention(nn.Module):
     """Self-attention over the two streams together; each stream keeps its own weights."""
 
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int, num_outputs: int):
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
         self.q_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
         self.k_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
-        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(num_outputs))
 
     def forward(self, streams: list[Tensor], visible: Tensor) -> list[Tensor]:
-        """Mix streams of [B, L, D]; `visible` bool [B, S] covers the keys of all streams in order."""
+        """Mix streams of [B, L, D] and return the first `num_outputs`; `visible` bool [B, S] covers all keys in order."""
         queries, keys, values = [], [], []
         for x, qkv, q_norm, k_norm in zip(streams, self.qkv, self.q_norm, self.k_norm, strict=True):
             q, k, v = qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
@@ -86,7 +86,7 @@ class JointAttention(nn.Module):
         q, k, v = (torch.cat(parts, dim=1).transpose(1, 2) for parts in (queries, keys, values))
         mixed = attend(q, k, v, visible).transpose(1, 2).flatten(2)
         mixed = mixed.split([x.shape[1] for x in streams], dim=1)
-        return [out(x) for out, x in zip(self.out, mixed, strict=True)]
+        return [out(x) for out, x in zip(self.out, mixed, strict=False)]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -95,27 +95,42 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class MMDiTBlock(nn.Module):
-    """Joint attention, then an MLP for each stream; both modulated by the time embedding."""
+    """Joint attention, then an MLP for each stream; both modulated by the time embedding.
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float):
+    Args:
+        width: Of both streams, D.
+        num_heads: H.
+        mlp_ratio: Hidden width of the MLPs over D.
+        updates_tokens: False in the last block, whose token stream nobody reads (as in SD3).
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, updates_tokens: bool = True):
         super().__init__()
-        hidden = int(width * mlp_ratio)
-        self.modulation = nn.ModuleList(nn.Linear(width, 6 * width) for _ in range(2))
-        self.attention = JointAttention(width, num_heads)
+        hidden, updated = int(width * mlp_ratio), 2 if updates_tokens else 1
+        # Shift, scale and gate of attention, then of the MLP; of the last block's tokens only shift and scale.
+        self.modulation = nn.ModuleList(nn.Linear(width, (6 if i < updated else 2) * width) for i in range(2))
+        self.attention = JointAttention(width, num_heads, updated)
         self.mlp = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-            for _ in range(2)
+            for _ in range(updated)
         )
+        for i, layer in enumerate(self.modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            if i < updated:
+                # Gates start open: closed ones (DiT) cost hundreds of steps in which no token reaches a pixel.
+                layer.bias.data.unflatten(0, (6, width))[[2, 5]] = 1.0
 
     def forward(self, streams: list[Tensor], time: Tensor, visible: Tensor) -> list[Tensor]:
-        """Update [patches [B, L, D], tokens [B, K, D]] under the time embedding [B, D]."""
-        modulation = [layer(F.silu(time))[:, None].chunk(6, dim=-1) for layer in self.modulation]
+        """Update [patches [B, L, D], tokens [B, K, D]] under the time embedding [B, D]; the last block drops tokens."""
+        modulation = [layer(F.silu(time))[:, None].unflatten(-1, (-1, time.shape[-1])) for layer in self.modulation]
+        modulation = [m.unbind(2) for m in modulation]
         inputs = [modulate(x, m[0], m[1]) for x, m in zip(streams, modulation, strict=True)]
-        mixed = self.attention(inputs, visible)
-        streams = [x + m[2] * y for x, m, y in zip(streams, modulation, mixed, strict=True)]
-        return [
-            x + m[5] * mlp(modulate(x, m[3], m[4])) for x, m, mlp in zip(streams, modulation, self.mlp, strict=True)
-        ]
+        updated = []
+        for x, m, y, mlp in zip(streams, modulation, self.attention(inputs, visible), self.mlp, strict=False):
+            x = x + m[2] * y
+            updated.append(x + m[5] * mlp(modulate(x, m[3], m[4])))
+        return updated
 
 
 class MMDiT(nn.Module):
@@ -133,17 +148,13 @@ class MMDiT(nn.Module):
         self.token_in = nn.Linear(config.token_width, width)
         self.time_in = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(
-            MMDiTBlock(width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+            MMDiTBlock(width, config.num_heads, config.mlp_ratio, updates_tokens=i < config.depth - 1)
+            for i in range(config.depth)
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, patch_values)
-        for layer in [self.final_modulation, *(m for block in self.blocks for m in block.modulation)]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for block in self.blocks:
-            for layer in block.modulation:
-                # Gates start open: closed ones (DiT) cost hundreds of steps in which no token reaches a pixel.
-                layer.bias.data.unflatten(0, (6, width))[[2, 5]] = 1.0
+        nn.init.zeros_(self.final_modulation.weight)
+        nn.init.zeros_(self.final_modulation.bias)
         nn.init.zeros_(self.patch_out.weight)
         nn.init.zeros_(self.patch_out.bias)
 

@@ -19,20 +19,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class DualStreamBlock(nn.Module):
-    """Joint attention over two streams, then an MLP for each (the encoder block of DDT, arXiv:2504.14666)."""
+    """Joint attention over two streams, then an MLP for each (the encoder block of DDT, arXiv:2504.14666).
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float):
+    Args:
+        width: Of both streams, D.
+        num_heads: H.
+        mlp_ratio: Hidden width of the MLPs over D.
+        updates_image: False in the last block, whose image stream nobody reads.
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, updates_image: bool = True):
         super().__init__()
         self.num_heads = num_heads
         hidden = int(width * mlp_ratio)
-        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(4))
+        self.updated = (0, 1) if updates_image else (1,)
+        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(2))
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
         self.q_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
         self.k_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
-        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
-        self.mlp = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-            for _ in range(2)
+        self.out = nn.ModuleDict({str(i): nn.Linear(width, width) for i in self.updated})
+        self.mlp_norm = nn.ModuleDict({str(i): nn.LayerNorm(width, eps=1e-6) for i in self.updated})
+        self.mlp = nn.ModuleDict(
+            {
+                str(i): nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+                for i in self.updated
+            }
         )
 
     def forward(self, image: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +55,7 @@ class DualStreamBlock(nn.Module):
             parts.append((self.q_norm[i](q).to(v.dtype), self.k_norm[i](k).to(v.dtype), v))
         q, k, v = (torch.cat(part, dim=1).transpose(1, 2) for part in zip(*parts, strict=True))
         mixed = attend(q, k, v).transpose(1, 2).flatten(2).split([x.shape[1] for x in streams], dim=1)
-        for i in range(2):
-            x = streams[i] + self.out[i](mixed[i])
-            streams[i] = x + self.mlp[i](self.norm[2 + i](x))
+        for i in self.updated:
+            x = streams[i] + self.out[str(i)](mixed[i])
+            streams[i] = x + self.mlp[str(i)](self.mlp_norm[str(i)](x))
         return streams[0], streams[1]

@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.width)
         self.queries = nn.Parameter(torch.randn(config.num_tokens, config.width))
         self.blocks = nn.ModuleList(
-            DualStreamBlock(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+            DualStreamBlock(config.width, config.num_heads, config.mlp_ratio, updates_image=i < config.depth - 1)
+            for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 

@@ -1,0 +1,106 @@
+"""Examples for the language model: id shards to sequences, drawn afresh each time a sample comes by."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ddt_data import ShardDataset, prose
+from ddt_llm import Example, Sequences
+
+VIEWS = 64  # different draws of a sample before any is repeated
+
+
+@dataclass(frozen=True)
+class PretrainTasks:
+    """Shares of the tasks in pretraining; they need not sum to one."""
+
+    text_to_image: float = 0.6
+    image_to_text: float = 0.3
+    text_only: float = 0.1
+    caption_dropout: float = 0.1  # share of captions left out before an image, for guidance
+
+
+@dataclass(frozen=True)
+class InstructionTasks:
+    """Shares of the tasks in instruction tuning; they need not sum to one. A sample without edit or questions draws."""
+
+    edit: float = 0.4
+    ask: float = 0.35
+    draw: float = 0.2
+    describe: float = 0.05
+    prompt_dropout: float = 0.1  # share of prompts left out before an image, for guidance
+
+
+class Views(Dataset):
+    """A map-style dataset of examples: item i is sample i mod N in its (i div N)-th draw, a function of (seed, i).
+
+    Args:
+        samples: Id shards.
+        make: Turns a sample and a random source into an example.
+        seed: Of the draws.
+    """
+
+    def __init__(self, samples: ShardDataset, make: Callable[[dict[str, Any], random.Random], Example], seed: int):
+        self.samples, self.make, self.seed = samples, make, seed
+
+    def __len__(self) -> int:
+        return VIEWS * len(self.samples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.make(self.samples[index % len(self.samples)], random.Random(f"{self.seed} {index}"))
+
+
+def pretraining_example(sequences: Sequences, tasks: PretrainTasks, text: list[str]) -> Callable[..., Example]:
+    """Make examples `caption -> image`, `image -> caption` and plain text, the last from the lines of `text`."""
+
+    def make(sample: dict[str, Any], rng: random.Random) -> Example:
+        ids = torch.from_numpy(sample["ids"])
+        task = _draw(tasks, rng, ("text_to_image", "image_to_text", "text_only"))
+        if task == "text_only" and text:
+            return sequences.text_only(rng.choice(text))
+        if "text" not in sample:
+            return sequences.image_only(ids)
+        if task == "image_to_text":
+            return sequences.image_to_text(ids, sample["text"])
+        return sequences.text_to_image("" if rng.random() < tasks.caption_dropout else sample["text"], ids)
+
+    return make
+
+
+def instruction_example(sequences: Sequences, tasks: InstructionTasks) -> Callable[..., Example]:
+    """Make examples of edits, questions, pictures to draw and pictures to describe; only answers are trained."""
+
+    def make(sample: dict[str, Any], rng: random.Random) -> Example:
+        ids, meta = torch.from_numpy(sample["ids"]), sample.get("meta", {})
+        task = _draw(tasks, rng, ("edit", "ask", "draw", "describe"))
+        blind = rng.random() < tasks.prompt_dropout
+        if task == "edit" and "target_ids" in sample:
+            prompt = [] if blind else [ids, meta["edit"]["instruction"]]
+            return sequences.instruction(prompt, [torch.from_numpy(sample["target_ids"])])
+        if task == "ask" and meta.get("questions"):
+            question = rng.choice(meta["questions"])
+            return sequences.instruction([ids, question["question"]], [question["answer"]])
+        if task == "describe" and "text" in sample:
+            return sequences.instruction([ids, "describe the picture"], [sample["text"]])
+        prompt = [] if blind or "text" not in sample else [sample["text"]]
+        return sequences.instruction(prompt, [ids])
+
+    return make
+
+
+def text_lines(source: str) -> list[str]:
+    """Lines for the text-only share: "prose" is the embedded text, else a folder of text shards, "" is none."""
+    if source in ("", "prose"):
+        return list(prose()) if source else []
+    dataset = ShardDataset(Path(source))
+    return [dataset[i]["text"] for i in range(len(dataset))]
+
+
+def _draw(tasks: Any, rng: random.Random, names: tuple[str, ...]) -> str:
+    weights = {field.name: getattr(tasks, field.name) for field in fields(tasks)}
+    return rng.choices(names, [weights[name] for name in names])[0]
