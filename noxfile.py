@@ -78,12 +78,13 @@ def layout(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def alone(session: nox.Session, package: str) -> None:
-    """Install one package with nothing else of this repository, import it and run its README."""
+    """Install one package with nothing else of this repository, import it, then run its README with [train]."""
     module = package.replace("-", "_")
-    install(session, f"packages/{package}", "pytest")
-    loaded = f"import sys, {module}; print(*sorted({{'lightning', 'omegaconf'}} & set(sys.modules)))"
-    unwanted = session.run("python", "-c", loaded, silent=True).strip()
-    if unwanted:
+    install(session, f"packages/{package}")
+    session.run("python", "-c", f"import {module}", env=ENVIRONMENT)
+    install(session, f"packages/{package}[train]", "omegaconf", "pytest")
+    loaded = f"import sys, {module}; print(*{{'lightning', 'omegaconf'}} & set(sys.modules))"
+    if unwanted := session.run("python", "-c", loaded, silent=True, env=ENVIRONMENT).strip():
         session.error(f"import {module} loads {unwanted}")
     session.run("pytest", *glob(f"packages/{package}/tests/test_*readme.py"), env=ENVIRONMENT)
 
