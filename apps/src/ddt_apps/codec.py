@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class Codec:
         ):
             if mine != theirs:
                 raise ValueError(
-                    f"tokenizer and decoder do not belong together: {name} is {mine} and {theirs}; load both from one run"
+                    f"tokenizer and decoder do not belong together ({name}: {mine}, {theirs}); load both from one run"
                 )
 
     @classmethod
@@ -77,7 +78,7 @@ class Codec:
 
 def to_tensor(pictures: Sequence[Any]) -> Tensor:
     """Stack uint8 pictures [H, W, 3] into float32 [N, 3, H, W] in [-1, 1]."""
-    return torch.stack([torch.from_numpy(picture) for picture in pictures]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Any:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ddt_data import SceneConfig, ShardDataset, pack_scenes
 
 from ddt_apps import pretrain, sft, train_tokenizer
 from ddt_apps.atomic import writing
@@ -35,6 +34,7 @@ from ddt_apps.progress import StageProgress
 from ddt_apps.report import save_report
 from ddt_apps.runs import RUNS, Run
 from ddt_apps.tokenize import tokenize_shards
+from ddt_data import SceneConfig, ShardDataset, pack_scenes
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
     "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer"),

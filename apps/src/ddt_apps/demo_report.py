@@ -172,13 +172,15 @@ def _edits(figures: dict[str, Any], held: HeldOut, edited: Tensor) -> tuple[str,
 
 
 def _answers(figures: dict[str, Any], held: HeldOut, given: list[str]) -> tuple[str, str]:
-    asked = [(image, s["meta"]["questions"][0]) for image, s in zip(held.images, held.samples, strict=True) if s["meta"]["questions"]]
-    cards = [
-        (image, [(q["question"], answer, q["answer"])]) for (image, q), answer in zip(asked, given, strict=True)
-    ][:12]
-    by_kind = [
-        [kind, 100 * v["model"], 100 * v["blind"]] for kind, v in figures["answer_accuracy_by_kind"].items()
+    asked = [
+        (image, s["meta"]["questions"][0])
+        for image, s in zip(held.images, held.samples, strict=True)
+        if s["meta"]["questions"]
     ]
+    cards = [(image, [(q["question"], answer, q["answer"])]) for (image, q), answer in zip(asked, given, strict=True)][
+        :12
+    ]
+    by_kind = [[kind, 100 * v["model"], 100 * v["blind"]] for kind, v in figures["answer_accuracy_by_kind"].items()]
     text = "The model reads a picture's ids and a question, and writes the answer."
     return section("Questions", text, answers(cards), table(["kind", "right %", "blind guess %"], by_kind))
 
@@ -190,4 +192,6 @@ def _curves(folder: Path) -> tuple[str, str]:
         curves = read_metrics(folder / stage / "metrics.csv")
         shown = {"visual": "bits_per_visual_token", "text": "bits_per_text_token"}
         charts.append(line_chart({k: curves[v] for k, v in shown.items()}, "step", f"{stage}: bits per token"))
-    return section("Learning", "Training loss of the three stages.", columns(*charts), note("Noise is that of batches."))
+    return section(
+        "Learning", "Training loss of the three stages.", columns(*charts), note("Noise is that of batches.")
+    )

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ddt_data import BACKGROUNDS, ShardDataset
-from ddt_llm import MultimodalLM
-from ddt_tokenizer.health import codebook_health
 from torch import Tensor
 
 from ddt_apps.codec import Codec, to_tensor
+from ddt_data import BACKGROUNDS, ShardDataset
+from ddt_llm import MultimodalLM
+from ddt_tokenizer.health import codebook_health
 
 
 def psnr(images: Tensor, references: Tensor) -> float:
@@ -69,7 +69,7 @@ def measure_tokenizer(held: HeldOut, codec: Codec, mean_image: Tensor) -> dict[s
 
 
 def measure_pretraining(held: HeldOut, before: MultimodalLM, after: MultimodalLM, train_ids: Tensor) -> dict[str, Any]:
-    """Bits per visual token given the caption: before and after training, with another scene's caption, and of unigrams."""
+    """Bits per visual token given the caption: before, after, with another scene's caption, and of unigrams."""
     captions = [sample["text"] for sample in held.samples]
     wrong = captions[1:] + captions[:1]
     sequences = after.sequences
@@ -88,7 +88,9 @@ def measure_pretraining(held: HeldOut, before: MultimodalLM, after: MultimodalLM
     }
 
 
-def measure_drawing(lm: MultimodalLM, codec: Codec, prompts: list[str], guidance: float) -> tuple[dict[str, Any], Tensor]:
+def measure_drawing(
+    lm: MultimodalLM, codec: Codec, prompts: list[str], guidance: float
+) -> tuple[dict[str, Any], Tensor]:
     """Share of drawn pictures whose background has the colour that the prompt named; and the pictures."""
     answers = lm.generate_batch(prompts, codec, output="image", guidance_scale=guidance)
     drawn = torch.cat([answer.images for answer in answers])

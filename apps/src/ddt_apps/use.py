@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ddt_llm import MultimodalLM
 from PIL import Image
 
 from ddt_apps.atomic import writing
 from ddt_apps.codec import Codec, to_uint8
 from ddt_apps.devices import pick_device
 from ddt_apps.sft import load_language_model
+from ddt_llm import MultimodalLM
 
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
@@ -45,7 +45,12 @@ def reconstruct_images(images: list[Path], tokenizer: Path, out: Path, num_steps
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
     originals = torch.stack([_read(path, codec.image_size) for path in images])
     columns = [originals, codec.decode(ids), *(codec.decode(ids, keep_tokens=n) for n in kept)]
-    save_picture(np.concatenate([to_uint8(column) for column in columns], axis=2).reshape(-1, len(columns) * codec.image_size, 3), out)
+    save_picture(
+        np.concatenate([to_uint8(column) for column in columns], axis=2).reshape(
+            -1, len(columns) * codec.image_size, 3
+        ),
+        out,
+    )
 
 
 def generate_image(prompt: str, model: Path, out: Path, tokenizer: Path | None, guidance: float, seed: int) -> None:

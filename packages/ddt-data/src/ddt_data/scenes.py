@@ -110,9 +110,9 @@ class SceneConfig:
             colours=("red", "yellow", "green", "blue", "purple"),
             backgrounds=("white", "black", "blue", "green", "yellow", "pink"),
             max_objects=2,
-            object_size=(0.45, 0.6),
+            object_size=(0.5, 0.7),
             natural_share=0.3,
-            layout_shares=(0.6, 0.4, 0.0, 0.0),
+            layout_shares=(0.7, 0.3, 0.0, 0.0),
             background_words=0.7,
         )
 

@@ -45,7 +45,8 @@ class DDTDecoder(nn.Module):
         config: See `DecoderConfig`.
 
     Example:
-        >>> config = DecoderConfig(image_size=16, codebook_size=8, schedule=(4,), network=MMDiTConfig(width=32, depth=1, num_heads=2))
+        >>> network = MMDiTConfig(width=32, depth=1, num_heads=2)
+        >>> config = DecoderConfig(image_size=16, codebook_size=8, schedule=(4,), network=network)
         >>> decoder = DDTDecoder(config)
         >>> decoder.decode(torch.zeros(2, 4, dtype=torch.long), num_steps=2).shape
         torch.Size([2, 3, 16, 16])
@@ -112,7 +113,7 @@ class DDTDecoder(nn.Module):
             raise ValueError(f"ids have shape {tuple(ids.shape)}; this decoder takes [B, {self.num_tokens}]")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.codebook_size:
             raise ValueError(
-                f"ids span {int(ids.min())}..{int(ids.max())}; this decoder's codebook has {self.config.codebook_size} entries"
+                f"ids span {int(ids.min())}..{int(ids.max())}; the codebook has {self.config.codebook_size} entries"
             )
         return self.codebook[ids]
 
@@ -162,7 +163,7 @@ class DDTDecoder(nn.Module):
         return result.clamp(-1, 1).float()
 
     def preview(self, ids: Tensor, num_steps: int = 1, seed: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Yield (n, images [B, 3, H, W]) drawn from the n coarsest tokens, n = 1..K, in the order an LLM writes them."""
+        """Yield (n, images [B, 3, H, W]) drawn from the n coarsest tokens, n = 1..K, the order of an LLM."""
         for count in range(1, self.num_tokens + 1):
             yield count, self.decode(ids, num_steps=num_steps, keep_tokens=count, seed=seed)
 

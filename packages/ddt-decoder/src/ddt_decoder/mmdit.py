@@ -37,7 +37,7 @@ def sincos(positions: Tensor, width: int, max_period: float = 10_000.0) -> Tenso
 
 
 def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: rows in one half, columns in the other.
+    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: half rows, half columns.
 
     Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
     """
@@ -76,7 +76,7 @@ class JointAttention(nn.Module):
         self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(num_outputs))
 
     def forward(self, streams: list[Tensor], visible: Tensor) -> list[Tensor]:
-        """Mix streams of [B, L, D] and return the first `num_outputs`; `visible` bool [B, S] covers all keys in order."""
+        """Mix streams of [B, L, D] and return the first `num_outputs`; `visible` bool [B, S] covers all keys."""
         queries, keys, values = [], [], []
         for x, qkv, q_norm, k_norm in zip(streams, self.qkv, self.q_norm, self.k_norm, strict=True):
             q, k, v = qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
@@ -176,8 +176,8 @@ class MMDiT(nn.Module):
         patches = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         grid = sincos_grid(h, w, self.config.width, x.device)
         order = sincos(torch.arange(tokens.shape[1], device=x.device) * 8 + 1000, self.config.width)
-        streams = [self.patch_in(patches) + grid, self.token_in(tokens) + order]
-        time = self.time_in(sincos(t * 1000, 256))
+        streams = [self.patch_in(patches) + grid.to(x.dtype), self.token_in(tokens) + order.to(x.dtype)]
+        time = self.time_in(sincos(t.float() * 1000, 256).to(x.dtype))
         seen = torch.cat([visible.new_ones(batch, h * w), visible], dim=1)
         for block in self.blocks:
             streams = block(streams, time, seen)

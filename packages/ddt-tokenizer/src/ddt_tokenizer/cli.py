@@ -16,7 +16,9 @@ BATCH = 64
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `encode` or `info`; what a user can mend is one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="ddt-tokenizer", description="Write pictures as discrete diffusion timestep tokens.")
+    parser = argparse.ArgumentParser(
+        prog="ddt-tokenizer", description="Write pictures as discrete diffusion timestep tokens."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     encode = verbs.add_parser("encode", help="write the ids of pictures to an .npz file")
     encode.add_argument("images", nargs="+", type=Path, help="pictures (jpg, png, webp)")

@@ -30,7 +30,7 @@ class EncoderConfig:
 
 
 def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: rows in one half, columns in the other.
+    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: half rows, half columns.
 
     Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
     """

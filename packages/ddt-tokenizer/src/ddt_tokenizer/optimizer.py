@@ -41,12 +41,40 @@ def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if updates.shape[1] > updates.shape[2] else x
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, update size as in arXiv:2502.16982) on some matrices, AdamW on all else.
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum (Jordan et al. 2024), updates scaled to the size of AdamW's (arXiv:2502.16982).
 
     Args:
-        matrices: 2-D weights inside the blocks.
-        others: Everything else.
+        matrices: 2-D weights inside transformer blocks.
+        learning_rate: As for AdamW.
+        momentum: Of the moving average of gradients.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], learning_rate: float, momentum: float = 0.95):
+        super().__init__(matrices, {"lr": learning_rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix that has a gradient; those of one shape are orthogonalised in one batch."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    state.setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - group["momentum"])
+                    by_shape[p.shape].append((p, p.grad.lerp(state["momentum"], group["momentum"])))
+            for shape, pairs in by_shape.items():
+                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                for (p, _), update in zip(pairs, updates, strict=True):
+                    p.add_(update, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on some matrices and AdamW on all else, stepping as one.
+
+    Args:
+        matrices: For Muon.
+        others: For AdamW.
         config: Learning rate and betas.
 
     Example:
@@ -57,45 +85,32 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig):
+        self.muon = Muon(matrices, config.learning_rate)
         self.adamw = torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.0, fused=True)
-        super().__init__(matrices, {"lr": config.learning_rate, "momentum": 0.95})
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self._share_groups()
 
     def _share_groups(self) -> None:
         # One list of the same dictionaries, so that a learning-rate schedule reaches both halves.
-        self.param_groups = [self.param_groups[0], *self.adamw.param_groups]
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every parameter that has a gradient; matrices of one shape are orthogonalised in one batch."""
+        """Run the closure once, then step both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        group = self.param_groups[0]
-        by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
-        for p in group["params"]:
-            if p.grad is not None:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                by_shape[p.shape].append((p, p.grad.lerp(momentum, group["momentum"])))
-        for shape, pairs in by_shape.items():
-            updates = orthogonalise(torch.stack([update for _, update in pairs]))
-            for (p, _), update in zip(pairs, updates, strict=True):
-                p.add_(update, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+        self.muon.step()
         self.adamw.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Both halves: {"muon": momenta in the order of the matrices, "adamw": its state}."""
-        momenta = [self.state[p].get("momentum") for p in self.param_groups[0]["params"]]
-        return {"muon": momenta, "adamw": self.adamw.state_dict()}
+        """Both states, by name."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both halves."""
-        for p, momentum in zip(self.param_groups[0]["params"], state_dict["muon"], strict=True):
-            if momentum is not None:
-                self.state[p]["momentum"] = momentum.to(p)
+        """Restore both states."""
+        self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share_groups()
 
@@ -104,7 +119,9 @@ def build_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.
     """Optimise all weights of the modules: AdamW, or Muon on the matrices inside their transformer blocks."""
     named = [(name, p) for module in modules for name, p in module.named_parameters()]
     if config.kind == "adamw":
-        return torch.optim.AdamW([p for _, p in named], config.learning_rate, config.betas, weight_decay=0.0, fused=True)
+        return torch.optim.AdamW(
+            [p for _, p in named], config.learning_rate, config.betas, weight_decay=0.0, fused=True
+        )
     inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in named]
     matrices = [p for (_, p), muon in zip(named, inside, strict=True) if muon]
     return MuonAdamW(matrices, [p for (_, p), muon in zip(named, inside, strict=True) if not muon], config)

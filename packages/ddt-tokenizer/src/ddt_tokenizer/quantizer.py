@@ -59,7 +59,9 @@ class VectorQuantizer(nn.Module):
     def project_to_sphere(self, vectors: Tensor) -> Tensor:
         """Project [B, K, width] to unit vectors [B, K, D], fp32."""
         with torch.autocast(vectors.device.type, enabled=False):
-            return F.normalize(F.linear(vectors.float(), self.project.weight.float(), self.project.bias.float()), dim=-1)
+            return F.normalize(
+                F.linear(vectors.float(), self.project.weight.float(), self.project.bias.float()), dim=-1
+            )
 
     def lookup(self, z: Tensor) -> Tensor:
         """Find the nearest entry of unit vectors [..., D]: int64 [...]."""
@@ -76,7 +78,9 @@ class VectorQuantizer(nn.Module):
     def normalise(self, codes: Tensor) -> Tensor:
         """Apply the norm after the codebook (part of decoding in DDT and Selftok) to [..., D]."""
         with torch.autocast(codes.device.type, enabled=False):
-            return F.layer_norm(codes, codes.shape[-1:], self.norm.weight.float(), self.norm.bias.float(), self.norm.eps)
+            return F.layer_norm(
+                codes, codes.shape[-1:], self.norm.weight.float(), self.norm.bias.float(), self.norm.eps
+            )
 
     def continuous(self, vectors: Tensor) -> Tensor:
         """Skip the codebook: tokens [B, K, D] as the decoder would see them without quantization."""

@@ -1,0 +1,135 @@
+"""Joint training: it learns, it resumes exactly, and its optimizer agrees with torch's."""
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.optimizer import MuonAdamW, OptimizerConfig, build_optimizer, orthogonalise
+from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
+
+
+class LinearDecoder(nn.Module):
+    """The smallest decoder: one matrix from all tokens to all pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(5 * 6, 3 * 8 * 8)
+
+    def loss(self, latents, tokens):
+        return (self.out(tokens.flatten(1)).view_as(latents) - latents).square().mean()
+
+
+def build(steps, kind="muon"):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
+    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
+    config = TrainingConfig(continuous_steps=4, optimizer=OptimizerConfig(steps, 5e-3, kind, warmup_steps=2))
+    return TokenizerTraining(tokenizer, LinearDecoder(), config, seed=3)
+
+
+def fit(module, batches, steps, **settings):
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, batches, **settings)
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_reconstruction_improves(kind):
+    torch.manual_seed(1)
+    images = [torch.rand(4, 3, 1, 1).expand(-1, -1, 8, 8) * 2 - 1 for _ in range(3)]
+    module = build(90, kind)
+    first = module.decoder.loss(images[0], module.tokenizer(images[0]).tokens).item()
+    fit(module, Batches([images[i % 3] for i in range(90)]), 90)
+    module.eval()
+    assert module.decoder.loss(images[0], module.tokenizer(images[0]).tokens).item() < first / 4
+
+
+class Batches:
+    """A loader that can start in the middle, as Lightning asks of one: sized, with a state."""
+
+    def __init__(self, batches):
+        self.batches, self.start = batches, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        while self.start < len(self.batches):
+            self.start += 1
+            yield self.batches[self.start - 1]
+
+    def state_dict(self):
+        return {"start": self.start}
+
+    def load_state_dict(self, state):
+        self.start = state["start"]
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind):
+    torch.manual_seed(2)
+    data = [torch.rand(4, 3, 8, 8) * 2 - 1 for _ in range(12)]
+    whole = build(12, kind)
+    fit(whole, Batches(data), 12)
+
+    first = build(12, kind)
+    fit(first, Batches(data), 7).save_checkpoint(tmp_path / "half.ckpt")
+    second = build(12, kind)
+    torch.rand(99)  # the global random state is another
+    fit(second, Batches(data), 12, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for (name, a), b in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_orthogonalise_keeps_the_directions_and_evens_the_singular_values():
+    matrices = torch.randn(3, 8, 20)
+    result = orthogonalise(matrices)
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    assert ((torch.linalg.svdvals(result) > 0.5) & (torch.linalg.svdvals(result) < 1.5)).all()
+    inside = u.mT @ result @ vh.mT  # diagonal: the singular vectors are those of the input
+    assert torch.allclose(inside, torch.diag_embed(torch.diagonal(inside, dim1=1, dim2=2)), atol=1e-3)
+    assert torch.allclose(orthogonalise(matrices.mT), result.mT, atol=1e-4)
+
+
+def test_muon_agrees_with_torch():
+    torch.manual_seed(0)
+    ours, theirs, bias = (
+        nn.Parameter(torch.randn(16, 40)),
+        nn.Parameter(torch.zeros(16, 40)),
+        nn.Parameter(torch.zeros(1)),
+    )
+    theirs.data.copy_(ours.data)
+    optimizer = MuonAdamW([ours], [bias], OptimizerConfig(learning_rate=1e-2))
+    reference = torch.optim.Muon([theirs], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    start = ours.data.clone()
+    for _ in range(5):
+        gradient = torch.randn(16, 40)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+    # torch's works in bf16, so equal up to that.
+    assert (ours - theirs).norm() < 0.05 * (ours - start).norm()
+
+
+def test_every_weight_is_optimised_once():
+    module = build(2)
+    optimizer = build_optimizer([module.tokenizer, module.decoder], module.config.optimizer)
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in module.parameters())
+
+
+def test_learning_rate_warms_up_and_cools_down():
+    config = OptimizerConfig(steps=100, warmup_steps=10, cooldown_share=0.5)
+    factors = [config.factor(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) == 1 and factors[40] == 1
+    assert factors[99] == pytest.approx(0.02)
