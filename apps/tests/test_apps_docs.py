@@ -10,7 +10,7 @@ import pytest
 
 import ddt_apps
 
-MODULES = [info.name for info in pkgutil.iter_modules(ddt_apps.__path__)]
+MODULES = [info.name for info in pkgutil.iter_modules(ddt_apps.__path__) if info.name != "__main__"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,0 +1,44 @@
+"""Every `ddt ...` line of a document, and every example of the help, is a command that exists with arguments it takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from ddt_apps.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("packages/*/README.md"),
+    ROOT / "apps/README.md",
+]
+
+
+def lines():
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = shlex.split(line.removeprefix("$ "), comments=True)
+                if command[:1] == ["ddt"]:
+                    yield pytest.param(command, id=f"{document.relative_to(ROOT)}: {line}")
+
+
+def examples():
+    for group in (app, *(each.typer_instance for each in app.registered_groups)):
+        for verb in group.registered_commands:
+            for line in re.findall(r"\[bold\](ddt .*?)\[/\]", verb.callback.__doc__):
+                yield pytest.param(shlex.split(line), id=line)
+
+
+@pytest.mark.parametrize("command", [*lines(), *examples()])
+def test_the_command_is_understood(command):
+    node, words = typer.main.get_command(app), command[1:]
+    if words == ["--help"]:
+        return
+    while hasattr(node, "commands"):
+        assert words and words[0] in node.commands, f"no verb {' '.join(words[:1])!r} in {' '.join(command)!r}"
+        node, words = node.commands[words[0]], words[1:]
+    node.make_context(command[0], list(words))  # raises a usage error
