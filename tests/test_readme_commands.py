@@ -1,4 +1,4 @@
-"""Every `ddt ...` line of a document, and every example of the help, is a command that exists with arguments it takes."""
+"""Every `ddt ...` line of a document, and every example of the help, is a command with arguments it takes."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from ddt_apps.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
