@@ -15,6 +15,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
 ]
 Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
+AnyTokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", help="Tokenizer run; by default the matching one beside the model.")
+]
 Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
 Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
 Out = Annotated[Path, typer.Option(help="Where to write the picture.")]
@@ -25,6 +28,7 @@ class Verbs(TyperGroup):
     """Turns what a user can mend into one line and exit code 2; DDT_TRACEBACK=1 shows where it came from."""
 
     def invoke(self, ctx: Any) -> Any:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours show what takes time
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -62,7 +66,7 @@ app.add_typer(data, name="data")
 
 @app.command(rich_help_panel="Start here")
 def demo(overrides: Overrides = None) -> None:
-    """Run the whole chain on embedded data with small presets, about ten minutes on a laptop.
+    """Run the whole chain on embedded data with small presets, about twelve minutes on two cores.
 
     Example: [bold]ddt demo[/], then open runs/demo/report.html
     """
@@ -115,7 +119,7 @@ def data_pack(
 def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
-    Example: [bold]ddt train-tokenizer scenes/tokenizer data.train=data/scenes name=my-tokenizer[/]
+    Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
     """
     from ddt_apps.train_tokenizer import run_train_tokenizer
 
@@ -141,7 +145,7 @@ def tokenize(
 def pretrain(config: Config, overrides: Overrides = None) -> None:
     """Train a language model on captions, ids and text: caption to picture and picture to caption.
 
-    Example: [bold]ddt pretrain scenes/pretrain data.ids=data/scenes-ids name=my-lm[/]
+    Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
     """
     from ddt_apps.pretrain import run_pretrain
 
@@ -152,7 +156,7 @@ def pretrain(config: Config, overrides: Overrides = None) -> None:
 def sft(config: Config, overrides: Overrides = None) -> None:
     """Fine-tune on edits and questions; only the answers are trained.
 
-    Example: [bold]ddt sft scenes/sft data.ids=data/scenes-ids model=runs/my-lm name=my-sft[/]
+    Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
     from ddt_apps.sft import run_sft
 
@@ -179,6 +183,7 @@ def generate(
     out: Out,
     guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.0,
     seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
 ) -> None:
     """Draw what a sentence says.
 
@@ -186,7 +191,7 @@ def generate(
     """
     from ddt_apps.use import generate_image
 
-    generate_image(prompt=prompt, model=model, out=out, guidance=guidance, seed=seed)
+    generate_image(prompt=prompt, model=model, out=out, tokenizer=tokenizer, guidance=guidance, seed=seed)
 
 
 @app.command(rich_help_panel="Use")
@@ -196,6 +201,7 @@ def edit(
     model: Model,
     out: Out,
     seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
 ) -> None:
     """Change a picture as a sentence says.
 
@@ -203,26 +209,31 @@ def edit(
     """
     from ddt_apps.use import edit_image
 
-    edit_image(image=image, instruction=instruction, model=model, out=out, seed=seed)
+    edit_image(image=image, instruction=instruction, model=model, out=out, tokenizer=tokenizer, seed=seed)
 
 
 @app.command(rich_help_panel="Use")
-def ask(image: Image, question: Annotated[str, typer.Argument(help="A question about it.")], model: Model) -> None:
+def ask(
+    image: Image,
+    question: Annotated[str, typer.Argument(help="A question about it.")],
+    model: Model,
+    tokenizer: AnyTokenizer = None,
+) -> None:
     """Answer a question about a picture.
 
     Example: [bold]ddt ask fox.png "what colour is the fox?" --model runs/demo/sft[/]
     """
     from ddt_apps.use import answer_question
 
-    typer.echo(answer_question(image=image, question=question, model=model))
+    typer.echo(answer_question(image=image, question=question, model=model, tokenizer=tokenizer))
 
 
 @app.command(rich_help_panel="Use")
-def caption(image: Image, model: Model) -> None:
+def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
     """Describe a picture in a sentence.
 
     Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
     """
     from ddt_apps.use import caption_image
 
-    typer.echo(caption_image(image=image, model=model))
+    typer.echo(caption_image(image=image, model=model, tokenizer=tokenizer))

@@ -19,6 +19,7 @@ from ddt_apps import pretrain, sft, train_tokenizer
 from ddt_apps.atomic import writing
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import load_config
+from ddt_apps.data import make_scenes
 from ddt_apps.demo_report import demo_report
 from ddt_apps.language import text_lines
 from ddt_apps.measure import (
@@ -34,7 +35,7 @@ from ddt_apps.progress import StageProgress
 from ddt_apps.report import save_report
 from ddt_apps.runs import RUNS, Run
 from ddt_apps.tokenize import tokenize_shards
-from ddt_data import SceneConfig, ShardDataset, pack_scenes
+from ddt_data import ShardDataset
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
     "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer"),
@@ -48,7 +49,7 @@ class Demo:
     """Settings of `ddt demo`; those of the stages are reached by their names."""
 
     name: str = "demo"  # of the run: runs/<name>
-    scenes: int = 20_000  # for training
+    scenes: int = 12_000  # for training
     held_out: int = 512  # for the figures; other scenes of the same kind
     seed: int = 0
     guidance: float = 1.5  # of text to image
@@ -104,10 +105,8 @@ def _of(stage: str, overrides: tuple[str, ...]) -> list[str]:
 
 
 def _scenes(out: Path, count: int, seed: int) -> None:
-    if (out / "manifest.json").exists():
-        return
-    with StageProgress("scenes", count, unit="scenes") as progress:
-        pack_scenes(SceneConfig.tiny(), count, out, seed, progress=lambda done, _: progress.update(done))
+    if not (out / "manifest.json").exists():
+        make_scenes(out, count, preset="tiny", seed=seed)
 
 
 def _tokenize(data: Path, run: Path) -> None:

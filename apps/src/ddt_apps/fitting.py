@@ -21,6 +21,7 @@ UNWANTED_ADVICE = (
     ".*does not have many workers",  # small runs are quicker without
     ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
     ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
+    ".*have no `val_dataloader`",  # validation is `ddt`'s own
 )
 
 

@@ -20,6 +20,8 @@ from ddt_llm import (
 )
 from ddt_llm.training import LanguageModelTraining
 
+TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -47,7 +49,7 @@ def build_model(config: Pretrain, dataset: ShardDataset, text: list[str]) -> Mul
     identity = dataset.manifest.tokenizer
     sizes = {"codebook_size": identity["codebook_size"], "num_tokens": identity["num_tokens"]}
     if config.backbone == "tiny":
-        texts = text + [words for i in range(len(dataset)) for words in _words(dataset[i])]
+        texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
         text_tokenizer = train_text_tokenizer(texts, config.text_vocabulary)
         backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
     else:

@@ -45,7 +45,7 @@ def train(config: Tune) -> Path:
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
+    tuned = MultimodalLM(lm.model.train(), lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
     fit_language_model(run, tuned, examples, "sft", config)
     return run.folder
