@@ -43,3 +43,9 @@ def test_the_command_is_understood(command):
         assert words and words[0] in node.commands, f"no verb {' '.join(words[:1])!r} in {' '.join(command)!r}"
         node, words = node.commands[words[0]], words[1:]
     node.make_context(command[0], list(words))  # raises a usage error
+
+
+def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    exec(compile(code, "README.md", "exec"), {})

@@ -1,6 +1,6 @@
 """ddt demo: the whole chain on embedded data, small enough for a laptop.
 
-runs/<name>/    config.yaml, report.html, metrics.json
+runs/<name>/    config.yaml, report.html, overview.png, metrics.json
   data/         train, test (picture shards), train-ids (id shards)
   tokenizer/    a run of ddt train-tokenizer
   pretrain/     a run of ddt pretrain
@@ -20,7 +20,7 @@ from ddt_apps.atomic import writing
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import load_config
 from ddt_apps.data import make_scenes
-from ddt_apps.demo_report import demo_report
+from ddt_apps.demo_report import demo_report, overview
 from ddt_apps.language import text_lines
 from ddt_apps.measure import (
     HeldOut,
@@ -35,6 +35,7 @@ from ddt_apps.progress import StageProgress
 from ddt_apps.report import save_report
 from ddt_apps.runs import RUNS, Run
 from ddt_apps.tokenize import tokenize_shards
+from ddt_apps.use import save_picture
 from ddt_data import ShardDataset
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
@@ -143,5 +144,6 @@ def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float])
     figures["held_out_scenes"] = len(held.samples)
     page = demo_report(folder, figures, held, codec, list(zip(prompts, drawn, strict=True)), edited, answers)
     save_report(folder / "report.html", page)
+    save_picture(overview(figures, held, codec, drawn, edited), folder / "overview.png")
     with writing(folder / "metrics.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ddt_apps.chart import line_chart
-from ddt_apps.codec import Codec
+from ddt_apps.codec import Codec, to_uint8
 from ddt_apps.measure import HeldOut
 from ddt_apps.metrics import read_metrics
 from ddt_apps.report import Metric, answers, columns, grid, metrics, note, pairs, report, section, strip, table
@@ -126,6 +128,30 @@ def demo_report(
     }
     intro = f"{INTRO.format(**sizes)} {SETTING.format(**sizes)}"
     return report("DDT: pictures as a language", intro, sections, facts, foot="Made by: ddt demo")
+
+
+def overview(
+    figures: dict[str, Any], held: HeldOut, codec: Codec, drawn: Tensor, edited: Tensor, across: int = 12
+) -> Any:
+    """Put the demo on one sheet, uint8 [H, W, 3]: originals, again, from the first ids, drawn, before, after."""
+    kept = figures["prefix_tokens"]
+    prefixes = []
+    for row in range(across):
+        shown = [codec.decode(held.ids[row : row + 1], keep_tokens=n)[0] for n in kept]
+        prefixes += [*shown, held.images[row]]
+    rows = [
+        held.images[:across],
+        codec.decode(held.ids[:across]),
+        torch.stack(prefixes[:across]),
+        drawn[:across],
+        held.images[:across],
+        edited[:across],
+    ]
+    pictures = np.stack([to_uint8(row) for row in rows])  # [rows, across, h, w, 3]
+    side = codec.image_size
+    framed = np.pad(pictures, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    sheet = framed.transpose(0, 2, 1, 3, 4).reshape(len(rows) * (side + 2), across * (side + 2), 3)
+    return sheet.repeat(3, axis=0).repeat(3, axis=1)
 
 
 def _reconstructions(figures: dict[str, Any], held: HeldOut, codec: Codec) -> tuple[str, str]:

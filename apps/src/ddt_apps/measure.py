@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_tensor
+from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import BACKGROUNDS, ShardDataset
 from ddt_llm import MultimodalLM
 from ddt_tokenizer.health import codebook_health
@@ -95,7 +95,7 @@ def measure_drawing(
     answers = lm.generate_batch(prompts, codec, output="image", guidance_scale=guidance)
     drawn = torch.cat([answer.images for answer in answers])
     asked = [named_background(prompt) for prompt in prompts]
-    got = [background_of(picture) for picture in to_pictures(drawn)]
+    got = [background_of(picture) for picture in to_uint8(drawn)]
     hits = [a == g for a, g in zip(asked, got, strict=True) if a]
     chance = max(Counter(name for name in asked if name).values()) / len(hits)
     return {"background_match": sum(hits) / len(hits), "background_match_chance": chance}, drawn
@@ -152,10 +152,3 @@ def measure_answers(held: HeldOut, lm: MultimodalLM, train: ShardDataset) -> tup
             for kind, rows in sorted(by_kind.items())
         },
     }, given
-
-
-def to_pictures(images: Tensor) -> np.ndarray:
-    """Turn images [N, 3, H, W] in [-1, 1] into uint8 [N, H, W, 3]."""
-    from ddt_apps.codec import to_uint8
-
-    return to_uint8(images)
