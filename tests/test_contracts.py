@@ -1,0 +1,127 @@
+"""What crosses the borders between packages: ids, vectors, order, fingerprints, protocols."""
+
+import random
+
+import pytest
+import torch
+
+from ddt_apps.codec import Codec, to_tensor, to_uint8
+from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
+from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
+from ddt_llm import MultimodalLM, TinyLlamaConfig, VisualTokenizer, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+
+
+def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32):
+    torch.manual_seed(seed)
+    encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=num_tokens)
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size, encoder, QuantizerConfig(codebook_size, 6))).eval()
+    network = MMDiTConfig(width=32, depth=1, num_heads=2, token_width=6)
+    decoder = DDTDecoder(DecoderConfig(image_size, codebook_size, (num_tokens,), network))
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    decoder.set_codebook(tokenizer.embed(torch.arange(codebook_size)), tokenizer.fingerprint())
+    return tokenizer, decoder
+
+
+@pytest.fixture
+def codec():
+    return Codec(*tokenizer_and_decoder())
+
+
+@pytest.fixture
+def scenes():
+    config = SceneConfig.tiny()
+    return to_tensor([render(SceneGenerator(config, seed=0)[i], config) for i in range(6)])
+
+
+def test_the_decoder_embeds_ids_as_the_tokenizer_does(codec, scenes):
+    ids = codec.encode(scenes)
+    assert torch.equal(codec.decoder.embed(ids), codec.tokenizer.embed(ids))
+    assert torch.equal(codec.decode(ids), codec.decode(codec.tokenizer.embed(ids)))
+
+
+def test_a_codec_is_a_visual_tokenizer_of_the_language_model(codec, scenes):
+    assert isinstance(codec, VisualTokenizer)
+    text_tokenizer = train_text_tokenizer(["a red star on a black background"], vocab_size=300)
+    model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text_tokenizer)
+    model, text_tokenizer = expand_vocabulary(
+        model, text_tokenizer, codebook_size=codec.codebook_size, num_tokens=codec.num_tokens
+    )
+    lm = MultimodalLM(model, text_tokenizer, "instruction", codec.fingerprint)
+    drawn = lm.generate([scenes[0], "make the star blue"], codec, output="image")
+    assert drawn.ids.shape == (1, 4) and torch.equal(drawn.images, codec.decode(drawn.ids))
+    stranger = Codec(*tokenizer_and_decoder(seed=1))
+    with pytest.raises(ValueError, match=codec.fingerprint):
+        lm.generate("a star", stranger, output="image")
+
+
+def test_the_language_model_writes_first_what_the_decoder_calls_coarse(codec, scenes):
+    text_tokenizer = train_text_tokenizer(["a star"], vocab_size=300)
+    model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text_tokenizer)
+    model, text_tokenizer = expand_vocabulary(model, text_tokenizer, codebook_size=32, num_tokens=4)
+    vocabulary = MultimodalLM(model, text_tokenizer).vocabulary
+    ids = codec.encode(scenes[:1])
+    first_two = vocabulary.to_tokens(ids)[0, :2] - vocabulary.text_size
+    changed = ids.clone()
+    changed[:, :2] = (changed[:, :2] + 1) % 32  # all but the two coarsest
+    assert first_two.tolist() == ids[0, [3, 2]].tolist()
+    assert torch.equal(codec.decode(ids, keep_tokens=2), codec.decode(changed, keep_tokens=2))
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"num_tokens": 5}, {"codebook_size": 16}, {"image_size": 64}])
+def test_a_pair_that_does_not_belong_together_is_refused(other):
+    tokenizer, _ = tokenizer_and_decoder()
+    _, decoder = tokenizer_and_decoder(**other)
+    named = {"seed": "fingerprint"}.get(next(iter(other)), next(iter(other)))
+    with pytest.raises(ValueError, match=named):
+        Codec(tokenizer, decoder)
+
+
+def test_a_codec_survives_the_disk(codec, scenes, tmp_path):
+    codec.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    codec.decoder.save_pretrained(tmp_path / "decoder")
+    loaded = Codec.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(scenes), codec.encode(scenes)) and loaded.identity == codec.identity
+    with pytest.raises(FileNotFoundError, match="train-tokenizer"):
+        Codec.from_pretrained(tmp_path / "elsewhere")
+
+
+def test_id_shards_carry_the_tokenizer_and_refuse_another(codec, tmp_path):
+    sample = make_sample(SceneGenerator(SceneConfig.tiny(), seed=0), 0)
+    for picture, ids in (("image", "ids"), ("target", "target_ids")):
+        sample[ids] = codec.encode(to_tensor([sample.pop(picture)]))[0].numpy()
+    with ShardWriter(tmp_path / "ids", tokenizer=codec.identity) as writer:
+        writer.write(sample)
+    assert (ShardDataset(tmp_path / "ids", tokenizer=codec.fingerprint)[0]["ids"] == sample["ids"]).all()
+    with pytest.raises(ValueError, match="0123"):
+        ShardDataset(tmp_path / "ids", tokenizer="0123")
+
+
+def test_pictures_go_to_tensors_and_back(scenes):
+    assert scenes.shape == (6, 3, 32, 32) and scenes.min() >= -1 and scenes.max() <= 1
+    assert torch.equal(to_tensor(to_uint8(scenes)), scenes)
+
+
+def test_examples_of_the_language_model_are_functions_of_seed_and_index():
+    from ddt_apps.language import InstructionTasks, PretrainTasks, Views, instruction_example, pretraining_example
+
+    text_tokenizer = train_text_tokenizer(["a star"], vocab_size=300)
+    model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text_tokenizer)
+    model, text_tokenizer = expand_vocabulary(model, text_tokenizer, codebook_size=32, num_tokens=4)
+    sequences = MultimodalLM(model, text_tokenizer).sequences
+    generator, rng = SceneGenerator(SceneConfig.tiny(), seed=0), random.Random(0)
+    samples = []
+    for i in range(5):
+        sample = make_sample(generator, i)
+        sample["ids"], sample["target_ids"] = torch.randint(32, (2, 4)).numpy()
+        samples.append(sample)
+    for make in (
+        pretraining_example(sequences, PretrainTasks(), ["plain text"]),
+        instruction_example(sequences, InstructionTasks()),
+    ):
+        one, two, other = (Views(samples, make, seed) for seed in (0, 0, 1))
+        picks = [rng.randrange(len(one)) for _ in range(60)]
+        assert all(torch.equal(one[i].labels, two[i].labels) for i in picks)
+        assert any(one[i].labels.shape != other[i].labels.shape for i in picks)
+        assert len({len(one[i * 5].labels) for i in range(20)}) > 1  # one sample, different tasks
