@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from ddt_apps.measure import background_of, l1, named_background, psnr
 from ddt_data import SceneConfig, SceneGenerator, make_sample, render
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 
 def test_psnr_agrees_with_torchmetrics():

@@ -95,6 +95,15 @@ def test_training_writes_rows_and_a_checkpoint(tmp_path):
     assert not run.finished
 
 
+@pytest.fixture
+def python_handles_signals():
+    """A background job starts with SIGINT ignored; these tests are about a foreground one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_next_run_continues_exactly(tmp_path, number):
     whole, run = fit(tmp_path / "whole")

@@ -181,7 +181,8 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Model,
     out: Out,
-    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.")] = 0.7,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
 ) -> None:
@@ -191,7 +192,9 @@ def generate(
     """
     from ddt_apps.use import generate_image
 
-    generate_image(prompt=prompt, model=model, out=out, tokenizer=tokenizer, guidance=guidance, seed=seed)
+    generate_image(
+        prompt=prompt, model=model, out=out, tokenizer=tokenizer, guidance=guidance, temperature=temperature, seed=seed
+    )
 
 
 @app.command(rich_help_panel="Use")

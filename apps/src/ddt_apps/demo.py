@@ -10,7 +10,7 @@ runs/<name>/    config.yaml, report.html, overview.png, metrics.json
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,6 +54,7 @@ class Demo:
     held_out: int = 512  # for the figures; other scenes of the same kind
     seed: int = 0
     guidance: float = 1.5  # of text to image
+    temperature: float = 0.7  # of text to image; at 1 a small model strays into mosaics
     stages: tuple[str, ...] = ()  # overrides of the stages, as they were given
 
 
@@ -61,7 +62,7 @@ def run_demo(overrides: list[str]) -> None:
     """Run all stages that are not done, then measure and write the report."""
     routed = tuple(o for o in overrides if o.split(".")[0] in STAGES)
     demo = load_config(Demo, None, [o for o in overrides if o not in routed])
-    demo = Demo(demo.name, demo.scenes, demo.held_out, demo.seed, demo.guidance, routed)
+    demo = replace(demo, stages=routed)
     run = Run(RUNS / demo.name, demo)
     if run.finished:
         print(f"finished before: {run.folder / 'report.html'}; delete {run.folder} to run it again")
@@ -131,7 +132,7 @@ def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float])
     with StageProgress("measure", 4, unit="parts") as progress:
         figures |= measure_pretraining(held, untrained, drawer, seen_ids)
         progress.update(1)
-        found, drawn = measure_drawing(drawer, codec, prompts, demo.guidance)
+        found, drawn = measure_drawing(drawer, codec, prompts, demo.guidance, demo.temperature)
         figures |= found
         progress.update(2)
         found, edited = measure_edits(held, assistant, codec, count=min(256, len(held.samples)))

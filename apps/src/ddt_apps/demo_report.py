@@ -109,7 +109,7 @@ def demo_report(
         section(
             "Text to image",
             "The language model reads the caption, writes the ids one after the other, and the decoder draws them.",
-            grid([(image, prompt) for prompt, image in drawn[:18]]),
+            grid([(image, prompt) for prompt, image in drawn[:21]]),
         ),
         _edits(figures, held, edited),
         _answers(figures, held, given),
@@ -130,10 +130,9 @@ def demo_report(
     return report("DDT: pictures as a language", intro, sections, facts, foot="Made by: ddt demo")
 
 
-def overview(
-    figures: dict[str, Any], held: HeldOut, codec: Codec, drawn: Tensor, edited: Tensor, across: int = 12
-) -> Any:
+def overview(figures: dict[str, Any], held: HeldOut, codec: Codec, drawn: Tensor, edited: Tensor) -> np.ndarray:
     """Put the demo on one sheet, uint8 [H, W, 3]: originals, again, from the first ids, drawn, before, after."""
+    across = min(12, len(drawn), len(edited))
     kept = figures["prefix_tokens"]
     prefixes = []
     for row in range(across):
@@ -155,9 +154,9 @@ def overview(
 
 
 def _reconstructions(figures: dict[str, Any], held: HeldOut, codec: Codec) -> tuple[str, str]:
-    again = codec.decode(held.ids[:10])
+    again = codec.decode(held.ids[:9])
     rows = [
-        [(image, "original") for image in held.images[:10]],
+        [(image, "original") for image in held.images[:9]],
         [(image, "again") for image in again],
     ]
     text = (
@@ -180,7 +179,7 @@ def _prefixes(figures: dict[str, Any], held: HeldOut, codec: Codec) -> tuple[str
         {"PSNR": (kept, figures["prefix_psnr"])}, "ids kept, from the coarse end", "PSNR in dB", markers=True
     )
     text = "A picture from the first ids that a language model writes: the coarse ones come first, each adds detail."
-    return section("From coarse to fine", text, strip(rows), curve)
+    return section("From coarse to fine", text, columns(strip(rows), curve))
 
 
 def _edits(figures: dict[str, Any], held: HeldOut, edited: Tensor) -> tuple[str, str]:

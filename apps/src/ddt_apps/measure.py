@@ -89,10 +89,10 @@ def measure_pretraining(held: HeldOut, before: MultimodalLM, after: MultimodalLM
 
 
 def measure_drawing(
-    lm: MultimodalLM, codec: Codec, prompts: list[str], guidance: float
+    lm: MultimodalLM, codec: Codec, prompts: list[str], guidance: float, temperature: float
 ) -> tuple[dict[str, Any], Tensor]:
     """Share of drawn pictures whose background has the colour that the prompt named; and the pictures."""
-    answers = lm.generate_batch(prompts, codec, output="image", guidance_scale=guidance)
+    answers = lm.generate_batch(prompts, codec, output="image", guidance_scale=guidance, temperature=temperature)
     drawn = torch.cat([answer.images for answer in answers])
     asked = [named_background(prompt) for prompt in prompts]
     got = [background_of(picture) for picture in to_uint8(drawn)]

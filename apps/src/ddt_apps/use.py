@@ -53,10 +53,12 @@ def reconstruct_images(images: list[Path], tokenizer: Path, out: Path, num_steps
     )
 
 
-def generate_image(prompt: str, model: Path, out: Path, tokenizer: Path | None, guidance: float, seed: int) -> None:
+def generate_image(
+    prompt: str, model: Path, out: Path, tokenizer: Path | None, guidance: float, temperature: float, seed: int
+) -> None:
     """Draw what a sentence says."""
     lm, codec = load_pair(model, tokenizer)
-    drawn = lm.generate(prompt, codec, output="image", guidance_scale=guidance, seed=seed)
+    drawn = lm.generate(prompt, codec, output="image", guidance_scale=guidance, temperature=temperature, seed=seed)
     save_picture(to_uint8(drawn.images)[0], out)
 
 

@@ -107,10 +107,11 @@ class SceneConfig:
         return cls(
             image_size=32,
             nouns=TINY_NOUNS,
+            styles=("twemoji", "fluent"),
             colours=("red", "yellow", "green", "blue", "purple"),
             backgrounds=("white", "black", "blue", "green", "yellow", "pink"),
             max_objects=2,
-            object_size=(0.5, 0.7),
+            object_size=(0.55, 0.7),
             natural_share=0.3,
             layout_shares=(0.7, 0.3, 0.0, 0.0),
             background_words=0.7,
