@@ -2,9 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import ddt_data
+import ddt_tokenizer.images
 from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
@@ -125,3 +129,18 @@ def test_examples_of_the_language_model_are_functions_of_seed_and_index():
         assert all(torch.equal(one[i].labels, two[i].labels) for i in picks)
         assert any(one[i].labels.shape != other[i].labels.shape for i in picks)
         assert len({len(one[i * 5].labels) for i in range(20)}) > 1  # one sample, different tasks
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "CMYK"])
+def test_training_and_use_see_the_same_picture(mode, tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    if mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 2**16, (40, 50), dtype=np.uint16))
+    else:
+        picture = Image.fromarray(rng.integers(0, 256, (40, 50, 4), dtype=np.uint8), "RGBA").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    packed = to_tensor([ddt_data.load_image(path, 32)])[0]
+    assert torch.equal(packed, ddt_tokenizer.images.load_image(path, 32))

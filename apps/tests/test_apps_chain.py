@@ -157,12 +157,24 @@ def test_what_a_user_can_mend_is_one_line(here, tmp_path):
         (["tokenize", here / "data" / "train", "--tokenizer", tmp_path / "nowhere", "--out", out], "nowhere"),
         (["pretrain", "tiny/pretrain", data, "name=x"], "ddt tokenize"),
         (["sft", "tiny/sft", data, f"model={here / 'pretrain'}", "name=x"], "ids"),
-        (["generate", "a star", "--model", tmp_path / "nowhere", "--out", out], "nowhere"),
+        (["generate", "a star", "--model", tmp_path / "nowhere", "--out", tmp_path / "a.png"], "nowhere"),
+        (["generate", "a star", "--model", here / "pretrain", "--out", tmp_path / "a.xyz"], ".png"),
+        (["tokenize", here / "data" / "train-ids", "--tokenizer", here / "tokenizer", "--out", out], "no pictures"),
+        (["train-tokenizer", "tiny/tokenizer", data, "name=x", "device=abacus"], "abacus"),
+        (["demo", "name=x", "tokenizer.bath_size=3"], "batch_size"),
+        (["demo", "name=x", "held_out=2"], "held_out"),
     ):
         code, said = ddt(*arguments)
         assert code == 2 and named in said, (arguments, said)
         assert said.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in said
         assert not out.exists() and not (here.parent / "x").exists()
+
+
+def test_how_many_processes_load_may_change(here):
+    assert ddt("demo", *SMALL)[0] == 0
+    small = [o.removeprefix("tokenizer.") for o in SMALL if o.startswith("tokenizer.")]
+    data = f"data={here.relative_to(here.parent.parent) / 'data' / 'train'}"
+    assert ddt("train-tokenizer", "tiny/tokenizer", data, "name=demo/tokenizer", "workers=1", *small)[0] == 0
 
 
 def test_id_shards_of_another_tokenizer_are_refused(here, tmp_path):

@@ -1,7 +1,7 @@
 """Configuration: YAML plus `key=value` overrides in, frozen dataclasses out.
 
-Defaults live in the dataclasses, so a YAML file holds only what differs. A name such as `demo/tokenizer` means a file
-that ships with this package (`configs/demo/tokenizer.yaml`); anything ending in `.yaml` is a path.
+Defaults live in the dataclasses, so a YAML file holds only what differs. A name such as `tiny/tokenizer` means a file
+that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path.
 """
 
 import dataclasses
@@ -51,7 +51,9 @@ def load_config(cls: type[Config], source: str | Path | None, overrides: list[st
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the configuration {source}: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"cannot read the configuration {source or overrides}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{source} must hold 'key: value' lines, not a {type(values).__name__}")
     return _build(cls, values, where="", root=cls)

@@ -8,6 +8,7 @@ runs/<name>/    config.yaml, report.html, overview.png, metrics.json
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,17 +58,19 @@ class Demo:
     temperature: float = 0.7  # of text to image; at 1 a small model strays into mosaics
     stages: tuple[str, ...] = ()  # overrides of the stages, as they were given
 
+    def __post_init__(self):
+        if self.held_out < 12 or self.scenes < 12:
+            raise ValueError(
+                f"scenes ({self.scenes}) and held_out ({self.held_out}) must be at least 12 to show anything"
+            )
+
 
 def run_demo(overrides: list[str]) -> None:
     """Run all stages that are not done, then measure and write the report."""
     routed = tuple(o for o in overrides if o.split(".")[0] in STAGES)
     demo = load_config(Demo, None, [o for o in overrides if o not in routed])
     demo = replace(demo, stages=routed)
-    run = Run(RUNS / demo.name, demo)
-    if run.finished:
-        print(f"finished before: {run.folder / 'report.html'}; delete {run.folder} to run it again")
-        return
-    folder, data = run.folder, run.folder / "data"
+    folder, data = RUNS / demo.name, RUNS / demo.name / "data"
     forced = {
         "tokenizer": [f"data={data / 'train'}", f"name={demo.name}/tokenizer", f"seed={demo.seed}"],
         "pretrain": [f"data={data / 'train-ids'}", f"name={demo.name}/pretrain", f"seed={demo.seed}"],
@@ -82,6 +85,11 @@ def run_demo(overrides: list[str]) -> None:
         stage: load_config(cls, source, [*_of(stage, routed), *forced[stage]])
         for stage, (cls, source) in STAGES.items()
     }
+    run = Run(folder, demo)
+    if run.finished:
+        print(f"finished before: {folder / 'report.html'}; delete {folder} to run it again")
+        return
+    run.start()
     todo: list[tuple[str, Callable[[], object]]] = [
         ("scenes", lambda: _scenes(data / "train", demo.scenes, demo.seed)),
         ("held-out scenes", lambda: _scenes(data / "test", demo.held_out, demo.seed + 1)),
@@ -112,8 +120,12 @@ def _scenes(out: Path, count: int, seed: int) -> None:
 
 
 def _tokenize(data: Path, run: Path) -> None:
-    if not (data / "train-ids" / "manifest.json").exists():
-        tokenize_shards(data / "train", run, data / "train-ids")
+    ids = data / "train-ids"
+    if (ids / "manifest.json").exists():
+        if ShardDataset(ids).manifest.tokenizer == Codec.from_pretrained(run).identity:
+            return
+        shutil.rmtree(ids)  # of a tokenizer that was trained again since
+    tokenize_shards(data / "train", run, ids)
 
 
 @torch.inference_mode()
@@ -128,19 +140,20 @@ def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float])
     untrained = pretrain.build_model(configs["pretrain"], train_ids, text_lines(configs["pretrain"].text))
     prompts = [s["text"] for s in held.samples if named_background(s["text"])][:256]
 
-    figures = measure_tokenizer(held, codec, mean_image)
-    with StageProgress("measure", 4, unit="parts") as progress:
-        figures |= measure_pretraining(held, untrained, drawer, seen_ids)
+    with StageProgress("measure", 5, unit="parts") as progress:
+        figures = measure_tokenizer(held, codec, mean_image)
         progress.update(1)
+        figures |= measure_pretraining(held, untrained, drawer, seen_ids)
+        progress.update(2)
         found, drawn = measure_drawing(drawer, codec, prompts, demo.guidance, demo.temperature)
         figures |= found
-        progress.update(2)
+        progress.update(3)
         found, edited = measure_edits(held, assistant, codec, count=min(256, len(held.samples)))
         figures |= found
-        progress.update(3)
+        progress.update(4)
         found, answers = measure_answers(held, assistant, train_ids)
         figures |= found
-        progress.update(4)
+        progress.update(5)
     figures["seconds"] = {stage: round(value, 1) for stage, value in seconds.items()}
     figures["held_out_scenes"] = len(held.samples)
     page = demo_report(folder, figures, held, codec, list(zip(prompts, drawn, strict=True)), edited, answers)

@@ -16,7 +16,7 @@ from ddt_apps.report import Metric, answers, columns, grid, metrics, note, pairs
 INTRO = (
     "Everything on this page was made on this machine, from nothing, by one command: a tokenizer learned to write each "
     "picture as {num_tokens} numbers, a small language model learned to read and write those numbers like words, and "
-    "then drew, edited and answered questions about scenes that it had never seen."
+    "then drew, edited and answered questions about other scenes of the same kind."
 )
 SETTING = (
     "The easiest honest setting: pictures of {size} x {size} pixels, one or two large objects of twelve kinds on six "

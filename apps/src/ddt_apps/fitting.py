@@ -60,7 +60,14 @@ class RunRecorder(lightning.Callback):
             self.run.save_checkpoint(trainer)
             self._saved = time.monotonic()
 
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
+        # Lightning does not call `teardown` then.
+        self._let_go()
+
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
         if hasattr(self, "progress"):
             self.progress.__exit__(None, None, None)
             for number, handler in self._handlers.items():

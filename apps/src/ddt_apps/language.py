@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from torch.utils.data import Dataset
 
 from ddt_data import ShardDataset, prose
 from ddt_llm import Example, Sequences
-
-VIEWS = 64  # different draws of a sample before any is repeated
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,9 @@ class InstructionTasks:
 
 
 class Views(Dataset):
-    """A map-style dataset of examples: item i is sample i mod N in its (i div N)-th draw, a function of (seed, i).
+    """A map-style dataset of N examples: item e * N + i is sample i as drawn in epoch e, a function of (seed, item).
+
+    For a `ShardStream` that counts epochs: each sample comes once an epoch, in another task or phrasing each time.
 
     Args:
         samples: Id shards.
@@ -49,7 +49,7 @@ class Views(Dataset):
         self.samples, self.make, self.seed = samples, make, seed
 
     def __len__(self) -> int:
-        return VIEWS * len(self.samples)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
         return self.make(self.samples[index % len(self.samples)], random.Random(f"{self.seed} {index}"))
@@ -98,9 +98,10 @@ def text_lines(source: str) -> list[str]:
     if source in ("", "prose"):
         return list(prose()) if source else []
     dataset = ShardDataset(Path(source))
+    if "text" not in dataset[0]:
+        raise ValueError(f"text ('{source}') holds no text; pack a .txt or .jsonl file with: ddt data pack")
     return [dataset[i]["text"] for i in range(len(dataset))]
 
 
 def _draw(tasks: Any, rng: random.Random, names: tuple[str, ...]) -> str:
-    weights = {field.name: getattr(tasks, field.name) for field in fields(tasks)}
-    return rng.choices(names, [weights[name] for name in names])[0]
+    return rng.choices(names, [getattr(tasks, name) for name in names])[0]

@@ -97,7 +97,7 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views, stage: str, 
     batches = partial(collate, pad_id=lm.sequences.pad)
     run.fit(
         LanguageModelTraining(lm.model, config.optimizer, config.seed),
-        ShardStream(examples, batches, config.batch_size, steps, config.seed, config.workers),
+        ShardStream(examples, batches, config.batch_size, steps, config.seed, config.workers, count_epochs=True),
         stage=stage,
         steps=steps,
         device=config.device,

@@ -6,7 +6,7 @@ metrics.csv    one row per logged step
 done.json      written last: the run is complete and is not repeated
 """
 
-import json
+import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ class Run:
     ...     steps: int = 10
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = Run(Path(folder) / "first", Config())
-    ...     run.finish(seconds=1.5)
+    ...     run.finish()
     ...     Run(Path(folder) / "first", Config()).finished
     True
     """
@@ -49,23 +49,21 @@ class Run:
         self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
         if self._config_file.exists():
             self._check_config()
-        else:
-            save_config(config, self._config_file)
+
+    def start(self) -> None:
+        """Write `config.yaml`, once everything that a setting can spoil has been tried."""
+        if not self._config_file.exists():
+            save_config(self.config, self._config_file)
 
     @property
     def finished(self) -> bool:
         """Whether an earlier process completed this run."""
         return self._done_file.exists()
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What `finish` recorded."""
-        return json.loads(self._done_file.read_text())
-
-    def finish(self, **facts: Any) -> None:
-        """Mark the run as complete, with figures worth keeping; the resume checkpoint is no longer needed and goes."""
+    def finish(self) -> None:
+        """Mark the run as complete; the resume checkpoint is no longer needed and goes."""
         with writing(self._done_file) as file:
-            file.write_text(json.dumps(facts, indent=2) + "\n")
+            file.write_text("{}\n")
         self.checkpoint.unlink(missing_ok=True)
 
     def fit(
@@ -97,7 +95,7 @@ class Run:
             save_every_seconds: Time between two checkpoints.
 
         Raises:
-            ValueError: The device is not there, or the checkpoint is of another model.
+            ValueError: The device is not there.
             KeyboardInterrupt: Ctrl-C was pressed; everything is saved.
         """
         import lightning
@@ -121,6 +119,7 @@ class Run:
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
+            self.start()
             resume = self.checkpoint if self.checkpoint.exists() else None
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         if recorder.stopped_by == signal.SIGINT:
@@ -141,7 +140,9 @@ class Run:
             raise ValueError(
                 f"{self._config_file} is of another version of this command ({error}); {remedy}"
             ) from error
-        difference = first_difference(old, self.config)
+        # How many processes load the data changes neither its order nor any result.
+        same = {name: getattr(self.config, name) for name in ("workers",) if hasattr(self.config, name)}
+        difference = first_difference(dataclasses.replace(old, **same), self.config)
         if difference:
             key, before, now = difference
             raise ValueError(f"{self.folder} was started with {key}={before}, not {now}; {remedy}")

@@ -18,14 +18,17 @@ def tokenize_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 
         batch_size: Pictures encoded at once.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: Something is missing, in the way, or of another picture size.
+        FileNotFoundError, FileExistsError, ValueError: Something is missing, in the way, of another size, or damaged.
     """
     dataset, codec = ShardDataset(shards), Codec.from_pretrained(tokenizer, pick_device())
+    if dataset.manifest.image_size is None:
+        raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
     if dataset.manifest.image_size != codec.image_size:
         raise ValueError(
             f"pictures in '{shards}' have {dataset.manifest.image_size} px, the tokenizer in '{tokenizer}' takes "
             f"{codec.image_size}; pack them again with --image-size {codec.image_size}"
         )
+    dataset.check()
     source = f"ids of {dataset.manifest.source}"
     with (
         StageProgress("tokenize", len(dataset), unit="pictures") as progress,

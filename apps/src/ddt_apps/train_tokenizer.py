@@ -44,6 +44,11 @@ class TrainTokenizer:
                 raise ValueError(
                     f"{name} is {tokenizer} in the tokenizer and {decoder} in the decoder; make them equal"
                 )
+        if self.training.continuous_steps >= self.training.optimizer.steps:
+            raise ValueError(
+                f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
+                f"({self.training.optimizer.steps}), or no codebook is learned"
+            )
 
 
 def pictures_of(samples: list[dict]) -> Tensor:
@@ -67,6 +72,8 @@ def train(config: TrainTokenizer) -> Path:
         FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config.
     """
     dataset = ShardDataset(config.data)
+    if dataset.manifest.image_size is None:
+        raise ValueError(f"'{config.data}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
     if dataset.manifest.image_size != config.tokenizer.image_size:
         raise ValueError(
             f"pictures in '{config.data}' have {dataset.manifest.image_size} px, the tokenizer takes "
@@ -88,8 +95,7 @@ def train(config: TrainTokenizer) -> Path:
         gradient_clip=config.gradient_clip,
     )
     tokenizer.save_pretrained(run.folder / "tokenizer")
-    vectors = tokenizer.quantizer.normalise(tokenizer.quantizer.codebook).detach()
-    decoder.set_codebook(vectors, tokenizer.fingerprint())
+    decoder.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
     decoder.save_pretrained(run.folder / "decoder")
     run.finish()
     return run.folder

@@ -31,7 +31,7 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
     if tokenizer is not None:
         return lm, Codec.from_pretrained(tokenizer, pick_device())
     for config in sorted(Path(run).resolve().parent.glob("*/tokenizer/config.json")):
-        if json.loads(config.read_text())["fingerprint"] == lm.visual_fingerprint:
+        if json.loads(config.read_text()).get("fingerprint") == lm.visual_fingerprint:
             return lm, Codec.from_pretrained(config.parent.parent, pick_device())
     raise FileNotFoundError(
         f"no tokenizer run of fingerprint {lm.visual_fingerprint} beside '{run}'; name its folder with --tokenizer"
@@ -40,6 +40,7 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
 
 def reconstruct_images(images: list[Path], tokenizer: Path, out: Path, num_steps: int = 1) -> None:
     """Write a sheet: each row an original, its reconstruction, and drawings from its 1, 2, 4, ... coarsest ids."""
+    _format(out)
     codec = Codec.from_pretrained(tokenizer, pick_device(), num_steps)
     ids = codec.encode(images)
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
@@ -57,6 +58,7 @@ def generate_image(
     prompt: str, model: Path, out: Path, tokenizer: Path | None, guidance: float, temperature: float, seed: int
 ) -> None:
     """Draw what a sentence says."""
+    _format(out)
     lm, codec = load_pair(model, tokenizer)
     drawn = lm.generate(prompt, codec, output="image", guidance_scale=guidance, temperature=temperature, seed=seed)
     save_picture(to_uint8(drawn.images)[0], out)
@@ -64,6 +66,7 @@ def generate_image(
 
 def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer: Path | None, seed: int) -> None:
     """Change a picture as a sentence says."""
+    _format(out)
     lm, codec = load_pair(model, tokenizer)
     _need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)
@@ -89,7 +92,15 @@ def save_picture(picture: np.ndarray, out: Path) -> None:
     factor = max(1, SIDE // picture.shape[0])
     enlarged = Image.fromarray(picture).resize((picture.shape[1] * factor, picture.shape[0] * factor), Image.NEAREST)
     with writing(out) as file:
-        enlarged.save(file, format=(out.suffix[1:].upper() or "PNG").replace("JPG", "JPEG"))
+        enlarged.save(file, format=_format(out))
+
+
+def _format(out: Path) -> str:
+    """Pillow's name of the format of a file; called before any work is done."""
+    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    if out.suffix.lower() not in formats:
+        raise ValueError(f"--out '{out}' must end in {', '.join(formats)}")
+    return formats[out.suffix.lower()]
 
 
 def _need_instructions(lm: MultimodalLM, run: Path) -> None:

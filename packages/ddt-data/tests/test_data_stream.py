@@ -112,3 +112,10 @@ def test_a_resumed_run_is_fed_and_ends_as_an_uninterrupted_one(tmp_path, num_wor
         resumed = fit(tmp_path, num_workers, [save], checkpoint=tmp_path / "part" / f"step={step}.ckpt")
         assert resumed.fed == whole.fed[step:]
         assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_counted_epochs_tell_the_draws_of_a_sample_apart():
+    plain = [i for batch in StepSampler(length=5, batch_size=4, steps=10, seed=3) for i in batch]
+    counted = [i for batch in StepSampler(length=5, batch_size=4, steps=10, seed=3, count_epochs=True) for i in batch]
+    assert [i % 5 for i in counted] == plain
+    assert sorted(counted) == list(range(40))

@@ -57,11 +57,14 @@ def test_ids_and_their_vectors_draw_the_same(decoder):
     assert torch.equal(decoder.decode(ids, num_steps=3), decoder.decode(decoder.embed(ids), num_steps=3))
 
 
-def test_noise_of_an_image_does_not_depend_on_the_batch(decoder):
+def test_an_image_does_not_depend_on_the_others_of_its_batch(decoder):
     ids = torch.randint(32, (3, 8))
-    both = decoder.decode(ids, num_steps=2, seed=5)
-    assert torch.allclose(both[:1], decoder.decode(ids[:1], num_steps=2, seed=5), atol=1e-5)
-    assert not torch.allclose(both, decoder.decode(ids, num_steps=2, seed=6))
+    for seed in (5, [5, 6, 7]):
+        together = decoder.decode(ids, num_steps=2, seed=seed)
+        for i in range(3):
+            own = seed if isinstance(seed, int) else seed[i]
+            assert torch.allclose(together[i : i + 1], decoder.decode(ids[i : i + 1], 2, seed=own), atol=1e-5)
+    assert not torch.allclose(together, decoder.decode(ids, num_steps=2, seed=6), atol=1e-3)
 
 
 def test_no_kept_token_equals_the_unconditional_drawing(decoder):
@@ -146,3 +149,25 @@ def test_bad_input_is_named(decoder, tmp_path):
         DDTDecoder.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="divisible by patch_size"):
         DecoderConfig(image_size=30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"sampler": "hun"}, "hun"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"keep_tokens": 9}, "keep_tokens"),
+        ({"seed": [1]}, "seed"),
+    ],
+)
+def test_settings_out_of_range_are_named(decoder, settings, named):
+    with pytest.raises(ValueError, match=named):
+        decoder.decode(torch.zeros(2, 8, dtype=torch.long), **settings)
+
+
+def test_a_damaged_checkpoint_is_named(decoder, tmp_path):
+    decoder.save_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        DDTDecoder.from_pretrained(tmp_path)

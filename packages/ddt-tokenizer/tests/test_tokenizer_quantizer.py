@@ -115,3 +115,15 @@ def test_autocast_does_not_change_the_ids(quantizer):
         assert torch.equal(quantizer(vectors).ids, quantizer(vectors).ids)
         low = quantizer(vectors)
     assert torch.equal(low.ids, quantizer(vectors).ids) and low.tokens.dtype == torch.float32
+
+
+def test_a_revived_code_is_given_time(quantizer):
+    quantizer.train()
+    cluster = torch.randn(1, 1, 24)
+    quantizer(torch.randn(32, 8, 24))
+    quantizer.counts[5] = -1e3
+    quantizer(torch.randn(32, 8, 24))
+    revived = quantizer.codebook[5].clone()
+    for _ in range(10):  # nothing falls to it
+        quantizer(cluster.expand(32, 8, -1) + 0.001 * torch.randn(32, 8, 24))
+    assert torch.allclose(quantizer.codebook[5], revived, atol=1e-4) or quantizer.lookup(revived) == 5

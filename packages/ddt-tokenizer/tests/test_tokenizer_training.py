@@ -109,7 +109,7 @@ def test_muon_agrees_with_torch():
         nn.Parameter(torch.zeros(1)),
     )
     theirs.data.copy_(ours.data)
-    optimizer = MuonAdamW([ours], [bias], OptimizerConfig(learning_rate=1e-2))
+    optimizer = MuonAdamW([ours], [bias], OptimizerConfig(lr=1e-2))
     reference = torch.optim.Muon([theirs], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     start = ours.data.clone()
     for _ in range(5):

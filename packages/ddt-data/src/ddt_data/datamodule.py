@@ -22,6 +22,7 @@ class ShardStream(LightningDataModule):
         steps: Steps of the whole run.
         seed: Of the order.
         num_workers: Processes that load; the order does not depend on it.
+        count_epochs: See `StepSampler`.
 
     Example:
         >>> stream = ShardStream(list(range(10)), collate_fn=list, batch_size=4, steps=6, seed=0)
@@ -37,14 +38,16 @@ class ShardStream(LightningDataModule):
         steps: int,
         seed: int,
         num_workers: int = 0,
+        count_epochs: bool = False,
     ):
         super().__init__()
         self.dataset, self.collate_fn, self.num_workers = dataset, collate_fn, num_workers
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.count_epochs = count_epochs
         self.start = 0
 
     def train_dataloader(self) -> DataLoader:
-        order = StepSampler(len(self.dataset), self.batch_size, self.steps, self.seed, self.start)
+        order = StepSampler(len(self.dataset), self.batch_size, self.steps, self.seed, self.start, self.count_epochs)
         return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, int]:

@@ -137,7 +137,7 @@ def pack_folder(
                 image = load_image(path, image_size)
             except ValueError as error:
                 if not skip_bad:
-                    raise ValueError(f"{error}, or skip bad pictures (skip_bad=true)") from error
+                    raise ValueError(f"{error}, or skip bad pictures (skip_bad=True, or --skip-bad)") from error
                 writer.skip(name, str(error))
             else:
                 text = {"text": texts[path]} if texts else {}

@@ -19,6 +19,7 @@ class StepSampler(Sampler[list[int]]):
         batch_size: Samples in a batch, at least 1.
         steps: Steps of the whole run.
         seed: Of the permutations.
+        count_epochs: Give epoch * length + index, for datasets that draw a sample anew each time it comes by.
         start: First step to give; `len()` stays `steps`, as Lightning counts batches from the run's beginning.
 
     Raises:
@@ -30,12 +31,13 @@ class StepSampler(Sampler[list[int]]):
         True
     """
 
-    def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0):
+    def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0, count_epochs: bool = False):
         if min(length, batch_size) < 1:
             raise ValueError(f"length ({length}) and batch_size ({batch_size}) must be at least 1")
         if not 0 <= start <= steps:
             raise ValueError(f"start ({start}) must be from 0 to steps ({steps})")
         self.length, self.batch_size, self.steps, self.seed, self.start = length, batch_size, steps, seed, start
+        self.count_epochs = count_epochs
 
     def __len__(self) -> int:
         return self.steps
@@ -48,7 +50,7 @@ class StepSampler(Sampler[list[int]]):
                 epoch, index = divmod(position, self.length)
                 if epoch != drawn:
                     drawn, order = epoch, self._permutation(epoch)
-                batch.append(int(order[index]))
+                batch.append(int(order[index]) + (epoch * self.length if self.count_epochs else 0))
             yield batch
 
     def _permutation(self, epoch: int) -> Tensor:

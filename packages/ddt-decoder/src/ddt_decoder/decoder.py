@@ -4,12 +4,13 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -72,7 +73,7 @@ class DDTDecoder(nn.Module):
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Flow-matching loss of clean latents [B, C, H, W] given their tokens [B, K, D]: a scalar.
 
-        "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same divided by t^2.
+        "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (t >= 0.05).
         """
         flow = self.config.flow
         t = draw_times(len(latents), flow, latents.device)
@@ -124,7 +125,7 @@ class DDTDecoder(nn.Module):
         num_steps: int = 25,
         guidance_scale: float = 1.0,
         keep_tokens: int | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         sampler: Literal["euler", "heun", "ddpm"] = "euler",
     ) -> Tensor:
         """Draw images from ids [B, K], or from token vectors [B, K, D].
@@ -134,21 +135,36 @@ class DDTDecoder(nn.Module):
             num_steps: Network calls (twice as many for "heun"); 1 draws in one step.
             guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598).
             keep_tokens: Use only the n coarsest tokens, 0..K.
-            seed: Of the noise. Image i of a batch gets the same noise whatever the batch holds.
+            seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
             sampler: "euler", "heun" or "ddpm".
 
         Returns:
             Images float32 [B, 3, H, W] in [-1, 1].
+
+        Raises:
+            ValueError: If an argument is out of its range or has another shape.
         """
-        tokens = (self.embed(ids) if ids.ndim == 2 else ids).to(self.codebook)
+        if sampler not in ("euler", "heun", "ddpm"):
+            raise ValueError(f"sampler ({sampler!r}) must be euler, heun or ddpm")
+        if num_steps < 1:
+            raise ValueError(f"num_steps ({num_steps}) must be at least 1")
+        if keep_tokens is not None and not 0 <= keep_tokens <= self.num_tokens:
+            raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
+        if ids.is_floating_point() and ids.shape[1:] != (self.num_tokens, self.codebook.shape[1]):
+            wanted = f"[B, {self.num_tokens}, {self.codebook.shape[1]}]"
+            raise ValueError(f"token vectors have shape {tuple(ids.shape)}; this decoder takes {wanted}")
+        tokens = (ids if ids.is_floating_point() else self.embed(ids)).to(self.codebook)
+        seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(tokens):
+            raise ValueError(f"seed has {len(seeds)} values for {len(tokens)} images; give one, or one for each")
         shape = (self.config.network.channels, self.config.image_size, self.config.image_size)
-        generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(tokens))]
+        generators = [torch.Generator().manual_seed(value) for value in seeds]
 
         def fresh_noise() -> Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            times = t.float().expand(len(x))
+            times = t.expand(len(x))
             v = self.velocity(x, times, tokens, keep_tokens)
             if guidance_scale == 1.0:
                 return v
@@ -173,11 +189,12 @@ class DDTDecoder(nn.Module):
         self.tokenizer_fingerprint = tokenizer_fingerprint
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; the config goes last, so a folder with one is complete."""
+        """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors.partial")
+        (folder / "config.json").unlink(missing_ok=True)  # a folder without one is unfinished
         (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
         config = {
             "format": FORMAT,
@@ -194,7 +211,7 @@ class DDTDecoder(nn.Module):
 
         Raises:
             FileNotFoundError: If the folder holds no decoder.
-            ValueError: If it was written in another format.
+            ValueError: If it was written in another format, or is damaged.
         """
         path = Path(folder) / "config.json"
         if not path.is_file():
@@ -202,10 +219,13 @@ class DDTDecoder(nn.Module):
         config = json.loads(path.read_text())
         if config.pop("model", None) != "ddt-decoder" or config.pop("format", None) != FORMAT:
             raise ValueError(f"'{folder}' does not hold a ddt-decoder of format {FORMAT}; see its config.json")
-        fingerprint = config.pop("tokenizer_fingerprint")
-        network, flow = MMDiTConfig(**config.pop("network")), FlowConfig(**config.pop("flow"))
-        schedule = tuple(config.pop("schedule"))
-        decoder = cls(DecoderConfig(network=network, flow=flow, schedule=schedule, **config))
-        decoder.load_state_dict(load_file(path.with_name("model.safetensors")))
+        try:
+            fingerprint = config.pop("tokenizer_fingerprint")
+            network, flow = MMDiTConfig(**config.pop("network")), FlowConfig(**config.pop("flow"))
+            schedule = tuple(config.pop("schedule"))
+            decoder = cls(DecoderConfig(network=network, flow=flow, schedule=schedule, **config))
+            decoder.load_state_dict(load_file(path.with_name("model.safetensors")))
+        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"the decoder in '{folder}' is damaged or incomplete ({error}); save it again") from error
         decoder.tokenizer_fingerprint = fingerprint
         return decoder.eval()

@@ -24,6 +24,13 @@ class FlowConfig:
     coarse_share: float = 0.0  # share that sees only its n coarsest tokens, n uniform in 1..K (nested dropout)
     token_dropout: float = 0.1  # share that sees no token, for guidance
 
+    def __post_init__(self):
+        if self.prediction not in ("x0", "velocity"):
+            raise ValueError(f"prediction ({self.prediction!r}) must be x0 or velocity")
+        for name in ("full_noise_share", "coarse_share", "token_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")
+
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
     """Move times in [0, 1] towards noise (shift > 1) and keep 0 and 1 (SD3, arXiv:2403.03206, eq. 23)."""
@@ -79,11 +86,11 @@ def denoise(
         sampler: "euler", "heun" (second order, two calls a step) or "ddpm" (renoise the clean estimate each step).
         fresh_noise: Draws noise [B, ...]; needed by "ddpm".
     """
-    grid = torch.linspace(1, 0, num_steps + 1, device=noise.device, dtype=torch.float64)
+    grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float().to(noise.device)
     x = noise
     for step in range(num_steps):
         now, after = grid[step], grid[step + 1]
-        t, s = shift_time(now, time_shift).float(), shift_time(after, time_shift).float()
+        t, s = shift_time(now, time_shift), shift_time(after, time_shift)
         v = velocity(x, now)
         if sampler == "ddpm":
             clean = x - t * v

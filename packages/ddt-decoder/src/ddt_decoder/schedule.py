@@ -34,13 +34,14 @@ class TokenSchedule:
 
     def visible_count(self, t: Tensor) -> Tensor:
         """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
-        counts = torch.tensor(self.tokens_per_segment, device=t.device, dtype=torch.float64)
+        # In float64, which not every device has, so on the CPU.
+        counts = torch.tensor(self.tokens_per_segment, dtype=torch.float64)
         before = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        position = t.double().clamp(0, 1) * len(counts)
+        position = t.cpu().double().clamp(0, 1) * len(counts)
         segment = position.floor().long().clamp(max=len(counts) - 1)
         index = before[segment] + counts[segment] * (position - segment)
         # The last visible index is floor(index), so one token is visible even without noise.
-        return (index.floor().long() + 1).clamp(max=self.num_tokens)
+        return (index.floor().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def visible(self, t: Tensor) -> Tensor:
         """Mark the visible tokens at times t [B]: bool [B, K], True where a token may be seen."""

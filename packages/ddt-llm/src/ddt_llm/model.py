@@ -102,7 +102,7 @@ class MultimodalLM:
         settings = json.loads(settings_file.read_text())
         if settings["format"] != FORMAT:
             raise ValueError(f"{settings_file} has format {settings['format']}, this version of ddt-llm reads {FORMAT}")
-        model = AutoModelForCausalLM.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         text_tokenizer = AutoTokenizer.from_pretrained(folder)
         lm = cls(model.to(device), text_tokenizer, settings["template"], settings["visual_fingerprint"])
         recorded = {key: settings[key] for key in asdict(lm.vocabulary)}

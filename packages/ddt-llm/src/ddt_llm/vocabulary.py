@@ -129,7 +129,7 @@ def expand_vocabulary(
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         text_tokenizer = text_tokenizer or AutoTokenizer.from_pretrained(model)
-        model = AutoModelForCausalLM.from_pretrained(model)
+        model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)  # master weights
     if text_tokenizer is None:
         raise ValueError("text_tokenizer is missing: pass the tokenizer that belongs to this model object")
     if getattr(model.config, "ddt", None) is not None or "<boi>" in text_tokenizer.get_vocab():

@@ -1,7 +1,6 @@
 """The ddt-tokenizer command: pictures to ids with this package alone."""
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             tokenizer = DDTTokenizer.from_pretrained(options.tokenizer)
             weights = sum(p.numel() for p in tokenizer.parameters())
             print(f"{(options.tokenizer / 'config.json').read_text()}\n{weights:,} weights")
-    except (ValueError, OSError, json.JSONDecodeError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -45,6 +44,8 @@ def encode_files(images: list[Path], tokenizer: DDTTokenizer, out: Path) -> None
     Raises:
         FileNotFoundError, ValueError: A picture is missing or cannot be read; nothing is written.
     """
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"folder '{out.parent}' of --out does not exist; make it first")
     rows, started = [], time.monotonic()
     for first in range(0, len(images), BATCH):
         rows.append(tokenizer.encode(images[first : first + BATCH]))

@@ -1,32 +1,49 @@
 """Pictures as users have them -> image tensors."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def load_image(source: str | Path | Image.Image, image_size: int) -> Tensor:
     """Read a picture as float32 [3, image_size, image_size] in [-1, 1].
 
-    EXIF orientation is applied, transparency is put on white, the shorter side is resized with antialiasing and the
-    centre is cropped.
+    EXIF orientation is applied, 16-bit grey is scaled, transparency is put on white, the shorter side is resized with
+    antialiasing and the centre is cropped.
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: If it is not a picture, or a damaged one; names the file.
+
+    Example:
+        >>> load_image(Image.new("RGB", (90, 60), "white"), 32).shape
+        torch.Size([3, 32, 32])
     """
+    if isinstance(source, Image.Image):
+        return _to_tensor(source, image_size)
     try:
-        picture = source if isinstance(source, Image.Image) else Image.open(source)
-        picture = ImageOps.exif_transpose(picture).convert("RGBA")
+        with Image.open(source) as file:
+            return _to_tensor(file, image_size)
     except FileNotFoundError:
         raise FileNotFoundError(f"picture '{source}' does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"picture '{source}' cannot be read ({error}); remove it or save it again") from None
-    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _to_tensor(picture: Image.Image, image_size: int) -> Tensor:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip 16 bits instead of scaling them
+        picture = Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
+    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -36,6 +53,10 @@ def as_images(images: Any, image_size: int) -> Tensor:
 
     Raises:
         ValueError: If a tensor has another shape than [B, 3, image_size, image_size].
+
+    Example:
+        >>> as_images([Image.new("RGB", (9, 9))] * 2, 8).shape
+        torch.Size([2, 3, 8, 8])
     """
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1:] != (3, image_size, image_size):

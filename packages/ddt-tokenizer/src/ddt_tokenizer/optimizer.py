@@ -14,11 +14,17 @@ class OptimizerConfig:
     """Optimizer and schedule of a run."""
 
     steps: int = 1000
-    learning_rate: float = 2e-3  # Muon's updates are scaled to the size of AdamW's, so one value serves both
-    kind: Literal["muon", "adamw"] = "muon"
+    lr: float = 2e-3  # Muon's updates are scaled to the size of AdamW's, so one value serves both
+    optimizer: Literal["muon", "adamw"] = "muon"
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     warmup_steps: int = 50
     cooldown_share: float = 0.5  # last share of the run, in which the rate falls linearly to zero
+
+    def __post_init__(self):
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer ({self.optimizer!r}) must be muon or adamw")
+        if self.steps < 1 or self.warmup_steps < 1:
+            raise ValueError(f"steps ({self.steps}) and warmup_steps ({self.warmup_steps}) must be at least 1")
 
     def factor(self, step: int) -> float:
         """Learning rate at a step 0..steps-1 as a share of the highest."""
@@ -61,7 +67,9 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     state = self.state[p]
-                    state.setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - group["momentum"])
+                    if not state:
+                        state["momentum"] = torch.zeros_like(p)
+                    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     by_shape[p.shape].append((p, p.grad.lerp(state["momentum"], group["momentum"])))
             for shape, pairs in by_shape.items():
                 updates = orthogonalise(torch.stack([update for _, update in pairs]))
@@ -85,8 +93,8 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig):
-        self.muon = Muon(matrices, config.learning_rate)
-        self.adamw = torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.0, fused=True)
+        self.muon = Muon(matrices, config.lr)
+        self.adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=0.0, fused=True)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self._share_groups()
 
@@ -118,10 +126,8 @@ class MuonAdamW(torch.optim.Optimizer):
 def build_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Optimise all weights of the modules: AdamW, or Muon on the matrices inside their transformer blocks."""
     named = [(name, p) for module in modules for name, p in module.named_parameters()]
-    if config.kind == "adamw":
-        return torch.optim.AdamW(
-            [p for _, p in named], config.learning_rate, config.betas, weight_decay=0.0, fused=True
-        )
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW([p for _, p in named], config.lr, config.betas, weight_decay=0.0, fused=True)
     inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in named]
     matrices = [p for (_, p), muon in zip(named, inside, strict=True) if muon]
     return MuonAdamW(matrices, [p for (_, p), muon in zip(named, inside, strict=True) if not muon], config)

@@ -130,5 +130,5 @@ class VectorQuantizer(nn.Module):
         dead = (self.counts < self.config.dead_share * uniform).nonzero().flatten()[: len(z)]
         worst = z[similarity.topk(len(dead), largest=False).indices]
         self.codebook[dead] = worst
-        self.counts[dead] = self.config.dead_share * uniform
+        self.counts[dead] = uniform  # enough for over a hundred steps to gather vectors of its own
         self.sums[dead] = worst * self.counts[dead, None]

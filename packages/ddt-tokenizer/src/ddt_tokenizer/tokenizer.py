@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -94,19 +95,20 @@ class DDTTokenizer(nn.Module):
         return self.quantizer.embed(ids)
 
     def fingerprint(self) -> str:
-        """Hash the weights that decide an image's ids: 16 hex digits, equal for equal tokenizers only."""
-        digest = hashlib.sha256()
+        """Hash what decides an image's ids, sizes and weights: 16 hex digits, equal for equal tokenizers only."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if name not in ("quantizer.counts", "quantizer.sums"):
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; the config goes last, so a folder with one is complete."""
+        """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors.partial")
+        (folder / "config.json").unlink(missing_ok=True)  # a folder without one is unfinished
         (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
         config = {"format": FORMAT, "model": "ddt-tokenizer", "fingerprint": self.fingerprint(), **asdict(self.config)}
         (folder / "config.json.partial").write_text(json.dumps(config, indent=2))
@@ -126,10 +128,15 @@ class DDTTokenizer(nn.Module):
         config = json.loads(path.read_text())
         if config.pop("model", None) != "ddt-tokenizer" or config.pop("format", None) != FORMAT:
             raise ValueError(f"'{folder}' does not hold a ddt-tokenizer of format {FORMAT}; see its config.json")
-        fingerprint = config.pop("fingerprint")
-        encoder, quantizer = EncoderConfig(**config.pop("encoder")), QuantizerConfig(**config.pop("quantizer"))
-        tokenizer = cls(TokenizerConfig(encoder=encoder, quantizer=quantizer, **config))
-        tokenizer.load_state_dict(load_file(path.with_name("model.safetensors")))
+        try:
+            fingerprint = config.pop("fingerprint")
+            encoder, quantizer = EncoderConfig(**config.pop("encoder")), QuantizerConfig(**config.pop("quantizer"))
+            tokenizer = cls(TokenizerConfig(encoder=encoder, quantizer=quantizer, **config))
+            tokenizer.load_state_dict(load_file(path.with_name("model.safetensors")))
+        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"the tokenizer in '{folder}' is damaged or incomplete ({error}); save it again"
+            ) from error
         if tokenizer.fingerprint() != fingerprint:
             raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
         return tokenizer.eval()
