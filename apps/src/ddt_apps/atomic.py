@@ -1,7 +1,6 @@
-"""Atomic writes: a file or a folder appears whole under its name, or not at all."""
+"""Atomic writes: a file appears whole under its name, or not at all."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it takes the name `path` when the block ends without an error.
 
-    The block may make a file or a folder; an older one of that name is replaced, and parent folders are made.
+    An older file of that name is replaced, and parent folders are made.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -22,18 +21,8 @@ def writing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    _remove(temporary)  # left by a process that was killed
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

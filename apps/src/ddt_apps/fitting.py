@@ -4,17 +4,15 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import lightning
 
 from ddt_apps.metrics import MetricsFile
 from ddt_apps.progress import StageProgress
-
-if TYPE_CHECKING:
-    from ddt_apps.runs import Run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNWANTED_ADVICE = (
@@ -32,13 +30,22 @@ class RunRecorder(lightning.Callback):
     and a resume drops rows after n. So `metrics.csv` of an interrupted run equals that of an uninterrupted one.
     """
 
-    def __init__(self, run: "Run", stage: str, steps: int, log_every: int, save_every_seconds: float):
-        self.run, self.stage, self.steps = run, stage, steps
+    def __init__(
+        self,
+        metrics_file: Path,
+        save_checkpoint: Callable[[lightning.Trainer], None],
+        stage: str,
+        steps: int,
+        log_every: int,
+        save_every_seconds: float,
+    ):
+        self.metrics_file, self.save_checkpoint = metrics_file, save_checkpoint
+        self.stage, self.steps = stage, steps
         self.log_every, self.save_every_seconds = log_every, save_every_seconds
         self.stopped_by: int | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.metrics = MetricsFile(self.run.metrics, trainer.global_step)
+        self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
         self._saved = time.monotonic()
         # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
@@ -57,7 +64,7 @@ class RunRecorder(lightning.Callback):
             trainer.should_stop = True
         due = time.monotonic() - self._saved >= self.save_every_seconds
         if due or trainer.should_stop or step == self.steps:
-            self.run.save_checkpoint(trainer)
+            self.save_checkpoint(trainer)
             self._saved = time.monotonic()
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:

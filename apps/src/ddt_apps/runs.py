@@ -103,7 +103,7 @@ class Run:
         from ddt_apps.fitting import RunRecorder, quiet_lightning
 
         chosen = pick_device(device)
-        recorder = RunRecorder(self, stage, steps, log_every, save_every_seconds)
+        recorder = RunRecorder(self.metrics, self.save_checkpoint, stage, steps, log_every, save_every_seconds)
         with quiet_lightning():
             trainer = lightning.Trainer(
                 accelerator=chosen.type,
