@@ -61,7 +61,7 @@ Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, genera
 Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
 )
 data = typer.Typer(no_args_is_help=True, help="Make shards: from the scene generator or from a folder of pictures.")
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel="Train")
 
 
 @app.command(rich_help_panel="Start here")
@@ -69,6 +69,9 @@ def demo(overrides: Overrides = None) -> None:
     """Run the whole chain on embedded data with small presets, about twelve minutes on two cores.
 
     Example: [bold]ddt demo[/], then open runs/demo/report.html
+
+    Settings: name, scenes, held_out, seed, guidance, temperature, and those of the stages as tokenizer.batch_size=32,
+    pretrain.optimizer.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
     """
     from ddt_apps.demo import run_demo
 
