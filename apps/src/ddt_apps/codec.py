@@ -70,10 +70,13 @@ class Codec:
             images = torch.stack(list(images))
         return self.tokenizer.encode(images).cpu()
 
-    def decode(self, ids: Tensor, **settings: Any) -> Tensor:
-        """Draw ids [N, K] as images float32 [N, 3, H, W] in [-1, 1]; settings are those of `DDTDecoder.decode`."""
+    def decode(self, ids: Tensor, keep_tokens: int | None = None, **settings: Any) -> Tensor:
+        """Draw ids [N, K], or their n coarsest, as images float32 [N, 3, H, W] in [-1, 1].
+
+        Settings are those of `DDTDecoder.decode`.
+        """
         ids = ids.to(self.decoder.codebook.device)
-        return self.decoder.decode(ids, **{"num_steps": self.num_steps} | settings).cpu()
+        return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
 
 
 def to_tensor(pictures: Sequence[Any]) -> Tensor:

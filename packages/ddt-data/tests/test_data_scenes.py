@@ -152,7 +152,7 @@ def test_a_relation_is_the_inverse_of_the_other_way_round():
         ("nouns", ()),
         ("colours", ("mauve",)),
         ("object_size", (0.4, 0.2)),
-        ("max_objects", 5),
+        ("max_objects", 9),
         ("natural_share", 1.5),
         ("layout_shares", (0, 0, 0, 0)),
         ("image_size", 8),

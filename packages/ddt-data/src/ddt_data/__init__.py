@@ -3,11 +3,13 @@
 from ddt_data.captions import caption
 from ddt_data.edits import EDIT_KINDS, Edit, make_edit
 from ddt_data.images import decode_image, encode_image, load_image
+from ddt_data.judge import Judge, Seen
 from ddt_data.manifest import Manifest, Shard
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 from ddt_data.pack import make_sample, pack_folder, pack_scenes, pack_text
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
+from ddt_data.sceneeval import Asked, Prompt, Verdict, level_config, load_prompts, scene_for, verdict
 from ddt_data.scenes import Scene, SceneConfig, SceneGenerator, SceneObject, place, relation, render
 from ddt_data.shards import ShardDataset, ShardWriter
 from ddt_data.splits import is_held_out
@@ -21,22 +23,29 @@ __all__ = [
     "NOUNS",
     "QUESTION_KINDS",
     "STYLES",
+    "Asked",
     "Edit",
+    "Judge",
     "Manifest",
+    "Prompt",
     "Question",
     "Scene",
     "SceneConfig",
     "SceneGenerator",
     "SceneObject",
+    "Seen",
     "Shard",
     "ShardDataset",
     "ShardWriter",
     "StepSampler",
+    "Verdict",
     "caption",
     "decode_image",
     "encode_image",
     "is_held_out",
+    "level_config",
     "load_image",
+    "load_prompts",
     "load_sprites",
     "make_edit",
     "make_questions",
@@ -48,5 +57,7 @@ __all__ = [
     "prose",
     "relation",
     "render",
+    "scene_for",
     "sprite",
+    "verdict",
 ]

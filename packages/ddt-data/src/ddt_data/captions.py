@@ -3,9 +3,9 @@
 import random
 from collections import Counter
 
-from ddt_data.scenes import Scene, relation
+from ddt_data.scenes import Scene, SceneObject, between, relation, size_word
 
-NUMBERS = ("zero", "one", "two", "three", "four")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 PLURALS = {"fish": "fish"}
 TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}", "there {be} {}")
 
@@ -24,19 +24,20 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
-def noun_phrase(noun: str, colour: str | None = None, count: int = 1) -> str:
+def noun_phrase(noun: str, colour: str | None = None, count: int = 1, size: str | None = None) -> str:
     """Name one or several equal objects, with article or number.
 
     Args:
         noun: What it is.
         colour: A word to put before it, or None.
-        count: How many, 1 to 4.
+        count: How many, 1 to 8.
+        size: A word to put before that, or None.
 
     Example:
         >>> noun_phrase("octopus"), noun_phrase("apple", "blue"), noun_phrase("snail", count=3)
         ('an octopus', 'a blue apple', 'three snails')
     """
-    words = [colour, noun if count == 1 else plural(noun)] if colour else [noun if count == 1 else plural(noun)]
+    words = [word for word in (size, colour, noun if count == 1 else plural(noun)) if word]
     first = NUMBERS[count] if count > 1 else "an" if words[0][0] in "aeiou" else "a"
     return " ".join([first, *words])
 
@@ -51,6 +52,8 @@ def caption(
     style_words: float = 0.3,
     background_words: float = 0.3,
     relation_words: float = 0.6,
+    size_words: float = 0.0,
+    image_size: int = 64,
 ) -> str:
     """Say what a scene shows.
 
@@ -61,7 +64,10 @@ def caption(
         rng: Source of the choices.
         style_words: Probability of "in the noto style".
         background_words: Probability of "on a black background".
-        relation_words: Probability of "left of", "right of", "above" or "below" where there are two different objects.
+        relation_words: Probability of "left of", "right of", "above" or "below" where there are two different objects,
+            and of "between" where there are three and one is.
+        size_words: Probability of "large" and "small" where they apply.
+        image_size: Side of the picture in pixels, for the size words.
 
     Returns:
         One line without a full stop.
@@ -75,12 +81,17 @@ def caption(
         'there is a blue fox left of a bell on a black background'
     """
     objects = rng.sample(scene.objects, len(scene.objects))
-    groups = Counter((thing.noun, thing.colour) for thing in objects)
-    phrases = [noun_phrase(noun, colour, count) for (noun, colour), count in groups.items()]
+    sized = size_words > 0 and rng.random() < size_words
+    groups = Counter((t.noun, t.colour, size_word(t.size / image_size) if sized else None) for t in objects)
+    phrases = [noun_phrase(noun, colour, count, size) for (noun, colour, size), count in groups.items()]
     said = _enumerate(phrases)
     if len(objects) == len(scene.counts) == 2 and rng.random() < relation_words:
         where = relation(*objects)
         said = f"{phrases[0]} {where} {phrases[1]}" if where else said
+    middle = _middle(objects)
+    if middle is not None and rng.random() < relation_words:
+        first, second = (phrase for i, phrase in enumerate(phrases) if i != middle)
+        said = f"{phrases[middle]} between {first} and {second}"
     be = "is" if next(iter(groups.values())) == 1 else "are"
     said = rng.choice(TEMPLATES).format(said, be=be)
     if rng.random() < background_words:
@@ -88,3 +99,14 @@ def caption(
     if rng.random() < style_words:
         said += f" in the {scene.objects[0].style} style"
     return said
+
+
+def _middle(objects: list[SceneObject]) -> int | None:
+    """Which of three different objects lies between the others, if one does."""
+    if len(objects) != 3 or len({thing.noun for thing in objects}) != 3:
+        return None
+    for i in range(3):
+        first, second = objects[:i] + objects[i + 1 :]
+        if between(objects[i], first, second):
+            return i
+    return None

@@ -42,7 +42,14 @@ def make_sample(generator: SceneGenerator, index: int, edits: bool = True, quest
     scene = generator[index]
 
     def describe(scene: Scene) -> str:
-        return caption(scene, rng, config.style_words, config.background_words)
+        return caption(
+            scene,
+            rng,
+            config.style_words,
+            config.background_words,
+            size_words=config.size_words,
+            image_size=config.image_size,
+        )
 
     sample: Sample = {"key": f"{index:08d}"}
     meta: dict = {}

@@ -22,6 +22,7 @@ from ddt_data.sprites import sprite
 LAYOUTS = ("single", "two", "count", "mixed")
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}  # relation: its inverse
 SPLITS = ("train", "unseen")
+SMALL, LARGE = 0.17, 0.27  # up to, from: shares of the side
 
 
 # Nouns that can be told apart at 16 px.
@@ -58,12 +59,14 @@ class SceneConfig:
     styles: tuple[str, ...] = STYLES  # one is drawn for each scene
     colours: tuple[str, ...] = tuple(COLOURS)  # tints of objects
     backgrounds: tuple[str, ...] = ("white", "black", "blue", "green", "pink")
-    max_objects: int = 4  # 1..4
+    max_objects: int = 4  # 1..8; above 4, or with overlap, things are scattered instead of laid out on a grid
     object_size: tuple[float, float] = (0.31, 0.38)  # share of the side; at most 0.5 where there are several objects
     natural_share: float = 0.4  # probability that an object keeps its natural colours
     layout_shares: tuple[float, float, float, float] = (0.3, 0.35, 0.2, 0.15)  # relative, in the order of LAYOUTS
     style_words: float = 0.3  # probability that a caption names the style
     background_words: float = 0.3  # probability that a caption names the background
+    size_words: float = 0.0  # probability that a caption says which things are large and small
+    overlap: float = 0.0  # largest share of a thing that another may cover, 0..0.5
 
     def __post_init__(self) -> None:
         known = {"nouns": NOUNS, "styles": STYLES, "colours": COLOURS, "backgrounds": BACKGROUNDS}
@@ -76,11 +79,15 @@ class SceneConfig:
         low, high = self.object_size
         if not 0 < low <= high <= 1:
             raise ValueError(f"object_size ({low}, {high}) must be two shares of the side, 0 < low <= high <= 1")
-        if not 1 <= self.max_objects <= 4:
-            raise ValueError(f"max_objects ({self.max_objects}) must be 1 to 4")
+        if not 1 <= self.max_objects <= 8:
+            raise ValueError(f"max_objects ({self.max_objects}) must be 1 to 8")
+        if not 0 <= self.overlap <= 0.5:
+            raise ValueError(f"overlap ({self.overlap}) is a share, 0 to 0.5")
+        if self.max_objects * high**2 > 2 and self.scattered:
+            raise ValueError(f"object_size up to {high} leaves no room for max_objects ({self.max_objects}); lower one")
         if self.image_size * min(low, 0.5) < 4:
             raise ValueError(f"image_size ({self.image_size}) leaves objects of under 4 pixels; use a larger one")
-        for field in ("natural_share", "style_words", "background_words"):
+        for field in ("natural_share", "style_words", "background_words", "size_words"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} ({getattr(self, field)}) is a probability, 0 to 1")
         if len(self.layout_shares) != len(LAYOUTS) or min(self.layout_shares) < 0 or not any(self.layout_weights):
@@ -88,6 +95,11 @@ class SceneConfig:
                 f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares of at least 0, one above 0 "
                 f"that max_objects ({self.max_objects}) and {len(self.nouns)} nouns allow: {', '.join(LAYOUTS)}"
             )
+
+    @property
+    def scattered(self) -> bool:
+        """Whether several things lie anywhere, instead of side by side or in quarters."""
+        return self.max_objects > 4 or self.overlap > 0
 
     @property
     def layout_weights(self) -> tuple[float, ...]:
@@ -115,6 +127,23 @@ class SceneConfig:
             natural_share=0.3,
             layout_shares=(0.7, 0.3, 0.0, 0.0),
             background_words=0.7,
+        )
+
+    @classmethod
+    def hard(cls) -> Self:
+        """128 px scenes of up to eight things of all sizes that overlap.
+
+        Example:
+            >>> SceneConfig.hard().max_objects
+            8
+        """
+        return cls(
+            image_size=128,
+            max_objects=8,
+            object_size=(0.12, 0.36),
+            layout_shares=(0.1, 0.3, 0.3, 0.3),
+            size_words=0.4,
+            overlap=0.15,
         )
 
 
@@ -184,6 +213,40 @@ def place(thing: SceneObject, image_size: int) -> str | None:
     return f"{'top' if dy < 0 else 'bottom'} {'left' if dx < 0 else 'right'}"
 
 
+def between(middle: SceneObject, first: SceneObject, second: SceneObject, tolerance: float = 0.25) -> bool:
+    """Tell whether an object lies between two others: near the line from one to the other, and near its middle.
+
+    Args:
+        middle, first, second: The objects.
+        tolerance: How far from the middle of the line it may be, as a share of the line's length.
+
+    Example:
+        >>> fox, bell, key = (SceneObject("fox", "noto", None, x, 0, 20) for x in (40, 0, 80))
+        >>> between(fox, bell, key), between(bell, fox, key)
+        (True, False)
+    """
+    return lies_between(middle.centre, first.centre, second.centre, tolerance)
+
+
+def lies_between(
+    middle: tuple[float, float], first: tuple[float, float], second: tuple[float, float], tolerance: float
+) -> bool:
+    """`between` for centres (x, y)."""
+    (x, y), (x0, y0), (x1, y1) = middle, first, second
+    length = math.hypot(x1 - x0, y1 - y0)
+    return math.hypot(x - (x0 + x1) / 2, y - (y0 + y1) / 2) <= tolerance * length
+
+
+def size_word(share: float) -> str | None:
+    """Name a thing's size, a share of the picture's side: "large" from 0.27, "small" up to 0.17, else None.
+
+    Example:
+        >>> size_word(0.3), size_word(0.2)
+        ('large', None)
+    """
+    return "large" if share >= LARGE else "small" if share <= SMALL else None
+
+
 @lru_cache(maxsize=32)
 def _blank(background: str, image_size: int) -> NDArray[np.uint8]:
     return np.full((image_size, image_size, 3), BACKGROUNDS[background], np.uint8)
@@ -197,12 +260,13 @@ def _layers(noun: str, style: str, colour: str | None, size: int) -> tuple[NDArr
     return drawn[..., :3] * 255 + 127, kept
 
 
-def render(scene: Scene, config: SceneConfig) -> NDArray[np.uint8]:
+def render(scene: Scene, config: SceneConfig, behind: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Draw a scene.
 
     Args:
         scene: What to draw; its coordinates are pixels of `config.image_size`.
         config: Gives the side of the picture.
+        behind: A picture uint8 [image_size, image_size, 3] instead of the plain background.
 
     Returns:
         uint8 [image_size, image_size, 3], RGB in 0..255.
@@ -212,7 +276,7 @@ def render(scene: Scene, config: SceneConfig) -> NDArray[np.uint8]:
         >>> render(SceneGenerator(config, seed=0)[7], config).shape
         (32, 32, 3)
     """
-    canvas = _blank(scene.background, config.image_size).copy()
+    canvas = (_blank(scene.background, config.image_size) if behind is None else behind).copy()
     for thing in scene.objects:
         drawn, kept = _layers(thing.noun, thing.style, thing.colour, thing.size)
         under = canvas[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
@@ -291,22 +355,25 @@ class SceneGenerator:
             nouns = [rng.choice(config.nouns)] * rng.randint(2, config.max_objects)
         else:
             nouns = rng.sample(config.nouns, rng.randint(3, min(config.max_objects, len(config.nouns))))
-        colours = [self._colour(rng, background) for _ in set(nouns)]
+        colours = [self.colour(rng, background) for _ in set(nouns)]
         if layout == "count":
             colours *= len(nouns)
-        boxes = self._boxes(rng, layout, len(nouns))
+        boxes = self.boxes(rng, layout, len(nouns))
         objects = (SceneObject(n, style, c, *box) for n, c, box in zip(nouns, colours, boxes, strict=True))
         return Scene(background, tuple(objects))
 
-    def _colour(self, rng: random.Random, background: str) -> str | None:
+    def colour(self, rng: random.Random, background: str) -> str | None:
+        """Draw a tint that stands out from the background, or None for natural colours."""
         if rng.random() < self.config.natural_share:
             return None
         return rng.choice([colour for colour in self.config.colours if colour != background] or [None])
 
-    def _boxes(self, rng: random.Random, layout: str, count: int) -> list[tuple[int, int, int]]:
-        """Draw squares (x, y, size) that do not overlap."""
+    def boxes(self, rng: random.Random, layout: str, count: int) -> list[tuple[int, int, int]]:
+        """Draw `count` squares (x, y, size) for one of `LAYOUTS`; they overlap by `config.overlap` at most."""
         side = self.config.image_size
         low, high = (math.floor(side * share) for share in self.config.object_size)
+        if count > 1 and self.config.scattered:
+            return self._scattered(rng, count)
         if count > 1:
             low, high = min(low, side // 2), min(high, side // 2)
         sizes = [rng.randint(low, high) for _ in range(count)]
@@ -335,3 +402,26 @@ class SceneGenerator:
         if rng.random() < 0.5:
             boxes = [(y, x, size) for x, y, size in boxes]
         return boxes if rng.random() < 0.5 else boxes[::-1]
+
+    def _scattered(self, rng: random.Random, count: int) -> list[tuple[int, int, int]]:
+        """Place squares anywhere, the largest first; all anew where the last ones find no room."""
+        side = self.config.image_size
+        low, high = (math.floor(side * share) for share in self.config.object_size)
+        while True:
+            boxes: list[tuple[int, int, int]] = []
+            for size in sorted((rng.randint(low, high) for _ in range(count)), reverse=True):
+                for _ in range(30):
+                    box = rng.randint(0, side - size), rng.randint(0, side - size), size
+                    if all(_covered(box, other) <= self.config.overlap for other in boxes):
+                        boxes.append(box)
+                        break
+            if len(boxes) == count:
+                return rng.sample(boxes, count)
+
+
+def _covered(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+    """Share of the smaller square that the other covers."""
+    (ax, ay, a_size), (bx, by, b_size) = a, b
+    across = min(ax + a_size, bx + b_size) - max(ax, bx)
+    down = min(ay + a_size, by + b_size) - max(ay, by)
+    return max(0, across) * max(0, down) / min(a_size, b_size) ** 2

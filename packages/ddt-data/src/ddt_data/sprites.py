@@ -67,15 +67,19 @@ def load_tinted(colour: str, size: int) -> NDArray[np.uint8]:
         >>> load_tinted("blue", 20).shape
         (3, 40, 20, 20, 4)
     """
-    drawn = load_sprites(size)
+    return tint(load_sprites(size), colour)
+
+
+def tint(drawn: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
+    """Tint sprites uint8 [..., size, size, 4] as `load_tinted` says; the same shape, read-only."""
     alpha = drawn[..., 3:].astype(np.float32) / 255
     luminance = (drawn[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None] / 255  # multiplied by alpha
     shade = luminance / np.maximum(alpha, 1 / 255)
-    middle = luminance.sum((2, 3), keepdims=True) / alpha.sum((2, 3), keepdims=True)
+    middle = luminance.sum((-3, -2), keepdims=True) / alpha.sum((-3, -2), keepdims=True)
     middle = middle.clip(0.3, 0.8)
-    tint = np.array(COLOURS[colour], np.float32)
-    dark = tint * (0.35 + 0.65 * shade / middle)
-    light = tint + (255 - tint) * 0.5 * (shade - middle) / (1 - middle)
+    rgb = np.array(COLOURS[colour], np.float32)
+    dark = rgb * (0.35 + 0.65 * shade / middle)
+    light = rgb + (255 - rgb) * 0.5 * (shade - middle) / (1 - middle)
     tinted = np.where(shade < middle, dark, light).clip(0, 255) * alpha
     sprites = np.concatenate([np.rint(tinted).astype(np.uint8), drawn[..., 3:]], axis=-1)
     sprites.setflags(write=False)

@@ -1,0 +1,153 @@
+"""What can be evaluated: any object with the methods below, ours or a peer's behind an adapter."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ddt_apps.codec import Codec
+from ddt_apps.devices import pick_device
+from ddt_apps.use import load_pair
+from ddt_llm import MultimodalLM
+
+# Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.
+
+
+class Tokenizes(Protocol):
+    """What `evaluate reconstruction` and the tokenizer's ceilings need.
+
+    `decode` may take `keep_tokens`, the number of coarsest ids to draw from; then prefixes are scored too.
+    """
+
+    codebook_size: int
+    num_tokens: int
+    image_size: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Write images as ids int64 [B, K]."""
+        ...
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Draw ids."""
+        ...
+
+
+class Draws(Protocol):
+    """What `evaluate scenes` needs."""
+
+    def draw(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """Draw a picture for each prompt; prompt i with seed + i, whatever else is in the batch."""
+        ...
+
+
+class Edits(Protocol):
+    """What `evaluate edits` needs."""
+
+    def edit(self, images: Tensor, instructions: Sequence[str], seed: int) -> Tensor:
+        """Change each image as its instruction says."""
+        ...
+
+
+class Answers(Protocol):
+    """What `evaluate answers` needs."""
+
+    def answer(self, images: Tensor, questions: Sequence[str]) -> list[str]:
+        """Answer a question about each image."""
+        ...
+
+
+class Captions(Protocol):
+    """What `evaluate captions` needs."""
+
+    def caption(self, images: Tensor) -> list[str]:
+        """Describe each image."""
+        ...
+
+
+class Assistant:
+    """A language model of ours with its codec: draws, edits, answers and describes.
+
+    Args:
+        lm: From `ddt pretrain` or `ddt sft`.
+        codec: Whose ids it was trained on.
+        guidance: Of drawing; above 1 closer to the prompt.
+        temperature: Of drawing; edits and texts take the likeliest token.
+    """
+
+    def __init__(self, lm: MultimodalLM, codec: Codec, guidance: float = 1.5, temperature: float = 0.7):
+        self.lm, self.codec, self.guidance, self.temperature = lm, codec, guidance, temperature
+        self.image_size = codec.image_size
+        self.identity = {"tokenizer": codec.fingerprint, "guidance": guidance, "temperature": temperature}
+
+    def draw(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """Draw a picture for each prompt."""
+        settings = {"guidance_scale": self.guidance, "temperature": self.temperature, "seed": seed}
+        return _images(self.lm.generate_batch(list(prompts), self.codec, output="image", **settings))
+
+    def edit(self, images: Tensor, instructions: Sequence[str], seed: int) -> Tensor:
+        """Change each image as its instruction says."""
+        prompts = [[ids, text] for ids, text in zip(self.codec.encode(images), instructions, strict=True)]
+        return _images(self.lm.generate_batch(prompts, self.codec, output="image", temperature=0.0, seed=seed))
+
+    def answer(self, images: Tensor, questions: Sequence[str]) -> list[str]:
+        """Answer a question about each image."""
+        prompts = [[ids, text] for ids, text in zip(self.codec.encode(images), questions, strict=True)]
+        settings = {"output": "text", "temperature": 0.0, "max_text_tokens": 8}
+        return [answer.text.strip() for answer in self.lm.generate_batch(prompts, **settings)]
+
+    def caption(self, images: Tensor) -> list[str]:
+        """Describe each image."""
+        ask = ["describe the picture"] if self.lm.template == "instruction" else []
+        prompts = [[ids, *ask] for ids in self.codec.encode(images)]
+        settings = {"output": "text", "temperature": 0.0, "max_text_tokens": 40}
+        return [answer.text.strip() for answer in self.lm.generate_batch(prompts, **settings)]
+
+
+def _images(answers: list) -> Tensor:
+    return torch.cat([answer.images for answer in answers])
+
+
+def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> Any:
+    """Load what is to be evaluated.
+
+    Args:
+        source: Folder of a run (`ddt train-tokenizer` gives its codec, `ddt pretrain` and `ddt sft` an `Assistant`), or
+            `file.py:function` whose function returns an object with the methods of this module.
+        guidance, temperature: Of drawing, for runs.
+
+    Raises:
+        FileNotFoundError: There is no such run or file.
+        ValueError: The file has no such function.
+    """
+    file, _, function = source.rpartition(":")
+    if file.endswith(".py"):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file}: no such file")
+        spec = importlib.util.spec_from_file_location("adapter", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not callable(make := getattr(module, function, None)):
+            raise ValueError(f"'{file}' has no function '{function}'; write it to return the model")
+        return make()
+    if (Path(source) / "tokenizer" / "config.json").is_file() and (Path(source) / "decoder").is_dir():
+        return Codec.from_pretrained(source, pick_device())
+    lm, codec = load_pair(Path(source), None)
+    return Assistant(lm, codec, guidance, temperature)
+
+
+def codec_of(model: Any) -> Tokenizes | None:
+    """The tokenizer of a model: itself, its `codec`, or None."""
+    return model if hasattr(model, "encode") else getattr(model, "codec", None)
+
+
+def need(model: Any, method: str, verb: str) -> None:
+    """Refuse a model that cannot do what is to be measured.
+
+    Raises:
+        ValueError: It lacks the method.
+    """
+    if not hasattr(model, method):
+        raise ValueError(f"evaluate {verb} needs a model with {method}(); {type(model).__name__} has none")
