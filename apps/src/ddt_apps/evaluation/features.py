@@ -43,13 +43,13 @@ class Lite0(nn.Module):
         """Feature maps of images [N, 3, H, W] in [-1, 1]: those of `DEPTHS`, then the last, [N, 1280, h, w]."""
         x = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1) * 127.5 / 128
         network = self.network
-        x = network._relu(network._bn0(network._conv_stem(x)))
+        x = network._swish(network._bn0(network._conv_stem(x)))
         found = []
         for number, block in enumerate(network._blocks):
             x = block(x)
             if number in DEPTHS:
                 found.append(x)
-        return [*found, network._relu(network._bn1(network._conv_head(x)))]
+        return [*found, network._swish(network._bn1(network._conv_head(x)))]
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features [N, 1280] of images in [-1, 1], or uint8 as torchmetrics hands them on."""

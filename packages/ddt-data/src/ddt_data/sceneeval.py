@@ -365,7 +365,8 @@ def contradict(prompt: Prompt, kind: str, config: SceneConfig, rng: random.Rando
     if kind == "noun":
         asked[i] = replace(item, noun=rng.choice([n for n in config.nouns if n not in {a.noun for a in asked}]))
     elif kind == "count":
-        asked[i] = replace(item, count=item.count + (rng.choice((-1, 1)) if 1 < item.count < 8 else 1))
+        steps = [step for step in (-1, 1) if 1 <= item.count + step <= 8]
+        asked[i] = replace(item, count=item.count + rng.choice(steps))
         if prompt.relation:
             return None
     elif kind == "colour" and item.colour:
