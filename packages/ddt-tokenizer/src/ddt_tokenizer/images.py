@@ -48,21 +48,23 @@ def _to_tensor(picture: Image.Image, image_size: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_images(images: Any, image_size: int) -> Tensor:
+def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
     """Turn a tensor [B, 3, H, W] in [-1, 1], a PIL image, a path, or a list of those two into a batch tensor.
 
+    Pictures become squares of image_size; tensors keep their size.
+
     Raises:
-        ValueError: If a tensor has another shape than [B, 3, image_size, image_size].
+        ValueError: If a tensor has another shape than [B, 3, H, W] with H and W divisible by `multiple`.
 
     Example:
         >>> as_images([Image.new("RGB", (9, 9))] * 2, 8).shape
         torch.Size([2, 3, 8, 8])
     """
     if isinstance(images, Tensor):
-        if images.ndim != 4 or images.shape[1:] != (3, image_size, image_size):
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
             raise ValueError(
-                f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, {image_size}, {image_size}] "
-                f"(resize them, or pass PIL images or paths)"
+                f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, H, W] with H and W divisible by "
+                f"{multiple} (it was made for {image_size}); resize them, or pass PIL images or paths"
             )
         return images
     if isinstance(images, (str, Path, Image.Image)):
