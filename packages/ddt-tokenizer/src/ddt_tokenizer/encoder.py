@@ -44,8 +44,8 @@ class EncoderConfig:
                 raise ValueError(f"{name} ({width}) must be divisible by its heads, num_heads ({heads}), and by 4")
         if self.attention == "joint" and (self.patch_width, self.patch_heads) != (self.width, self.num_heads):
             raise ValueError(
-                f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width ({self.width}) and "
-                f"num_heads ({self.num_heads}) in joint attention; set attention=one_way"
+                f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width "
+                f"({self.width}) and num_heads ({self.num_heads}) in joint attention; set attention=one_way"
             )
         if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
             raise ValueError(
@@ -115,8 +115,8 @@ class Encoder(nn.Module):
         config, p = self.config, self.config.patch_size
         if latents.ndim != 4 or latents.shape[1] != config.channels or latents.shape[2] % p or latents.shape[3] % p:
             raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; this encoder takes [B, {config.channels}, H, W] with H and "
-                f"W divisible by patch_size ({p})"
+                f"latents have shape {tuple(latents.shape)}; this encoder takes [B, {config.channels}, H, W] with H "
+                f"and W divisible by patch_size ({p})"
             )
         h, w = latents.shape[2] // p, latents.shape[3] // p
         if config.position_table is not None and max(h, w) > config.position_table:
