@@ -85,8 +85,11 @@ def load_selftok(
     theirs = read_half(path, "encoder.")
     weights, unknown = {}, []
     depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("blocks.")), default=-1)
+    one_way = "blocks.0.attn.to_query_kv.weight" in theirs
+    # Nobody reads the image after the last block, and only in joint attention do queries read its own projection.
+    unread = ("out.0", "mlp.0", *(("qkv.0", "q_norm.0", "k_norm.0") if one_way else ()))
     for name, tensor in theirs.items():
-        target = _target(name, depth)
+        target = _target(name, last=f"blocks.{depth - 1}.", unread=unread)
         if target is None:
             unknown.append(f"encoder.{name}")
         elif target:
@@ -133,7 +136,7 @@ def read_half(path: str | Path, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
 
 
-def _target(name: str, depth: int) -> str | None:
+def _target(name: str, last: str, unread: tuple[str, ...]) -> str | None:
     """Our name of their tensor: "" if it is not needed, None if it is not known."""
     if name in UNUSED:
         return ""
@@ -143,8 +146,8 @@ def _target(name: str, depth: int) -> str | None:
     if not match or match[2] not in BLOCK:
         return None
     ours = BLOCK[match[2]]
-    if int(match[1]) == depth - 1 and ours.split(".")[:2] in (["out", "0"], ["mlp", "0"]):
-        return ""  # nobody reads the image after the last block
+    if name.startswith(last) and ours.startswith(unread):
+        return ""
     return f"encoder.blocks.{match[1]}.{ours}.{match[3]}"
 
 
