@@ -2,6 +2,7 @@
 
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.latents import LatentConfig
 from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
@@ -9,6 +10,7 @@ __all__ = [
     "DDTTokenizer",
     "Encoder",
     "EncoderConfig",
+    "LatentConfig",
     "Quantized",
     "QuantizerConfig",
     "TokenizerConfig",
