@@ -32,7 +32,7 @@ class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
     A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. The codebook
-    takes no part of a batch that is not finite.
+    takes no part of a batch that is not finite. Not for fp16 with loss scaling, where gradients overflow as a rule.
 
     Args:
         checkpoint: File to write; None to write nothing.
