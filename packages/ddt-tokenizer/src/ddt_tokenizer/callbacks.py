@@ -28,6 +28,10 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
     return rows.flatten(2, 3).flatten(0, 1)
 
 
+def _decode(decoder: nn.Module, tokens: Tensor) -> Tensor:
+    return decoder.decode(tokens)
+
+
 class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
@@ -82,7 +86,7 @@ class ImageGrid(Callback):
 
     def __init__(self, images: Tensor, folder: str | Path, every: int, draw: Draw | None = None):
         self.images, self.folder, self.every = images, Path(folder), every
-        self.draw = draw or (lambda decoder, tokens: decoder.decode(tokens))
+        self.draw = draw or _decode
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,12 +4,13 @@ Shape letters: B batch, K tokens, D token width.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.tokenizer import DDTTokenizer
@@ -72,7 +73,7 @@ class TokenizerTraining(LightningModule):
             tokenizer.requires_grad_(False)
         self.average = None
         if config.ema_decay:
-            self.average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            self.average = AveragedModel(decoder, multi_avg_fn=partial(_follow, decay=config.ema_decay))
             self.average.requires_grad_(False)
         self.train(self.training)
 
@@ -113,3 +114,9 @@ class TokenizerTraining(LightningModule):
         optimizer = build_optimizer(named, self.config.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@torch.no_grad()
+def _follow(averages: list[Tensor], weights: list[Tensor], count: Tensor, decay: float) -> None:
+    """Exponential moving average; torch's own is a closure, which cannot be sent to other processes."""
+    torch._foreach_lerp_(averages, weights, 1 - decay)
