@@ -16,7 +16,7 @@ def quantizer():
 def test_ids_are_those_of_the_nearest_code(quantizer):
     quantizer.eval()
     vectors = torch.randn(4, 8, 24)
-    z = quantizer.project_to_sphere(vectors)
+    z = quantizer.to_code_space(vectors)
     distances = (z[:, :, None] - quantizer.codebook).norm(dim=-1)
     assert torch.equal(quantizer(vectors).ids, distances.argmin(-1))
 
@@ -39,11 +39,11 @@ def test_gradients_pass_straight_through(quantizer):
     quantized = quantizer(vectors)
     (quantized.tokens * weights).sum().backward()
     # The gradient of the same with the code put in place of z, times dz / dvectors.
-    z = quantizer.project_to_sphere(vectors.detach().requires_grad_())
+    z = quantizer.to_code_space(vectors.detach().requires_grad_())
     codes = quantizer.codebook[quantized.ids].requires_grad_()
     (quantizer.normalise(codes) * weights).sum().backward()
     leaf = vectors.detach().requires_grad_()
-    quantizer.project_to_sphere(leaf).backward(codes.grad)
+    quantizer.to_code_space(leaf).backward(codes.grad)
     assert z.shape == codes.shape and torch.allclose(vectors.grad, leaf.grad, atol=1e-6)
 
 
@@ -54,7 +54,7 @@ def test_one_update_equals_the_formula(quantizer):
     before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
     vectors = torch.randn(16, 8, 24)
     ids = quantizer(vectors).ids.flatten()
-    z = quantizer.project_to_sphere(vectors).flatten(0, 1)
+    z = quantizer.to_code_space(vectors).flatten(0, 1)
     one_hot = F.one_hot(ids, 32).float()
     counts = 0.99 * before["counts"] + 0.01 * one_hot.sum(0)
     sums = 0.99 * before["sums"] + 0.01 * one_hot.T @ z
@@ -87,7 +87,7 @@ def test_revived_codes_are_the_worst_quantized_vectors(quantizer):
     quantizer(torch.randn(32, 8, 24))
     quantizer.counts[5] = -1e3
     vectors = torch.randn(32, 8, 24)
-    z = quantizer.project_to_sphere(vectors).flatten(0, 1)
+    z = quantizer.to_code_space(vectors).flatten(0, 1)
     similarity = (z @ quantizer.codebook.T).amax(-1)
     quantizer(vectors)
     assert torch.allclose(quantizer.codebook[5], z[similarity.argmin()], atol=1e-6)

@@ -78,8 +78,12 @@ def test_the_fingerprint_follows_the_weights_and_not_the_counters(tokenizer):
 
 
 def test_bad_input_is_named(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=r"takes \[B, 3, 16, 16\]"):
-        tokenizer.encode(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"divisible by 4"):
+        tokenizer.encode(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match=r"takes \[B, 3, H, W\]"):
+        tokenizer.encode(torch.zeros(1, 1, 16, 16))
+    with pytest.raises(ValueError, match=r"this encoder takes \[B, 3, H, W\]"):
+        tokenizer.encode_latents(torch.zeros(1, 16, 16, 16))
     with pytest.raises(FileNotFoundError, match="none"):
         tokenizer.encode(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("not a picture")

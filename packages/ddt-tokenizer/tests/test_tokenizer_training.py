@@ -123,7 +123,7 @@ def test_muon_agrees_with_torch():
 
 def test_every_weight_is_optimised_once():
     module = build(2)
-    optimizer = build_optimizer([module.tokenizer, module.decoder], module.config.optimizer)
+    optimizer = build_optimizer(module.named_parameters(), module.config.optimizer)
     ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in module.parameters())
 

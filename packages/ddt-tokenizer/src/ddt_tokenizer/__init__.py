@@ -1,13 +1,16 @@
 """Encoder and vector quantizer of discrete diffusion timestep tokens: images -> ids."""
 
+from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.latents import LatentConfig
 from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
-from ddt_tokenizer.tokenizer import DDTTokenizer, TokenizerConfig
+from ddt_tokenizer.tokenizer import DDTTokenizer
 
 __all__ = [
     "DDTTokenizer",
     "Encoder",
     "EncoderConfig",
+    "LatentConfig",
     "Quantized",
     "QuantizerConfig",
     "TokenizerConfig",

@@ -1,58 +1,165 @@
-"""The ddt-tokenizer command: pictures to ids with this package alone."""
+"""The ddt-tokenizer command: pictures to ids with this package alone.
+
+Exit codes: 0 all went well; 1 pictures were left out, the rest is written; 2 nothing was done.
+"""
 
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ddt_tokenizer.bulk import Item, encode_items, find_items
+from ddt_tokenizer.health import codebook_health
+from ddt_tokenizer.shards import MANIFEST, IdShardWriter, read_ids, read_manifest
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
-BATCH = 64
+Encoded = tuple[Item, dict[str, Tensor]]
+NAMED = 10  # pictures left out that are named on the screen
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `encode` or `info`; what a user can mend is one line and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="ddt-tokenizer", description="Write pictures as discrete diffusion timestep tokens."
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    encode = verbs.add_parser("encode", help="write the ids of pictures to an .npz file")
-    encode.add_argument("images", nargs="+", type=Path, help="pictures (jpg, png, webp)")
-    encode.add_argument("--tokenizer", required=True, type=Path, help="folder with config.json and model.safetensors")
-    encode.add_argument("--out", required=True, type=Path, help="file to write: arrays 'ids' [N, K] and 'names' [N]")
-    info = verbs.add_parser("info", help="show what a tokenizer folder holds")
-    info.add_argument("tokenizer", type=Path, help="folder with config.json and model.safetensors")
-    options = parser.parse_args(arguments)
+    """Run `encode`, `info` or `health`; what a user can mend is one line and exit code 2."""
+    options = _parser().parse_args(arguments)
     try:
-        if options.verb == "encode":
-            encode_files(options.images, DDTTokenizer.from_pretrained(options.tokenizer), options.out)
+        tokenizer = DDTTokenizer.from_pretrained(options.tokenizer, vae=getattr(options, "vae", None))
+        if options.verb == "info":
+            print(f"{(options.tokenizer / 'config.json').read_text()}\n{_weights(tokenizer):,} weights")
+        elif options.verb == "encode":
+            if _encode(options.sources, _placed(tokenizer), options.out, options.batch_size):
+                raise SystemExit(1)
         else:
-            tokenizer = DDTTokenizer.from_pretrained(options.tokenizer)
-            weights = sum(p.numel() for p in tokenizer.parameters())
-            print(f"{(options.tokenizer / 'config.json').read_text()}\n{weights:,} weights")
+            health = codebook_health(_ids_of(options, tokenizer), tokenizer.quantizer.codebook.cpu())
+            print(health)
+            if options.json:
+                health.save(options.json)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def encode_files(images: list[Path], tokenizer: DDTTokenizer, out: Path) -> None:
-    """Write the ids of picture files to `out`, atomically.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddt-tokenizer", description="Write pictures as discrete diffusion timestep tokens."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    folder = "folder with config.json and model.safetensors"
+    sources = "pictures, folders of pictures, or one shard folder"
+    encode = verbs.add_parser("encode", help="write the ids of pictures to an .npz file or to shards")
+    encode.add_argument("sources", nargs="+", type=Path, help=sources)
+    encode.add_argument("--tokenizer", required=True, type=Path, help=folder)
+    encode.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="file to write, .npz with arrays 'ids' [N, K] and 'names' [N]; any other name is a folder of shards",
+    )
+    info = verbs.add_parser("info", help="show what a tokenizer folder holds")
+    info.add_argument("tokenizer", type=Path, help=folder)
+    health = verbs.add_parser("health", help="measure how a codebook is used")
+    health.add_argument("tokenizer", type=Path, help=folder)
+    health.add_argument("sources", nargs="+", type=Path, help=f"an .npz file or shards of its ids; or {sources}")
+    health.add_argument("--json", type=Path, help="file for all figures, those of each position included")
+    for verb in (encode, health):
+        verb.add_argument("--vae", help="folder or Hub id of the VAE, if not where the tokenizer says")
+        verb.add_argument("--batch-size", type=int, default=64, help="pictures encoded at once (default %(default)s)")
+    return parser
 
-    Raises:
-        FileNotFoundError, ValueError: A picture is missing or cannot be read; nothing is written.
-    """
-    if not out.parent.is_dir():
+
+def _placed(tokenizer: DDTTokenizer) -> DDTTokenizer:
+    return tokenizer.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+
+
+def _weights(tokenizer: DDTTokenizer) -> int:
+    return sum(p.numel() for p in tokenizer.parameters())
+
+
+def _encode(sources: list[Path], tokenizer: DDTTokenizer, out: Path, batch_size: int) -> list[tuple[str, str]]:
+    """Write ids, atomically, and return what was left out with the reasons."""
+    if batch_size < 1:
+        raise ValueError(f"--batch-size ({batch_size}) must be at least 1")
+    if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"folder '{out.parent}' of --out does not exist; make it first")
-    rows, started = [], time.monotonic()
-    for first in range(0, len(images), BATCH):
-        rows.append(tokenizer.encode(images[first : first + BATCH]))
-        done = first + len(images[first : first + BATCH])
-        left = (time.monotonic() - started) / done * (len(images) - done)
-        print(f"\r{done}/{len(images)} pictures, {left:.0f} s left", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    partial = out.with_name(f".{out.name}.part.npz")
-    np.savez(partial, ids=torch.cat(rows).numpy(), names=np.array([str(image) for image in images]))
-    partial.rename(out)
+    total, items = find_items(sources)
+    skipped: list[tuple[str, str]] = []
+    encoded = _watched(encode_items(items, tokenizer, batch_size, lambda *why: skipped.append(why)), total, skipped)
+    if out.suffix == ".npz":
+        names, rows = [], []
+        for item, ids in encoded:
+            names.append(item.name)
+            rows.append(ids["ids"].numpy())
+        if not rows:
+            raise ValueError(f"none of {total} pictures can be read; the first: {skipped[0][1]}")
+        part = out.with_name(f".{out.name}.part.npz")
+        np.savez(part, ids=np.stack(rows), names=np.array(names))
+        part.replace(out)
+    else:
+        identity = {
+            "fingerprint": tokenizer.fingerprint(),
+            "codebook_size": tokenizer.codebook_size,
+            "num_tokens": tokenizer.num_tokens,
+        }
+        source = f"ids of {', '.join(source.name for source in sources[:3])}"
+        with IdShardWriter(out, identity, source) as writer:
+            for item, ids in encoded:
+                writer.write(item.key, item.members, ids)
+            for name, why in skipped:
+                writer.skip(name, why)
+    print(f"{total - len(skipped):,} of {total:,} pictures are in {out}", file=sys.stderr)
+    _name(skipped)
+    return skipped
+
+
+def _name(skipped: list[tuple[str, str]]) -> None:
+    """Say what was left out."""
+    for name, why in skipped[:NAMED]:
+        print(f"left out {name}: {why}", file=sys.stderr)
+    if len(skipped) > NAMED:
+        print(f"and {len(skipped) - NAMED} more", file=sys.stderr)
+
+
+def _watched(encoded: Iterator[Encoded], total: int, skipped: list[tuple[str, str]]) -> Iterator[Encoded]:
+    """Pass results on and show how far they are: live in a terminal, every ten seconds in a log."""
+    live = sys.stderr.isatty()
+    started = shown = time.monotonic()
+    for done, result in enumerate(encoded, start=1):
+        yield result
+        now, done = time.monotonic(), done + len(skipped)
+        if now - shown >= (0.2 if live else 10) or (live and done == total):
+            left = (now - started) / done * (total - done)
+            line = f"{done:,}/{total:,} pictures, {done / (now - started):,.1f} a second, {left:,.0f} s left"
+            print(f"\r{line} " if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+            shown = now
+    if live:
+        print(file=sys.stderr)
+
+
+def _ids_of(options: argparse.Namespace, tokenizer: DDTTokenizer) -> Tensor:
+    """Ids int64 [N, K] from a file, from id shards of this tokenizer, or of pictures."""
+    source = options.sources[0]
+    if source.suffix == ".npz":
+        with np.load(source, allow_pickle=False) as file:
+            ids = file["ids"]
+    elif (source / MANIFEST).is_file() and (written := read_manifest(source)["tokenizer"]):
+        if written["fingerprint"] != tokenizer.fingerprint():
+            raise ValueError(
+                f"{source} holds ids of tokenizer {written['fingerprint']}, not of {tokenizer.fingerprint()}; name the "
+                f"tokenizer that wrote them"
+            )
+        ids = read_ids(source)
+    else:
+        total, items = find_items(options.sources)
+        skipped: list[tuple[str, str]] = []
+        results = encode_items(items, _placed(tokenizer), options.batch_size, lambda *why: skipped.append(why))
+        rows = [ids["ids"].numpy() for _, ids in _watched(results, total, skipped)]
+        _name(skipped)
+        ids = np.stack(rows) if rows else np.empty((0, tokenizer.num_tokens), np.int64)
+    if ids.ndim != 2 or (ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.codebook_size):
+        raise ValueError(
+            f"ids of '{source}', shape {ids.shape}, are not [N, K] integers from 0 to {tokenizer.codebook_size - 1}"
+        )
+    return torch.from_numpy(ids).long()

@@ -3,13 +3,14 @@
 Shape letters: B batch, K queries, D width, C channels; h, w patch grid.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.attention import DualStreamBlock
+from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
+from ddt_tokenizer.positions import centred_grid, cropped_table, sincos
 
 
 @dataclass(frozen=True)
@@ -17,34 +18,54 @@ class EncoderConfig:
     """Shape of the encoder."""
 
     channels: int = 3  # of the latents
-    patch_size: int = 8
-    width: int = 128
+    patch_size: int = 8  # in latents
+    width: int = 128  # of the queries, D
     depth: int = 3
-    num_heads: int = 4
-    num_tokens: int = 64  # K
+    num_heads: int = 4  # of the queries
+    num_tokens: int = 64  # K; in spatial mode the number of patches
     mlp_ratio: float = 4.0
+    mode: Literal["queries", "spatial"] = "queries"  # spatial: no queries, one id for each patch (a baseline)
+    attention: Literal["joint", "one_way"] = "joint"  # one_way: the image takes no notice of the queries
+    image_width: int | None = None  # of the patches, None for `width`; another one needs one_way
+    image_heads: int | None = None  # of the patches, None for `num_heads`
+    # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
+    query_position: Literal["learned", "sincos", "adaln"] = "learned"
+    position_table: int | None = None  # side of the sin-cos table that a grid is cut from; None: centred, any grid
+    qk_norm: bool = True
+    affine_norms: bool = True  # whether the norms inside the blocks learn a scale and a shift
+    final_norm: bool = True  # whether a norm follows the last block
 
     def __post_init__(self):
-        if self.width % self.num_heads or self.width % 4:
-            raise ValueError(f"width ({self.width}) must be divisible by num_heads ({self.num_heads}) and by 4")
+        for name, width, heads in (
+            ("width", self.width, self.num_heads),
+            ("image_width", self.patch_width, self.patch_heads),
+        ):
+            if width % heads or width % 4:
+                raise ValueError(f"{name} ({width}) must be divisible by its heads, num_heads ({heads}), and by 4")
+        if self.attention == "joint" and (self.patch_width, self.patch_heads) != (self.width, self.num_heads):
+            raise ValueError(
+                f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width "
+                f"({self.width}) and num_heads ({self.num_heads}) in joint attention; set attention=one_way"
+            )
+        if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
+            raise ValueError(
+                f"mode=spatial has no queries; leave attention ({self.attention}) and query_position "
+                f"({self.query_position}) at joint and learned"
+            )
 
+    @property
+    def patch_width(self) -> int:
+        """Width of the image stream."""
+        return self.image_width or self.width
 
-def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: half rows, half columns.
-
-    Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
-    """
-    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=device)
-    halves = []
-    for size in (height, width):
-        angles = (torch.arange(size, device=device) - (size - 1) / 2)[:, None] * frequencies
-        halves.append(torch.cat([angles.cos(), angles.sin()], dim=-1))
-    rows, columns = halves
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1).flatten(0, 1)
+    @property
+    def patch_heads(self) -> int:
+        """Heads of the image stream."""
+        return self.image_heads or self.num_heads
 
 
 class Encoder(nn.Module):
-    """Latents to K query vectors (DDT, arXiv:2504.14666, section 3.1).
+    """Latents to K vectors (DDT, arXiv:2504.14666, section 3.1; Selftok's encoder, arXiv:2505.07538).
 
     Args:
         config: Shape of the encoder.
@@ -53,26 +74,77 @@ class Encoder(nn.Module):
         >>> encoder = Encoder(EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4))
         >>> encoder(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 4, 32])
+        >>> encoder(torch.zeros(2, 3, 8, 32)).shape  # any size that patches fit into
+        torch.Size([2, 4, 32])
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.width)
-        self.queries = nn.Parameter(torch.randn(config.num_tokens, config.width))
+        self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
+        if config.mode == "queries":
+            self.queries = nn.Parameter(torch.randn(config.num_tokens, config.width))
+            if config.query_position != "learned":
+                self.queries.data.mul_(0.02)  # their place is told elsewhere
+            widths, heads = (config.patch_width, config.width), (config.patch_heads, config.num_heads)
+            every, read = (IMAGE, QUERIES), (QUERIES,)
+        else:
+            widths, heads = (config.width,), (config.num_heads,)
+            every, read = (IMAGE,), (IMAGE,)
         self.blocks = nn.ModuleList(
-            DualStreamBlock(config.width, config.num_heads, config.mlp_ratio, updates_image=i < config.depth - 1)
+            EncoderBlock(
+                widths,
+                heads,
+                config.mlp_ratio,
+                one_way=config.attention == "one_way",
+                affine=config.affine_norms,
+                qk_norm=config.qk_norm,
+                modulated=config.query_position == "adaln",
+                updated=every if i < config.depth - 1 else read,  # nobody reads the image after the last block
+            )
             for i in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
+
+    def grid(self, latents: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of latents [B, C, H, W].
+
+        Raises:
+            ValueError: The channels are others, the patches do not fit, or this encoder cannot place so many.
+        """
+        config, p = self.config, self.config.patch_size
+        if latents.ndim != 4 or latents.shape[1] != config.channels or latents.shape[2] % p or latents.shape[3] % p:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; this encoder takes [B, {config.channels}, H, W] with H "
+                f"and W divisible by patch_size ({p})"
+            )
+        h, w = latents.shape[2] // p, latents.shape[3] // p
+        if config.position_table is not None and max(h, w) > config.position_table:
+            raise ValueError(
+                f"latents of {h} x {w} patches exceed position_table ({config.position_table}); encode a smaller one"
+            )
+        if config.mode == "spatial" and h * w != config.num_tokens:
+            raise ValueError(
+                f"latents of {h} x {w} patches do not give num_tokens ({config.num_tokens}); mode=spatial has one id a "
+                f"patch, so encode pictures of the size it was made for"
+            )
+        return h, w
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Encode latents [B, C, H, W] (H and W divisible by patch_size) into query vectors [B, K, D]."""
-        p = self.config.patch_size
-        h, w = latents.shape[2] // p, latents.shape[3] // p
+        """Encode latents [B, C, H, W] (H and W divisible by patch_size) into vectors [B, K, D]."""
+        config, p = self.config, self.config.patch_size
+        h, w = self.grid(latents)
         patches = latents.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        image = self.patch_in(patches) + sincos_grid(h, w, self.config.width, latents.device)
-        queries = self.queries.expand(len(latents), -1, -1)
+        if config.position_table is None:
+            places = centred_grid(h, w, config.patch_width, latents.device)
+        else:
+            places = cropped_table(h, w, config.position_table, config.patch_width, latents.device)
+        streams = [self.patch_in(patches) + places]
+        if config.mode == "queries":
+            queries = self.queries
+            if config.query_position == "sincos":
+                queries = queries + sincos(torch.arange(config.num_tokens, device=latents.device), config.width)
+            streams.append(queries.expand(len(latents), -1, -1))
         for block in self.blocks:
-            image, queries = block(image, queries)
-        return self.norm(queries)
+            streams = block(streams)
+        return self.norm(streams[-1])

@@ -1,5 +1,6 @@
 """Pictures as users have them -> image tensors."""
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from torch import Tensor
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load_image(source: str | Path | Image.Image, image_size: int) -> Tensor:
+def load_image(source: str | Path | bytes | Image.Image, image_size: int, name: str | None = None) -> Tensor:
     """Read a picture as float32 [3, image_size, image_size] in [-1, 1].
 
     EXIF orientation is applied, 16-bit grey is scaled, transparency is put on white, the shorter side is resized with
     antialiasing and the centre is cropped.
+
+    Args:
+        source: A file, its contents, or an open picture.
+        image_size: Side in pixels.
+        name: What errors call it; by default the path.
 
     Raises:
         FileNotFoundError: If the file is missing.
@@ -28,13 +34,14 @@ def load_image(source: str | Path | Image.Image, image_size: int) -> Tensor:
     """
     if isinstance(source, Image.Image):
         return _to_tensor(source, image_size)
+    name = name or ("in memory" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(source) as file:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             return _to_tensor(file, image_size)
     except FileNotFoundError:
-        raise FileNotFoundError(f"picture '{source}' does not exist") from None
+        raise FileNotFoundError(f"picture '{name}' does not exist") from None
     except UNREADABLE as error:
-        raise ValueError(f"picture '{source}' cannot be read ({error}); remove it or save it again") from None
+        raise ValueError(f"picture '{name}' cannot be read ({error}); remove it or save it again") from None
 
 
 def _to_tensor(picture: Image.Image, image_size: int) -> Tensor:
@@ -48,21 +55,23 @@ def _to_tensor(picture: Image.Image, image_size: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_images(images: Any, image_size: int) -> Tensor:
+def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
     """Turn a tensor [B, 3, H, W] in [-1, 1], a PIL image, a path, or a list of those two into a batch tensor.
 
+    Pictures become squares of image_size; tensors keep their size.
+
     Raises:
-        ValueError: If a tensor has another shape than [B, 3, image_size, image_size].
+        ValueError: If a tensor has another shape than [B, 3, H, W] with H and W divisible by `multiple`.
 
     Example:
         >>> as_images([Image.new("RGB", (9, 9))] * 2, 8).shape
         torch.Size([2, 3, 8, 8])
     """
     if isinstance(images, Tensor):
-        if images.ndim != 4 or images.shape[1:] != (3, image_size, image_size):
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
             raise ValueError(
-                f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, {image_size}, {image_size}] "
-                f"(resize them, or pass PIL images or paths)"
+                f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, H, W] with H and W divisible by "
+                f"{multiple} (it was made for {image_size}); resize them, or pass PIL images or paths"
             )
         return images
     if isinstance(images, (str, Path, Image.Image)):

@@ -1,8 +1,9 @@
 """Muon for matrices, AdamW for the rest, and the learning-rate schedule."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,9 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     warmup_steps: int = 50
     cooldown_share: float = 0.5  # last share of the run, in which the rate falls linearly to zero
+    # Other rates for some weights: pattern of names -> rate, such as {"decoder.network.blocks.*.0.*": 1e-5}. The first
+    # pattern that fits a name counts; names begin with "tokenizer." or "decoder.".
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.optimizer not in ("muon", "adamw"):
@@ -30,6 +34,10 @@ class OptimizerConfig:
         """Learning rate at a step 0..steps-1 as a share of the highest."""
         cooldown = max(1.0, self.cooldown_share * self.steps)
         return min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / cooldown)
+
+    def rate(self, name: str) -> float:
+        """Highest learning rate of the weight of that name."""
+        return next((rate for pattern, rate in self.rates.items() if fnmatchcase(name, pattern)), self.lr)
 
 
 def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
@@ -51,12 +59,12 @@ class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum (Jordan et al. 2024), updates scaled to the size of AdamW's (arXiv:2502.16982).
 
     Args:
-        matrices: 2-D weights inside transformer blocks.
+        matrices: 2-D weights inside transformer blocks, or groups of them with rates of their own.
         learning_rate: As for AdamW.
         momentum: Of the moving average of gradients.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], learning_rate: float, momentum: float = 0.95):
+    def __init__(self, matrices: list[Any], learning_rate: float, momentum: float = 0.95):
         super().__init__(matrices, {"lr": learning_rate, "momentum": momentum})
 
     @torch.no_grad()
@@ -81,8 +89,8 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon on some matrices and AdamW on all else, stepping as one.
 
     Args:
-        matrices: For Muon.
-        others: For AdamW.
+        matrices: For Muon; weights, or groups of them with rates of their own.
+        others: For AdamW; likewise.
         config: Learning rate and betas.
 
     Example:
@@ -92,7 +100,7 @@ class MuonAdamW(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig):
+    def __init__(self, matrices: list[Any], others: list[Any], config: OptimizerConfig):
         self.muon = Muon(matrices, config.lr)
         self.adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=0.0, fused=True)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
@@ -123,11 +131,40 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share_groups()
 
 
-def build_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Optimise all weights of the modules: AdamW, or Muon on the matrices inside their transformer blocks."""
-    named = [(name, p) for module in modules for name, p in module.named_parameters()]
+def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Optimise the weights that need gradients: with AdamW, or with Muon the matrices inside transformer blocks.
+
+    Args:
+        named: Weights with their names, as from `Module.named_parameters`.
+        config: Optimizer, and rates by name.
+
+    Raises:
+        ValueError: A pattern of `rates` fits no weight.
+
+    Example:
+        >>> layer = nn.Linear(4, 8)
+        >>> optimizer = build_optimizer(layer.named_parameters(), OptimizerConfig(rates={"*.bias": 0.1, "bias": 1e-5}))
+        Traceback (most recent call last):
+        ValueError: rates: pattern '*.bias' fits no weight that is trained (names: weight, bias)
+    """
+    trained = [(name, p) for name, p in named if p.requires_grad]
+    for pattern in config.rates:
+        if not any(fnmatchcase(name, pattern) for name, _ in trained):
+            names = ", ".join(name for name, _ in trained[:4])
+            raise ValueError(f"rates: pattern {pattern!r} fits no weight that is trained (names: {names})")
     if config.optimizer == "adamw":
-        return torch.optim.AdamW([p for _, p in named], config.lr, config.betas, weight_decay=0.0, fused=True)
-    inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in named]
-    matrices = [p for (_, p), muon in zip(named, inside, strict=True) if muon]
-    return MuonAdamW(matrices, [p for (_, p), muon in zip(named, inside, strict=True) if not muon], config)
+        return torch.optim.AdamW(_groups(trained, config), config.lr, config.betas, weight_decay=0.0, fused=True)
+    inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in trained]
+    matrices = [pair for pair, muon in zip(trained, inside, strict=True) if muon]
+    others = [pair for pair, muon in zip(trained, inside, strict=True) if not muon]
+    if not matrices:
+        raise ValueError("optimizer=muon needs matrices inside blocks, and none is trained; set optimizer=adamw")
+    return MuonAdamW(_groups(matrices, config), _groups(others, config), config)
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """One group for each learning rate, in the order of appearance."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, p in named:
+        groups.setdefault(config.rate(name), []).append(p)
+    return [{"params": params, "lr": rate} for rate, params in groups.items()]

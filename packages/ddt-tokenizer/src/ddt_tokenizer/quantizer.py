@@ -1,25 +1,55 @@
 """Vector quantizer: unit vectors to the nearest entry of a codebook that follows them by moving averages.
 
-Shape letters: B batch, K tokens, N = B * K vectors, D code width, V codebook size.
+Shape letters: B batch, K tokens, N = B * K vectors (of one rank), D code width, V codebook size.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddt_tokenizer.diversity import diversity_loss, perplexity
+from ddt_tokenizer.nearest import nearest
+from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
+
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Size and update rule of the codebook."""
+    """Kind and size of the codebook, and how it learns. Settings after `levels` are of kind vq alone."""
 
     codebook_size: int = 512  # V
     code_width: int = 12  # D
-    decay: float = 0.99  # of the moving averages of counts and sums
-    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
-    dead_share: float = 0.2  # an entry used less than this share of the uniform rate is replaced
+    decay: float = 0.99  # of the moving averages of counts and sums (vq)
+    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes (vq, lfq)
+    dead_share: float = 0.2  # an entry used less than this share of the uniform rate is replaced (vq)
+    kind: Literal["vq", "fsq", "lfq"] = "vq"  # vector, finite scalar, or lookup-free (binary) quantization
+    diversity: float = 0.0  # weight of the entropy of code usage (vq, lfq); Selftok has 1
+    levels: tuple[int, ...] = ()  # of each dimension (fsq)
+    # What replaces a dead entry: the worst-quantized vectors of the batch, any, or more of those from positions that
+    # use few codes (Selftok).
+    replacement: Literal["worst", "random", "position"] = "worst"
+    revived_share: float = 1.0  # count that a new entry starts with, over the uniform rate
+
+    def __post_init__(self):
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON and YAML have lists
+        sizes = {"vq": self.codebook_size, "fsq": math.prod(self.levels), "lfq": 2**self.code_width}
+        widths = {"vq": self.code_width, "fsq": len(self.levels), "lfq": self.code_width}
+        if (self.codebook_size, self.code_width) != (sizes[self.kind], widths[self.kind]):
+            wanted = {
+                "fsq": "the product and the number of levels",
+                "lfq": "2 to the power of code_width and code_width",
+            }
+            raise ValueError(
+                f"codebook_size ({self.codebook_size}) and code_width ({self.code_width}) must be {wanted[self.kind]}, "
+                f"{sizes[self.kind]} and {widths[self.kind]}, for kind={self.kind}"
+            )
+        if self.kind == "fsq" and min(self.levels) < 3:
+            raise ValueError(f"levels {self.levels} must each be at least 3; use kind=lfq for binary codes")
+        if self.kind != "vq" and self.levels and self.kind != "fsq":
+            raise ValueError(f"levels {self.levels} are for kind=fsq only; remove them")
 
 
 class Quantized(NamedTuple):
@@ -30,16 +60,25 @@ class Quantized(NamedTuple):
     loss: Tensor
 
 
+def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer in fp32, whatever autocast and the weights' dtype say: ids must not depend on precision."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+
+
 class VectorQuantizer(nn.Module):
     """Cosine vector quantizer with an EMA codebook (arXiv:1711.00937; cosine form and width 16 as in DDT and Selftok).
 
     In training each call updates the codebook, which starts as k-means of the first batch. Entries that die are
-    replaced by the worst-quantized vectors of the batch, not by random ones: random ones mostly land in flat regions,
-    where they become twins of codes that are there already. Always computed in fp32.
+    replaced by vectors of the batch: by default the worst-quantized, since random ones mostly land in flat regions,
+    where they become twins of codes that are there already. Always computed in fp32. Ranks of a distributed run keep
+    one codebook, equal to that of a single process on the concatenated batch; their batches must have one size. A batch
+    that is not finite changes nothing.
 
     Args:
         width: Width of the incoming query vectors.
         config: Size and update rule of the codebook.
+        num_tokens: K; needed where positions count (replacement=position, diversity).
 
     Example:
         >>> quantizer = VectorQuantizer(32, QuantizerConfig(codebook_size=16, code_width=4))
@@ -47,29 +86,29 @@ class VectorQuantizer(nn.Module):
         torch.Size([8, 4])
     """
 
-    def __init__(self, width: int, config: QuantizerConfig):
+    def __init__(self, width: int, config: QuantizerConfig, num_tokens: int | None = None):
         super().__init__()
         self.config = config
+        self.revived = 0  # entries replaced since this process began
         self.project = nn.Linear(width, config.code_width)
         self.norm = nn.LayerNorm(config.code_width, eps=1e-6)
         self.register_buffer("codebook", F.normalize(torch.randn(config.codebook_size, config.code_width), dim=-1))
         self.register_buffer("counts", torch.zeros(config.codebook_size))  # all zero: no batch seen yet
         self.register_buffer("sums", torch.zeros(config.codebook_size, config.code_width))
+        self.register_buffer("histogram", None)  # moving code distribution of each position [K, V]
+        if config.replacement == "position" or config.diversity:
+            if num_tokens is None:
+                raise ValueError("replacement=position and diversity count codes by position; give num_tokens")
+            self.histogram = torch.full((num_tokens, config.codebook_size), 1 / config.codebook_size)
 
-    def project_to_sphere(self, vectors: Tensor) -> Tensor:
+    def to_code_space(self, vectors: Tensor) -> Tensor:
         """Project [B, K, width] to unit vectors [B, K, D], fp32."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            return F.normalize(
-                F.linear(vectors.float(), self.project.weight.float(), self.project.bias.float()), dim=-1
-            )
+        return F.normalize(linear_fp32(self.project, vectors), dim=-1)
 
     def lookup(self, z: Tensor) -> Tensor:
         """Find the nearest entry of unit vectors [..., D]: int64 [...]."""
         with torch.autocast(z.device.type, enabled=False):
-            # 8,192 vectors at a time, so that nothing of size N x V is ever held.
-            return torch.cat([(chunk @ self.codebook.T).argmax(-1) for chunk in z.flatten(0, -2).split(8192)]).view(
-                z.shape[:-1]
-            )
+            return nearest(z.flatten(0, -2), self.codebook).view(z.shape[:-1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look ids [B, K] up and normalise them: tokens [B, K, D]."""
@@ -84,51 +123,91 @@ class VectorQuantizer(nn.Module):
 
     def continuous(self, vectors: Tensor) -> Tensor:
         """Skip the codebook: tokens [B, K, D] as the decoder would see them without quantization."""
-        return self.normalise(self.project_to_sphere(vectors))
+        return self.normalise(self.to_code_space(vectors))
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize query vectors [B, K, width]; gradients pass straight through to them."""
-        z = self.project_to_sphere(vectors)
-        if self.training and not self.counts.any():
+        z = self.to_code_space(vectors)
+        first = self.training and not self.counts.any()
+        if first:
             self._start(z.detach().flatten(0, 1))
         ids = self.lookup(z)
         codes = self.codebook[ids]
         loss = self.config.commitment * (codes - z).square().mean()
         tokens = self.normalise(z + (codes - z).detach())
         if self.training:
-            self._update(z.detach().flatten(0, 1), ids.flatten())
+            before = self.codebook.clone() if self.config.diversity else None
+            self._update(z.detach(), ids, first)
+            if before is not None:
+                with torch.autocast(z.device.type, enabled=False):
+                    loss = loss + self.config.diversity * diversity_loss(z, before, self.histogram)
         return Quantized(tokens, ids, loss)
 
     @torch.no_grad()
     def _start(self, z: Tensor, iterations: int = 10) -> None:
-        """Initialise the codebook by spherical k-means of vectors [N, D]."""
-        size = self.config.codebook_size
-        picks = torch.randperm(len(z), device=z.device)[:size]
-        picks = torch.cat([picks, torch.randint(len(z), (size - len(picks),), device=z.device)])
-        self.codebook.copy_(z[picks])
+        """Initialise the codebook by spherical k-means of the vectors [N, D] of all ranks."""
+        size, total = self.config.codebook_size, len(z) * num_ranks()
+        picks = torch.randperm(total, device=z.device)[:size]
+        picks = torch.cat([picks, torch.randint(total, (size - len(picks),), device=z.device)])
+        start = rows(z, from_first(picks))
+        if not start.isfinite().all():
+            return
+        self.codebook.copy_(start)
         for _ in range(iterations):
-            counts, sums = self._assign(z, self.lookup(z))
+            ids = self.lookup(z)
+            counts, sums = self._count(gathered(ids)), self._add(z, ids)
             self.codebook.copy_(torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), self.codebook))
-        self.counts.fill_(len(z) / size)
+        self.counts.fill_(total / size)
         self.sums.copy_(self.codebook * self.counts[:, None])
 
-    def _assign(self, z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the vectors [N, D] of each entry and add them up: [V] and [V, D]."""
-        counts = torch.zeros_like(self.counts).index_add_(0, ids, torch.ones_like(ids, dtype=self.counts.dtype))
-        return counts, torch.zeros_like(self.sums).index_add_(0, ids, z)
+    def _count(self, ids: Tensor) -> Tensor:
+        """Count the ids of each entry: [V]."""
+        return torch.zeros_like(self.counts).index_add_(0, ids, torch.ones_like(ids, dtype=self.counts.dtype))
+
+    def _add(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Add up the vectors [N, D] of each entry over all ranks: [V, D]."""
+        return summed(torch.zeros_like(self.sums).index_add_(0, ids, z))
 
     @torch.no_grad()
-    def _update(self, z: Tensor, ids: Tensor) -> None:
-        """Move the codebook towards the vectors [N, D] assigned to it, and revive dead entries."""
-        similarity = (self.codebook[ids] * z).sum(-1)
-        counts, sums = self._assign(z, ids)
+    def _update(self, z: Tensor, ids: Tensor, first: bool) -> None:
+        """Move the codebook towards the vectors [B, K, D] assigned to it, and revive dead entries."""
+        everyone = gathered(ids)  # [B * ranks, K]
+        flat, flat_ids = z.flatten(0, 1), ids.flatten()
+        similarity = (self.codebook[flat_ids] * flat).sum(-1)
+        counts, sums = self._count(everyone.flatten()), self._add(flat, flat_ids)
+        if not sums.isfinite().all():
+            return
         self.counts.lerp_(counts, 1 - self.config.decay)
         self.sums.lerp_(sums, 1 - self.config.decay)
+        # The mean's length does not matter on the sphere, so the counts (and their Laplace smoothing) cancel.
         self.codebook.copy_(F.normalize(self.sums, dim=-1))
+        if self.histogram is not None:
+            self._record(everyone, 0.3 if first else self.config.decay)
 
-        uniform = len(z) / self.config.codebook_size
-        dead = (self.counts < self.config.dead_share * uniform).nonzero().flatten()[: len(z)]
-        worst = z[similarity.topk(len(dead), largest=False).indices]
-        self.codebook[dead] = worst
-        self.counts[dead] = uniform  # enough for over a hundred steps to gather vectors of its own
-        self.sums[dead] = worst * self.counts[dead, None]
+        uniform = everyone.numel() / self.config.codebook_size
+        dead = (self.counts < self.config.dead_share * uniform).nonzero().flatten()[: everyone.numel()]
+        if len(dead):
+            new = rows(flat, self._donors(len(dead), similarity, everyone))
+            self.codebook[dead] = new
+            self.counts[dead] = self.config.revived_share * uniform  # time to gather vectors of its own
+            self.sums[dead] = new * self.counts[dead, None]
+            self.revived += len(dead)
+
+    def _record(self, ids: Tensor, decay: float) -> None:
+        """Let the histogram follow the ids [B, K] of all ranks."""
+        places = torch.arange(ids.shape[1], device=ids.device) * self.config.codebook_size + ids
+        seen = torch.full((ids.numel(),), (1 - decay) / len(ids), device=ids.device)
+        self.histogram.mul_(decay).view(-1).index_add_(0, places.flatten(), seen)
+
+    def _donors(self, count: int, similarity: Tensor, ids: Tensor) -> Tensor:
+        """Choose the vectors that replace dead entries, as rows of all ranks' vectors: [count]."""
+        if self.config.replacement == "worst":
+            return gathered(similarity).topk(count, largest=False).indices
+        images, positions = ids.shape
+        image = torch.randint(images, (count,), device=ids.device)
+        if self.config.replacement == "random":
+            position = torch.randint(positions, (count,), device=ids.device)
+        else:  # positions that use few codes give more (Selftok's "smart" reactivation)
+            poverty = 1 / perplexity(self.histogram)
+            position = (10 * poverty / poverty.max()).softmax(0).multinomial(count, replacement=True)
+        return from_first(image * positions + position)

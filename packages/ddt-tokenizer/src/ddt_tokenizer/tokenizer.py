@@ -1,11 +1,11 @@
-"""DDTTokenizer: images to ids. Encoder, then vector quantizer.
+"""DDTTokenizer: images to ids. Encoder, then quantizer.
 
 Shape letters: B batch, K tokens, D code width, C channels.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.fsq import FiniteScalarQuantizer
 from ddt_tokenizer.images import as_images
+from ddt_tokenizer.latents import ImageLatents, LatentConfig
+from ddt_tokenizer.lfq import LookupFreeQuantizer
 from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Everything that a checkpoint needs to be rebuilt."""
-
-    image_size: int = 64  # pixels, square; the latents of this tokenizer are pixels
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-
-    def __post_init__(self):
-        if self.image_size % self.encoder.patch_size:
-            raise ValueError(
-                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
-            )
+QUANTIZERS = {"vq": VectorQuantizer, "fsq": FiniteScalarQuantizer, "lfq": LookupFreeQuantizer}
+MEMORIES = {"quantizer.counts", "quantizer.sums", "quantizer.histogram"}  # of training; ids do not depend on them
 
 
 class DDTTokenizer(nn.Module):
@@ -53,7 +44,9 @@ class DDTTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder)
-        self.quantizer = VectorQuantizer(config.encoder.width, config.quantizer)
+        quantizer = QUANTIZERS[config.quantizer.kind]
+        self.quantizer = quantizer(config.encoder.width, config.quantizer, config.encoder.num_tokens)
+        self.to_latents = ImageLatents(config.latents)
 
     @property
     def num_tokens(self) -> int:
@@ -66,28 +59,33 @@ class DDTTokenizer(nn.Module):
         return self.config.quantizer.codebook_size
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Encode and quantize latents [B, C, H, W] with gradients; in training mode this updates the codebook."""
+        """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
         return self.quantizer(self.encoder(latents))
 
     def encode(self, images: Any) -> Tensor:
         """Write images as ids.
 
         Args:
-            images: Float32 [B, 3, image_size, image_size] in [-1, 1], or a PIL image, a path, or a list of them
-                (resized and centre-cropped).
+            images: Float32 [B, 3, H, W] in [-1, 1], H and W divisible by patch_size times the downscale of the latents;
+                or a PIL image, a path, or a list of them (resized and centre-cropped to image_size).
 
         Returns:
             Ids int64 [B, K] in 0..V-1. Index 0 is visible at the least noise, index K-1 only near pure noise.
 
         Raises:
-            ValueError: If a tensor has the wrong shape or a picture cannot be read; names it.
+            ValueError: If a tensor has the wrong shape, a picture cannot be read, or the VAE is missing; names it.
         """
-        return self.encode_latents(as_images(images, self.config.image_size).to(self.quantizer.codebook))
+        images = as_images(images, self.config.image_size, self.config.multiple)
+        return self.encode_latents(self.to_latents(images.to(self.encoder.patch_in.weight)))
 
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Tensor:
-        """Write latents [B, C, h, w] as ids [B, K]. For this tokenizer the latents are the pixels."""
-        return self.quantizer.lookup(self.quantizer.project_to_sphere(self.encoder(latents)))
+        """Write latents [B, C, h, w] as ids [B, K]; no VAE is involved.
+
+        Raises:
+            ValueError: If they have other channels, or patches do not fit.
+        """
+        return self.quantizer.lookup(self.quantizer.to_code_space(self.encoder(latents)))
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
@@ -96,9 +94,9 @@ class DDTTokenizer(nn.Module):
 
     def fingerprint(self) -> str:
         """Hash what decides an image's ids, sizes and weights: 16 hex digits, equal for equal tokenizers only."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.config.identity(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
-            if name not in ("quantizer.counts", "quantizer.sums"):
+            if name not in MEMORIES:
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -115,8 +113,12 @@ class DDTTokenizer(nn.Module):
         (folder / "config.json.partial").rename(folder / "config.json")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DDTTokenizer":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTTokenizer":
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+
+        Args:
+            folder: With `config.json` and `model.safetensors`.
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no tokenizer.
@@ -130,8 +132,11 @@ class DDTTokenizer(nn.Module):
             raise ValueError(f"'{folder}' does not hold a ddt-tokenizer of format {FORMAT}; see its config.json")
         try:
             fingerprint = config.pop("fingerprint")
-            encoder, quantizer = EncoderConfig(**config.pop("encoder")), QuantizerConfig(**config.pop("quantizer"))
-            tokenizer = cls(TokenizerConfig(encoder=encoder, quantizer=quantizer, **config))
+            parts = {"encoder": EncoderConfig, "quantizer": QuantizerConfig, "latents": LatentConfig}
+            parts = {name: part(**config.pop(name, {})) for name, part in parts.items()}
+            if vae is not None:
+                parts["latents"] = replace(parts["latents"], vae=vae)
+            tokenizer = cls(TokenizerConfig(**config, **parts))
             tokenizer.load_state_dict(load_file(path.with_name("model.safetensors")))
         except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
@@ -140,3 +145,10 @@ class DDTTokenizer(nn.Module):
         if tokenizer.fingerprint() != fingerprint:
             raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
         return tokenizer.eval()
+
+    @classmethod
+    def from_selftok(cls, path: str | Path, **settings: Any) -> "DDTTokenizer":
+        """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`); see `load_selftok`."""
+        from ddt_tokenizer.selftok import load_selftok
+
+        return load_selftok(path, **settings)

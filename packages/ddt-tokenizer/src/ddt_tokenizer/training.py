@@ -4,11 +4,13 @@ Shape letters: B batch, K tokens, D token width.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.tokenizer import DDTTokenizer
@@ -28,18 +30,34 @@ class TrainingConfig:
 
     continuous_steps: int = 100  # steps before quantization starts; the codebook begins as k-means of what they learned
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # What stays as it is: nothing, the encoder (its codebook goes on following it), or the whole tokenizer, so that ids
+    # keep their meaning while the decoder is trained.
+    freeze: Literal["none", "encoder", "codebook"] = "none"
+    ema_decay: float = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
+    cached_latents: bool = False  # whether batches are latents already, not images
+
+    def __post_init__(self):
+        if self.freeze != "none" and self.continuous_steps:
+            raise ValueError(
+                f"continuous_steps ({self.continuous_steps}) must be 0 with freeze={self.freeze}: the codebook is there"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay ({self.ema_decay}) must be at least 0 and below 1")
 
 
 class TokenizerTraining(LightningModule):
-    """Minimises the decoder's loss plus the quantizer's commitment.
+    """Minimises the decoder's loss plus the quantizer's own.
 
-    The randomness of a step is a function of (seed, step), so a resumed run continues exactly.
+    The randomness of a step is a function of (seed, step, rank), so a resumed run continues exactly.
 
     Args:
         tokenizer: Trained in place.
         decoder: Trained in place; any module with `TrainableDecoder.loss`.
         config: Steps and optimizer.
         seed: Of the noise and the revived codes.
+
+    Attributes:
+        average: With `ema_decay`, an `AveragedModel` of the decoder; `average.module` is what to export.
     """
 
     def __init__(self, tokenizer: DDTTokenizer, decoder: nn.Module, config: TrainingConfig, seed: int = 0):
@@ -48,25 +66,57 @@ class TokenizerTraining(LightningModule):
         self.decoder = decoder
         self.config = config
         self.seed = seed
+        if config.freeze == "encoder":
+            tokenizer.encoder.requires_grad_(False)
+            tokenizer.quantizer.project.requires_grad_(False)
+        elif config.freeze == "codebook":
+            tokenizer.requires_grad_(False)
+        self.average = None
+        if config.ema_decay:
+            self.average = AveragedModel(decoder, multi_avg_fn=partial(_follow, decay=config.ema_decay))
+            self.average.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen tokenizer stays in evaluation mode, so that its codebook stays too."""
+        super().train(mode)
+        if self.config.freeze == "codebook":
+            self.tokenizer.eval()
+        return self
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Make the step's randomness a function of (seed, step)."""
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        """Make the step's randomness a function of (seed, step, rank)."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
 
-    def training_step(self, latents: Tensor, batch_idx: int) -> Tensor:
-        """Loss of a batch of clean latents [B, C, H, W]."""
+    def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
+        latents = batch if self.config.cached_latents else self.tokenizer.to_latents(batch)
         vectors = self.tokenizer.encoder(latents)
+        ids = {}
         if self.global_step < self.config.continuous_steps:
             tokens, commitment = self.tokenizer.quantizer.continuous(vectors), vectors.new_zeros(())
         else:
-            tokens, _, commitment = self.tokenizer.quantizer(vectors)
+            tokens, ids["ids"], commitment = self.tokenizer.quantizer(vectors)
         reconstruction = self.decoder.loss(latents, tokens)
         rate = self.optimizers().param_groups[0]["lr"]
         self.log_dict({"loss": reconstruction.detach(), "commitment": commitment.detach(), "lr": rate})
-        return reconstruction + commitment
+        return {"loss": reconstruction + commitment, **ids}
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Step, then let the average follow."""
+        super().optimizer_step(*arguments, **named)
+        if self.average is not None:
+            self.average.update_parameters(self.decoder)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule; the number of steps comes from the config."""
-        optimizer = build_optimizer([self.tokenizer, self.decoder], self.config.optimizer)
+        named = [(name, p) for name, p in self.named_parameters() if not name.startswith("average.")]
+        optimizer = build_optimizer(named, self.config.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@torch.no_grad()
+def _follow(averages: list[Tensor], weights: list[Tensor], count: Tensor, decay: float) -> None:
+    """Exponential moving average; torch's own is a closure, which cannot be sent to other processes."""
+    torch._foreach_lerp_(averages, weights, 1 - decay)

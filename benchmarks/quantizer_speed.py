@@ -1,0 +1,82 @@
+"""A training step of the vector quantizer: time against vector-quantize-pytorch at equal settings, and peak memory.
+
+pip install vector-quantize-pytorch, then: python benchmarks/quantizer_speed.py
+
+Both take unit vectors, have cosine codebooks with moving averages, and replace dead codes. The comparison runs at a
+size at which the other's similarities and one-hot matrix (N x V floats each) fit into memory; our memory is measured
+at 65,536 codes and 48 images of 512 tokens.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from vector_quantize_pytorch import VectorQuantize
+
+from ddt_tokenizer import QuantizerConfig, VectorQuantizer
+
+WIDTH, REPEATS = 16, 5
+
+
+def start(quantizer: VectorQuantizer) -> VectorQuantizer:
+    """Skip k-means: the codebook counts as seen."""
+    quantizer.counts.fill_(1)
+    quantizer.sums.copy_(quantizer.codebook)
+    return quantizer.train()
+
+
+def seconds(quantizer: nn.Module, images: int, tokens: int) -> float:
+    """Median CPU seconds of a forward and backward pass, over all threads, after one to warm up."""
+    times = []
+    for _ in range(REPEATS + 1):
+        vectors = torch.randn(images, tokens, WIDTH, requires_grad=True)
+        begin = time.process_time()
+        quantized, _, loss = quantizer(vectors)
+        (quantized.sum() + loss.sum()).backward()
+        times.append(time.process_time() - begin)
+    return sorted(times[1:])[REPEATS // 2]
+
+
+def peak_kilobytes() -> int:
+    """Largest resident size of this process so far; `getrusage` would count its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+
+def measure_peak(codes: int, images: int, tokens: int) -> None:
+    """Print megabytes above the inputs of one training step, and its seconds; for a process of its own."""
+    quantizer = start(VectorQuantizer(WIDTH, QuantizerConfig(codebook_size=codes, code_width=WIDTH)))
+    vectors = torch.randn(images, tokens, WIDTH, requires_grad=True)
+    (torch.randn(512, 512) @ torch.randn(512, 512)).sum()  # what a first product allocates
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports (Linux)
+    before, begin = peak_kilobytes(), time.process_time()
+    quantized, _, loss = quantizer(vectors)
+    (quantized.sum() + loss).backward()
+    print(
+        f"{(peak_kilobytes() - before) / 1024:.0f} MB above its inputs, {time.process_time() - begin:.1f} s of CPU time"
+    )
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    for codes, images, tokens in ((8192, 16, 256), (16_384, 16, 512)):
+        ours = start(VectorQuantizer(WIDTH, QuantizerConfig(codebook_size=codes, code_width=WIDTH)))
+        theirs = VectorQuantize(
+            dim=WIDTH, codebook_size=codes, decay=0.99, use_cosine_sim=True, threshold_ema_dead_code=0.1
+        ).train()
+        mine, other = seconds(ours, images, tokens), seconds(theirs, images, tokens)
+        print(
+            f"{codes:,} codes x {WIDTH}, {images * tokens:,} vectors: ours {mine:.3f} s, vector-quantize-pytorch "
+            f"{other:.3f} s of CPU time, ratio {other / mine:.1f}",
+            flush=True,
+        )
+    print("65,536 codes x 16, 24,576 vectors: ", end="", flush=True)
+    subprocess.run([sys.executable, __file__, "peak"], check=True)
+
+
+if __name__ == "__main__":
+    measure_peak(65_536, 48, 512) if sys.argv[1:] == ["peak"] else main()

@@ -1,0 +1,128 @@
+"""Ids of many pictures: files, folders and shard folders, batch by batch, leaving out what cannot be read."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddt_tokenizer.images import load_image
+from ddt_tokenizer.shards import MANIFEST, Members, read_manifest, read_shards
+from ddt_tokenizer.tokenizer import DDTTokenizer
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_MEMBERS = {"png": "ids", "jpg": "ids", "webp": "ids", "target.png": "target.ids"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What becomes one row of ids (two for an edit)."""
+
+    key: str
+    name: str  # what messages call it
+    pictures: dict[str, Path | bytes]  # by the field that their ids go to: "ids", "target.ids"
+    members: Members = field(default_factory=dict)  # what goes along: caption, metadata
+
+
+def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
+    """List pictures: files, and those in folders with their captions (`name.txt`); or the samples of a shard folder.
+
+    Returns:
+        How many there are, and the items.
+
+    Raises:
+        FileNotFoundError: A source does not exist, or shards are unfinished.
+        ValueError: A folder holds no pictures, or a shard folder is not the only source.
+    """
+    if any((source / MANIFEST).is_file() for source in sources):
+        if len(sources) > 1:
+            raise ValueError(f"a shard folder must be the only source, not one of {len(sources)}; encode it on its own")
+        return read_manifest(sources[0])["samples"], _shard_items(sources[0])
+    paths: list[tuple[Path, str]] = []
+    for source in sources:
+        if source.is_dir():
+            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+            if not found:
+                raise ValueError(f"'{source}' holds no pictures ({', '.join(PICTURES)}) and no {MANIFEST}")
+            paths += [(path, path.relative_to(source).as_posix()) for path in found]
+        elif source.is_file():
+            paths.append((source, str(source)))
+        else:
+            raise FileNotFoundError(f"picture or folder '{source}' does not exist")
+    return len(paths), (_file_item(index, path, name) for index, (path, name) in enumerate(paths))
+
+
+def _file_item(index: int, path: Path, name: str) -> Item:
+    caption = path.with_suffix(".txt")
+    members = {"txt": " ".join(caption.read_text(encoding="utf-8").split()).encode()} if caption.is_file() else {}
+    members["json"] = json.dumps({"source": name}, ensure_ascii=False).encode()
+    return Item(f"{index:08d}", name, {"ids": path}, members)
+
+
+def _shard_items(folder: Path) -> Iterator[Item]:
+    for key, members in read_shards(folder):
+        pictures = {IMAGE_MEMBERS[kind]: data for kind, data in members.items() if kind in IMAGE_MEMBERS}
+        yield Item(key, key, pictures, {kind: members[kind] for kind in ("txt", "json") if kind in members})
+
+
+def encode_items(
+    items: Iterable[Item], tokenizer: DDTTokenizer, batch_size: int, skip: Callable[[str, str], None]
+) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+    """Encode the pictures of items, in order.
+
+    Args:
+        items: See `find_items`.
+        tokenizer: On any device.
+        batch_size: Items encoded at once.
+        skip: Called with the name of an item whose picture cannot be read, and why; the item is left out.
+
+    Yields:
+        An item, and its ids int64 [K] by field.
+
+    Example:
+        >>> from PIL import Image
+        >>> import tempfile
+        >>> from ddt_tokenizer import EncoderConfig, TokenizerConfig
+        >>> tokenizer = DDTTokenizer(TokenizerConfig(16, EncoderConfig(width=32, num_heads=2, depth=1, num_tokens=4)))
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (20, 20)).save(folder / "a.png")
+        >>> _, items = find_items([folder])
+        >>> [(item.name, len(ids["ids"])) for item, ids in encode_items(items, tokenizer.eval(), 8, skip=print)]
+        [('a.png', 4)]
+    """
+    size = tokenizer.config.image_size
+
+    def load(item: Item) -> list[Tensor] | str:
+        try:
+            if "ids" not in item.pictures:
+                raise ValueError(f"sample '{item.name}' holds no picture")
+            return [load_image(picture, size, item.name) for picture in item.pictures.values()]
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        for batch in _batches(items, batch_size):
+            readable: list[tuple[Item, list[Tensor]]] = []
+            for item, loaded in zip(batch, pool.map(load, batch), strict=True):
+                if isinstance(loaded, str):
+                    skip(item.name, loaded)
+                else:
+                    readable.append((item, loaded))
+            if readable:
+                ids = iter(tokenizer.encode(torch.stack([x for _, images in readable for x in images])).cpu())
+                for item, _ in readable:
+                    yield item, {name: next(ids) for name in item.pictures}
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

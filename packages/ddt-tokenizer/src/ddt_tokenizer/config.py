@@ -1,0 +1,144 @@
+"""TokenizerConfig: what a tokenizer is made of, and the sizes that the papers and this project use."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from ddt_tokenizer.encoder import EncoderConfig
+from ddt_tokenizer.latents import LatentConfig
+from ddt_tokenizer.quantizer import QuantizerConfig
+
+# Settings of the first checkpoints. Later ones enter the fingerprint only where they differ from their defaults, so
+# that a fingerprint, which id shards and decoders carry, outlives new settings.
+FIRST = {"image_size", "encoder", "quantizer", "channels", "patch_size", "width", "depth", "num_heads", "num_tokens"}
+FIRST |= {"mlp_ratio", "codebook_size", "code_width", "decay", "commitment", "dead_share"}
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Everything that a checkpoint needs to be rebuilt."""
+
+    image_size: int = 64  # pixels, of the square that pictures are made; tensors may have other sizes
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    latents: LatentConfig = field(default_factory=LatentConfig)
+
+    def __post_init__(self):
+        if self.encoder.channels != self.latents.channels:
+            raise ValueError(
+                f"encoder.channels ({self.encoder.channels}) must equal latents.channels ({self.latents.channels})"
+            )
+        if self.image_size % self.multiple:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
+                + (f" times latents.downscale ({self.latents.downscale})" if self.latents.downscale > 1 else "")
+            )
+        patches = (self.image_size // self.multiple) ** 2
+        if self.encoder.mode == "spatial" and patches != self.encoder.num_tokens:
+            raise ValueError(
+                f"num_tokens ({self.encoder.num_tokens}) must be the number of patches ({patches}) in mode=spatial"
+            )
+        table = self.encoder.position_table
+        if table is not None and self.image_size // self.multiple > table:
+            raise ValueError(f"image_size ({self.image_size}) has more patches a side than position_table ({table})")
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of images must be divisible by, in pixels."""
+        return self.encoder.patch_size * self.latents.downscale
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a fingerprint covers; where the VAE lies is not one."""
+        latents = LatentConfig(**{**asdict(self.latents), "vae": None})
+        return _differing(TokenizerConfig(self.image_size, self.encoder, self.quantizer, latents))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The tokenizer of the demo: 32 px, 16 ids of 512.
+
+        Example:
+            >>> TokenizerConfig.tiny().encoder.num_tokens
+            16
+        """
+        return cls(32, EncoderConfig(num_tokens=16), QuantizerConfig(code_width=16))
+
+    @classmethod
+    def small(cls) -> Self:
+        """For 64 px on a desktop machine: 64 ids of 512."""
+        return cls()
+
+    @classmethod
+    def ddt_480(cls, vae: str | None = None) -> Self:
+        """The tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536.
+
+        The paper gives K, codebook, query width and the joint attention of two streams. Depth and heads are those of
+        `Enc-Qformer-Bi-UWL/2` in the authors' later code; the VAE is taken to be that of SD3.
+
+        Args:
+            vae: Where the VAE lies; None if only latents will be encoded.
+        """
+        encoder = EncoderConfig(
+            channels=16,
+            patch_size=2,
+            width=256,
+            depth=24,
+            num_heads=8,
+            num_tokens=480,
+            query_position="sincos",
+            qk_norm=False,
+            affine_norms=False,
+            final_norm=False,
+            position_table=64,
+        )
+        quantizer = QuantizerConfig(codebook_size=65_536, code_width=16, replacement="random", revived_share=0.2)
+        return cls(256, encoder, quantizer, LatentConfig.sd3(vae))
+
+    @classmethod
+    def selftok_512(cls, vae: str | None = None) -> Self:
+        """Selftok's released tokenizer (arXiv:2505.07538; `Enc-Qformer-Uni-XL/2`): 256 px, 512 ids of 32,768.
+
+        Args:
+            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
+        """
+        return cls._selftok(512, vae)
+
+    @classmethod
+    def selftok_1024(cls, vae: str | None = None) -> Self:
+        """Selftok's released tokenizer with 1,024 ids; the authors publish no configuration, so all else is as for 512.
+
+        Args:
+            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
+        """
+        return cls._selftok(1024, vae)
+
+    @classmethod
+    def _selftok(cls, num_tokens: int, vae: str | None) -> Self:
+        encoder = EncoderConfig(
+            channels=16,
+            patch_size=2,
+            width=512,
+            depth=16,
+            num_heads=8,
+            num_tokens=num_tokens,
+            attention="one_way",
+            image_width=64,
+            image_heads=4,
+            query_position="adaln",
+            position_table=64,
+            qk_norm=False,
+            affine_norms=False,
+            final_norm=False,
+        )
+        quantizer = QuantizerConfig(
+            codebook_size=32_768, code_width=16, diversity=1.0, replacement="position", revived_share=0.2
+        )
+        return cls(256, encoder, quantizer, LatentConfig.sd3(vae))
+
+
+def _differing(config: Any) -> dict[str, Any]:
+    """Fields of a config that are of the first checkpoints or not at their defaults."""
+    default, found = type(config)(), {}
+    for name in config.__dataclass_fields__:
+        value = getattr(config, name)
+        if name in FIRST or value != getattr(default, name):
+            found[name] = _differing(value) if hasattr(value, "__dataclass_fields__") else value
+    return found

@@ -1,0 +1,129 @@
+"""Latent spaces: what the encoder works on. Pixels, or the latents of a VAE of diffusers (extra `[vae]`).
+
+Shape letters: B batch, C channels; H, W pixels; h, w latents.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """A latent space: latents = (z - shift) * scale, z being what the VAE writes (the mode of its posterior)."""
+
+    channels: int = 3
+    downscale: int = 1  # pixels a latent, along each side
+    shift: float = 0.0
+    scale: float = 1.0
+    # Folder or Hub id of an AutoencoderKL or AutoencoderTiny; an id may go on with a subfolder, as in owner/name/vae.
+    # None: the latents are pixels, or (downscale above 1) given by the caller.
+    vae: str | None = None
+
+    @property
+    def pixels(self) -> bool:
+        """Whether latents are the pixels themselves."""
+        return self.vae is None and (self.channels, self.downscale, self.shift, self.scale) == (3, 1, 0.0, 1.0)
+
+    @classmethod
+    def from_vae(cls, vae: str) -> Self:
+        """Read channels, downscale, shift and scale from the configuration of a VAE.
+
+        Raises:
+            ValueError: It is neither an AutoencoderKL nor an AutoencoderTiny, or it is not there.
+        """
+        settings = _vae_settings(vae)
+        blocks = settings.get("encoder_block_out_channels") or settings["block_out_channels"]
+        return cls(
+            channels=settings["latent_channels"],
+            downscale=2 ** (len(blocks) - 1),
+            shift=settings.get("shift_factor") or 0.0,
+            scale=settings.get("scaling_factor") or 1.0,
+            vae=vae,
+        )
+
+    @classmethod
+    def sd3(cls, vae: str | None = None) -> Self:
+        """Latents of Stable Diffusion 3, which Selftok uses.
+
+        Example:
+            >>> LatentConfig.sd3().channels
+            16
+        """
+        return cls(channels=16, downscale=8, shift=0.0609, scale=1.5305, vae=vae)
+
+
+class ImageLatents:
+    """Turns images into latents with a frozen VAE, which is loaded at first use and is part of no checkpoint.
+
+    Args:
+        config: The latent space.
+
+    Example:
+        >>> ImageLatents(LatentConfig())(torch.zeros(1, 3, 8, 8)).shape  # pixels pass
+        torch.Size([1, 3, 8, 8])
+    """
+
+    def __init__(self, config: LatentConfig):
+        self.config = config
+        self._vae: Any = None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w].
+
+        Raises:
+            ValueError: No VAE is named, it cannot be loaded, or it is of another latent space.
+        """
+        if self.config.pixels:
+            return images
+        vae = self._load().to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            encoded = vae.encode(images.to(vae.dtype))
+        z = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return (z.float() - self.config.shift) * self.config.scale
+
+    def _load(self) -> Any:
+        if self._vae is None:
+            if self.config.vae is None:
+                raise ValueError(
+                    f"latents.vae is not set, and latents have {self.config.channels} channels; name the folder or Hub "
+                    f"id of the VAE (from_pretrained(..., vae=...)), or use encode_latents"
+                )
+            found = LatentConfig.from_vae(self.config.vae)
+            for name in ("channels", "downscale"):
+                if getattr(found, name) != getattr(self.config, name):
+                    raise ValueError(
+                        f"VAE '{self.config.vae}' has {name} {getattr(found, name)}, latents.{name} is "
+                        f"{getattr(self.config, name)}; use the VAE that the tokenizer was trained with"
+                    )
+            import diffusers
+
+            kind = getattr(diffusers, _vae_settings(self.config.vae)["_class_name"])
+            source, where = _split_source(self.config.vae)
+            self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
+        return self._vae
+
+
+def _vae_settings(vae: str) -> dict[str, Any]:
+    from diffusers import AutoencoderKL
+
+    source, where = _split_source(vae)
+    try:
+        settings = AutoencoderKL.load_config(source, **where)
+    except OSError as error:
+        raise ValueError(f"VAE '{vae}' cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    if settings.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise ValueError(f"VAE '{vae}' is a {settings.get('_class_name')}; name an AutoencoderKL or AutoencoderTiny")
+    return settings
+
+
+def _split_source(vae: str) -> tuple[str, dict[str, str]]:
+    """A folder as it is; of a Hub id the repository, and the subfolder if it names one."""
+    parts = vae.split("/")
+    if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):
+        return vae, {}
+    return "/".join(parts[:2]), {"subfolder": "/".join(parts[2:])}

@@ -1,0 +1,77 @@
+"""Lookup-free quantization: the signs of D dimensions are the D bits of an id.
+
+Shape letters: B batch, K tokens, D code width, V = 2 ** D.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, linear_fp32
+
+
+class LookupFreeQuantizer(nn.Module):
+    """LFQ (arXiv:2310.05737), with the interface of `VectorQuantizer`.
+
+    Its loss is the commitment, and `diversity` times the entropy loss: sure about each vector, even over a batch. With
+    independent bits a vector's entropy is the sum of its bits' entropies; the batch's is bounded by that sum, which is
+    used in its place (arXiv:2406.07548), so that nothing of size V is needed.
+
+    Args:
+        width: Width of the incoming vectors.
+        config: Of kind lfq; codebook_size is 2 ** code_width.
+
+    Example:
+        >>> quantizer = LookupFreeQuantizer(32, QuantizerConfig(kind="lfq", codebook_size=16, code_width=4))
+        >>> quantizer(torch.randn(8, 4, 32)).ids.shape
+        torch.Size([8, 4])
+    """
+
+    def __init__(self, width: int, config: QuantizerConfig, num_tokens: int | None = None):
+        super().__init__()
+        self.config = config
+        self.project = nn.Linear(width, config.code_width)
+
+    def to_code_space(self, vectors: Tensor) -> Tensor:
+        """Project [B, K, width] to [B, K, D], fp32."""
+        return linear_fp32(self.project, vectors)
+
+    def _bits(self, like: Tensor) -> Tensor:
+        return 2 ** torch.arange(self.config.code_width - 1, -1, -1, device=like.device)
+
+    def lookup(self, z: Tensor) -> Tensor:
+        """Read signs [..., D] as bits, the first dimension highest: int64 [...]."""
+        return ((z > 0) * self._bits(z)).sum(-1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Tokens [..., D], each -1 or 1, of ids [...]."""
+        return ((ids[..., None] & self._bits(ids)) != 0).float() * 2 - 1
+
+    @property
+    def codebook(self) -> Tensor:
+        """All tokens [V, D]."""
+        return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
+
+    def continuous(self, vectors: Tensor) -> Tensor:
+        """Skip the signs: tokens [B, K, D]."""
+        return self.to_code_space(vectors)
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """Quantize vectors [B, K, width]; gradients pass straight through the signs."""
+        z = self.to_code_space(vectors)
+        codes = torch.where(z > 0, 1.0, -1.0)
+        loss = self.config.commitment * (z - codes).square().mean()
+        if self.config.diversity:
+            loss = loss + self.config.diversity * (self.entropy_of_each(z) - self.entropy_of_all(z))
+        return Quantized(z + (codes - z).detach(), self.lookup(z), loss)
+
+    def entropy_of_each(self, z: Tensor) -> Tensor:
+        """Mean entropy in nats of softmax(2 z . code) over all codes, for z [B, K, D]."""
+        return _binary_entropy((4 * z).sigmoid()).sum(-1).mean()
+
+    def entropy_of_all(self, z: Tensor) -> Tensor:
+        """Entropy in nats of the mean over the batch (of this rank), bits taken as independent."""
+        return _binary_entropy((4 * z).sigmoid().flatten(0, -2).mean(0)).sum()
+
+
+def _binary_entropy(p: Tensor) -> Tensor:
+    return torch.special.entr(p) + torch.special.entr(1 - p)

@@ -1,0 +1,204 @@
+"""Import of Selftok's public checkpoints (https://github.com/selftok-team/SelftokTokenizer), the tokenizer's half.
+
+A file holds `encoder.*` (encoder, quantizer and the norm after it) and `model.*` (the decoder, ignored here).
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddt_tokenizer.config import TokenizerConfig
+from ddt_tokenizer.encoder import EncoderConfig
+from ddt_tokenizer.latents import LatentConfig
+from ddt_tokenizer.positions import cropped_table
+from ddt_tokenizer.quantizer import QuantizerConfig
+from ddt_tokenizer.tokenizer import DDTTokenizer
+
+# Their name of a part of a block, and ours; 0 is the image, 1 the queries.
+BLOCK = {
+    "attn.qkv": "qkv.0",
+    "attn.query_linear": "qkv.1",
+    "attn.to_query_kv": "image_kv",
+    "attn.q_norm": "q_norm.0",
+    "attn.k_norm": "k_norm.0",
+    "attn.query_qnorm": "q_norm.1",
+    "attn.query_knorm": "k_norm.1",
+    "attn.proj": "out.0",
+    "attn.query_proj": "out.1",
+    "mlp.fc1": "mlp.0.0",
+    "mlp.fc2": "mlp.0.2",
+    "q_mlp.fc1": "mlp.1.0",
+    "q_mlp.fc2": "mlp.1.2",
+    "t_embedder.mlp.0": "modulation.position_in.0",
+    "t_embedder.mlp.2": "modulation.position_in.2",
+    "adaLN_modulation.1": "modulation.out",
+}
+TOP = {
+    "x_embedder.proj.weight": "encoder.patch_in.weight",
+    "x_embedder.proj.bias": "encoder.patch_in.bias",
+    "query_tokens": "encoder.queries",
+    "final_layer_norm3.weight": "quantizer.norm.weight",
+    "final_layer_norm3.bias": "quantizer.norm.bias",
+    "quantizer.project_in.weight": "quantizer.project.weight",
+    "quantizer.project_in.bias": "quantizer.project.bias",
+    "quantizer._codebook.embed": "quantizer.codebook",
+    "quantizer._codebook.cluster_size": "quantizer.counts",
+    "quantizer._codebook.embed_avg": "quantizer.sums",
+    "quantizer._codebook.timestep_p_over_c": "quantizer.histogram",
+}
+# Norms that the released configuration does not apply, counters, and the table of positions, which is computed.
+UNUSED = {f"final_layer_norm{i}.{kind}" for i in ("", "2") for kind in ("weight", "bias")} | {
+    "pos_embed",
+    *(f"quantizer.{name}" for name in ("continuous", "steps", "count")),
+    *(f"quantizer._codebook.{name}" for name in ("initted", "cluster_size_wo_react", "tpc_initted")),
+}
+
+
+def load_selftok(
+    path: str | Path,
+    *,
+    num_heads: int = 8,
+    image_heads: int = 4,
+    downscale: int = 8,
+    vae: str | None = None,
+) -> DDTTokenizer:
+    """Load encoder, codebook and norm of a public Selftok checkpoint.
+
+    Depth, widths, patch size, number of tokens, codebook and image size follow from the tensors.
+
+    Args:
+        path: The `.pth` file.
+        num_heads: Attention heads of the queries.
+        image_heads: Attention heads of the image.
+        downscale: Pixels a latent, of the VAE.
+        vae: Folder or Hub id of the VAE of SD3; None if only latents will be encoded.
+
+    Returns:
+        The tokenizer in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Keys are unknown or missing, or sizes do not go together; names them.
+    """
+    theirs = read_half(path, "encoder.")
+    weights, unknown = {}, []
+    depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("blocks.")), default=-1)
+    one_way = "blocks.0.attn.to_query_kv.weight" in theirs
+    # Nobody reads the image after the last block, and only in joint attention do queries read its own projection.
+    unread = ("out.0", "mlp.0", *(("qkv.0", "q_norm.0", "k_norm.0") if one_way else ()))
+    for name, tensor in theirs.items():
+        target = _target(name, last=f"blocks.{depth - 1}.", unread=unread)
+        if target is None:
+            unknown.append(f"encoder.{name}")
+        elif target:
+            weights[target] = tensor
+    needed = ("encoder.patch_in.weight", "encoder.queries", "quantizer.codebook", "quantizer.project.weight")
+    missing = [key for key, ours in TOP.items() if ours in needed and ours not in weights]
+    missing += [name for name in ("blocks.0", "pos_embed") if not any(key.startswith(name) for key in theirs)]
+    if unknown or missing:
+        raise ValueError(f"'{path}' is not a Selftok tokenizer: {_named(unknown, missing)}; see ddt_tokenizer.selftok")
+    config = _config(weights, theirs["pos_embed"], depth, num_heads, image_heads, downscale, vae)
+    if (memory := weights.get("quantizer.histogram")) is not None and config.quantizer.replacement == "position":
+        weights["quantizer.histogram"] = memory.view(config.encoder.num_tokens, -1)
+    for name in ("quantizer.codebook", "quantizer.counts", "quantizer.sums", "encoder.queries"):
+        if name in weights:
+            weights[name] = weights[name][0]
+    weights["encoder.patch_in.weight"] = weights["encoder.patch_in.weight"].flatten(1)
+
+    tokenizer = DDTTokenizer(config)
+    ours = tokenizer.state_dict()
+    unknown, missing = sorted(set(weights) - set(ours)), sorted(set(ours) - set(weights))
+    missing += [name for name in set(ours) & set(weights) if ours[name].shape != weights[name].shape]
+    if unknown or missing:
+        raise ValueError(f"'{path}' is not a Selftok tokenizer of this shape: {_named(unknown, missing)}")
+    tokenizer.load_state_dict(weights)
+    return tokenizer.eval()
+
+
+def read_half(path: str | Path, prefix: str) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint whose names begin with a prefix, which is cut off, without running any code.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or holds names beside `encoder.` and `model.`.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError) as error:
+        raise ValueError(f"'{path}' cannot be read as a checkpoint ({' '.join(str(error).split())[:200]})") from error
+    strange = [name for name in found if not name.startswith(("encoder.", "model."))]
+    if strange:
+        raise ValueError(f"'{path}' is not a Selftok checkpoint: {_named(strange, [])}")
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+
+
+def _target(name: str, last: str, unread: tuple[str, ...]) -> str | None:
+    """Our name of their tensor: "" if it is not needed, None if it is not known."""
+    if name in UNUSED:
+        return ""
+    if name in TOP:
+        return TOP[name]
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    if not match or match[2] not in BLOCK:
+        return None
+    ours = BLOCK[match[2]]
+    if name.startswith(last) and ours.startswith(unread):
+        return ""
+    return f"encoder.blocks.{match[1]}.{ours}.{match[3]}"
+
+
+def _config(
+    weights: dict[str, Tensor],
+    table: Tensor,
+    depth: int,
+    num_heads: int,
+    image_heads: int,
+    downscale: int,
+    vae: str | None,
+) -> TokenizerConfig:
+    """Read sizes off the tensors."""
+    patch, queries = weights["encoder.patch_in.weight"], weights["encoder.queries"]
+    side = round(table.shape[1] ** 0.5)
+    if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0], table.device), atol=1e-5):
+        raise ValueError(f"encoder.pos_embed is not the sin-cos table of {side} x {side}; such checkpoints are unknown")
+    one_way = "encoder.blocks.0.image_kv.weight" in weights
+    encoder = EncoderConfig(
+        channels=patch.shape[1],
+        patch_size=patch.shape[2],
+        width=queries.shape[2],
+        depth=depth,
+        num_heads=num_heads,
+        num_tokens=queries.shape[1],
+        mlp_ratio=weights["encoder.blocks.0.mlp.1.0.weight"].shape[0] / queries.shape[2],
+        attention="one_way" if one_way else "joint",
+        image_width=patch.shape[0],
+        image_heads=image_heads if one_way else num_heads,
+        query_position="adaln" if "encoder.blocks.0.modulation.out.weight" in weights else "learned",
+        position_table=side,
+        qk_norm="encoder.blocks.0.q_norm.1.weight" in weights,
+        affine_norms=False,
+        final_norm=False,
+    )
+    positional = "quantizer.histogram" in weights
+    quantizer = QuantizerConfig(
+        codebook_size=weights["quantizer.codebook"].shape[1],
+        code_width=weights["quantizer.codebook"].shape[2],
+        diversity=1.0 if positional else 0.0,
+        replacement="position" if positional else "random",
+        revived_share=0.2,
+    )
+    latents = LatentConfig(patch.shape[1], downscale, LatentConfig.sd3().shift, LatentConfig.sd3().scale, vae)
+    # The table's side in patches is twice the side of the training latents.
+    return TokenizerConfig(side // 2 * downscale, encoder, quantizer, latents)
+
+
+def _named(unknown: list[str], missing: list[str]) -> str:
+    parts = []
+    for what, names in (("unknown", unknown), ("missing or of another size", missing)):
+        if names:
+            parts.append(f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
+    return "; ".join(parts)

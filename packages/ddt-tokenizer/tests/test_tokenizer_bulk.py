@@ -1,0 +1,169 @@
+"""The command on many pictures: folders, shards, unreadable files, health."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.cli import main
+from ddt_tokenizer.shards import read_ids, read_manifest, read_shards
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
+    tokenizer = DDTTokenizer(TokenizerConfig(16, encoder, QuantizerConfig(codebook_size=64, code_width=6))).eval()
+    tokenizer.folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(tokenizer.folder)
+    return tokenizer
+
+
+def picture(seed):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 16, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i in range(5):
+        picture(i).save(folder / f"{i}.png")
+    picture(5).save(folder / "more" / "5.jpg")
+    (folder / "1.txt").write_text("a fox\n on ice")
+    (folder / "notes.md").write_text("no picture")
+    return folder
+
+
+def run(*arguments):
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_a_folder_becomes_a_file_of_ids(tokenizer, folder, tmp_path):
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz", "--batch-size", 4) == 0
+    saved = np.load(tmp_path / "ids.npz")
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png", "more/5.jpg"]
+    assert saved["names"].tolist() == names
+    assert np.array_equal(saved["ids"], tokenizer.encode([folder / name for name in names]).numpy())
+
+
+def test_unreadable_pictures_are_left_out_and_named(tokenizer, folder, tmp_path, capsys):
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:300])
+    (folder / "3.png").write_text("no picture")
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz") == 1
+    error = capsys.readouterr().err
+    assert "4 of 6 pictures" in error and "left out 2.png" in error and "left out 3.png" in error
+    assert len(np.load(tmp_path / "ids.npz")["ids"]) == 4
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids") == 1
+    assert [skipped["name"] for skipped in read_manifest(tmp_path / "ids")["skipped"]] == ["2.png", "3.png"]
+
+
+def test_a_folder_becomes_shards_with_its_captions(tokenizer, folder, tmp_path):
+    out = tmp_path / "ids"
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", out) == 0
+    manifest = read_manifest(out)
+    assert manifest["tokenizer"] == {"fingerprint": tokenizer.fingerprint(), "codebook_size": 64, "num_tokens": 5}
+    assert manifest["samples"] == 6 and manifest["shards"][0]["samples"] == 6
+    samples = dict(read_shards(out))
+    assert samples["00000001"]["txt"] == b"a fox on ice" and "txt" not in samples["00000002"]
+    assert json.loads(samples["00000005"]["json"]) == {"source": "more/5.jpg"}
+    assert np.array_equal(read_ids(out)[5], tokenizer.encode(folder / "more" / "5.jpg")[0].numpy())
+    again = tmp_path / "again"
+    run("encode", folder, "--tokenizer", tokenizer.folder, "--out", again)
+    assert (again / "000000.tar").read_bytes() == (out / "000000.tar").read_bytes()
+
+
+def write_picture_shards(folder, damage=False):
+    """As ddt-data does: an edit, a plain picture, and text alone."""
+    folder.mkdir()
+    with tarfile.open(folder / "000000.tar", "w") as tar:
+
+        def add(name, data):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+        def png(seed):
+            buffer = io.BytesIO()
+            picture(seed).resize((16, 16)).save(buffer, "png")
+            return buffer.getvalue()
+
+        add("a.png", png(0))
+        add("a.target.png", png(1))
+        add("a.txt", b"an edit")
+        add("a.json", b'{"edit": {"kind": "recolour"}}')
+        add("b.png", b"broken" if damage else png(2))
+        add("c.txt", b"text alone")
+    import hashlib
+
+    digest = hashlib.sha256((folder / "000000.tar").read_bytes()).hexdigest()
+    shards = [{"name": "000000.tar", "samples": 3, "sha256": digest}]
+    manifest = {"format": "ddt-shards-1", "samples": 3, "shards": shards, "source": "test", "image_size": 16}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": None, "skipped": []}))
+    return [
+        torch.from_numpy(np.array(picture(i).resize((16, 16)))).permute(2, 0, 1).float() / 127.5 - 1 for i in range(3)
+    ]
+
+
+def test_picture_shards_become_id_shards_with_targets_and_words(tokenizer, tmp_path, capsys):
+    images = torch.stack(write_picture_shards(tmp_path / "pictures"))
+    out = tmp_path / "ids"
+    assert run("encode", tmp_path / "pictures", "--tokenizer", tokenizer.folder, "--out", out) == 1
+    assert "sample 'c' holds no picture" in capsys.readouterr().err
+    samples = dict(read_shards(out))
+    assert set(samples["a"]) == {"txt", "json", "ids.npy", "target.ids.npy"} and set(samples["b"]) == {"ids.npy"}
+    rows = [samples["a"]["ids.npy"], samples["a"]["target.ids.npy"], samples["b"]["ids.npy"]]
+    assert np.array_equal([np.load(io.BytesIO(row)) for row in rows], tokenizer.encode(images).numpy())
+
+
+def test_damaged_shards_are_refused_and_leave_nothing(tokenizer, tmp_path, capsys):
+    write_picture_shards(tmp_path / "pictures")
+    with open(tmp_path / "pictures" / "000000.tar", "r+b") as file:
+        file.seek(600)
+        file.write(b"x")
+    assert run("encode", tmp_path / "pictures", "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids") == 2
+    assert "checksum" in capsys.readouterr().err and not (tmp_path / "ids").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tokenizer, folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    write_picture_shards(tmp_path / "pictures")
+    out = tmp_path / "ids.npz"
+    for sources, target, named in (
+        ([tmp_path / "none.png"], out, "none.png"),
+        ([tmp_path / "empty"], out, "holds no pictures"),
+        ([tmp_path / "pictures", folder], out, "only source"),
+        ([folder], tmp_path / "no" / "ids.npz", "make it first"),
+        ([folder], folder, "not empty"),
+    ):
+        assert run("encode", *sources, "--tokenizer", tokenizer.folder, "--out", target) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and named in error[0]
+    (folder / "bad").mkdir()
+    (folder / "bad" / "x.png").write_text("x")
+    assert run("encode", folder / "bad", "--tokenizer", tokenizer.folder, "--out", out) == 2 and not out.exists()
+
+
+def test_health_of_pictures_ids_and_shards_is_one(tokenizer, folder, tmp_path, capsys):
+    run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz")
+    run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids")
+    for source in (folder, tmp_path / "ids.npz", tmp_path / "ids"):
+        assert run("health", tokenizer.folder, source, "--json", tmp_path / "health.json") == 0
+        saved = json.loads((tmp_path / "health.json").read_text())
+        assert saved["images"] == 6 and len(saved["position_bits"]) == 5
+        assert "6 images" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "ids")
+    manifest["tokenizer"]["fingerprint"] = "0" * 16
+    (tmp_path / "ids" / "manifest.json").write_text(json.dumps(manifest))
+    assert run("health", tokenizer.folder, tmp_path / "ids") == 2
+    assert "0000000000000000" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""What watches training: the guard against NaN, pictures, codebook health."""
+
+import json
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from torch import nn
+
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
+from ddt_tokenizer.health import codebook_health
+from ddt_tokenizer.optimizer import OptimizerConfig
+from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
+
+
+class LinearDecoder(nn.Module):
+    """The smallest decoder that can also draw."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(5 * 6, 3 * 8 * 8)
+
+    def decode(self, tokens):
+        return self.out(tokens.flatten(1)).view(-1, 3, 8, 8)
+
+    def loss(self, latents, tokens):
+        return (self.decode(tokens) - latents).square().mean()
+
+
+def build(steps=12, **settings):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
+    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
+    optimizer = OptimizerConfig(steps, 5e-3, warmup_steps=2)
+    return TokenizerTraining(tokenizer, LinearDecoder(), TrainingConfig(4, optimizer, **settings), seed=3)
+
+
+def fit(module, callbacks, steps=12, logger=False, broken=None):
+    torch.manual_seed(1)
+    batches = [torch.rand(4, 3, 8, 8) * 2 - 1 for _ in range(steps)]
+    if broken is not None:
+        batches[broken][0, 0, 0, 0] = torch.nan
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+
+
+@pytest.mark.parametrize("broken", [2, 4, 9])  # before the codebook starts, at its start, and later
+def test_a_bad_batch_stops_training_with_the_state_before_it(tmp_path, broken):
+    module = build()
+    with pytest.raises(ValueError, match=rf"not finite at step {broken}; the state before it is in .*last\.ckpt"):
+        fit(module, [NaNGuard(tmp_path / "last.ckpt")], broken=broken)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    until = build()
+    fit(until, [], steps=broken)
+    assert saved["global_step"] == broken
+    for name, tensor in until.state_dict().items():
+        assert torch.equal(saved["state_dict"][name], tensor), name
+
+
+def test_the_guard_changes_nothing_where_all_is_finite():
+    plain, guarded = build(), build()
+    fit(plain, [])
+    fit(guarded, [NaNGuard()])
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), guarded.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_pictures_are_drawn_and_training_is_not_disturbed(tmp_path, ema):
+    images = torch.rand(3, 3, 8, 8) * 2 - 1
+    module, plain = build(ema_decay=ema), build(ema_decay=ema)
+    logger = TensorBoardLogger(tmp_path / "board")
+    fit(module, [ImageGrid(images, tmp_path / "samples", every=4)], logger=logger)
+    fit(plain, [])
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [f"{n:08d}.png" for n in (4, 8, 12)]
+    picture = np.asarray(Image.open(tmp_path / "samples" / "00000012.png"))
+    assert picture.shape == (16, 24, 3)
+    assert np.abs(picture[:8, 8:16] / 127.5 - 1 - images[1].permute(1, 2, 0).numpy()).max() < 0.01
+    tokenizer, decoder = module.tokenizer.eval(), module.average.module if ema else module.decoder
+    drawn = decoder.decode(tokenizer.embed(tokenizer.encode(images))).clamp(-1, 1)
+    assert np.abs(picture[8:, :8] / 127.5 - 1 - drawn[0].detach().permute(1, 2, 0).numpy()).max() < 0.01
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_health_is_logged_and_saved(tmp_path):
+    fit(build(), [HealthMonitor(tmp_path / "health.json", every=3)], logger=CSVLogger(tmp_path))
+    saved = json.loads((tmp_path / "health.json").read_text())
+    assert saved["images"] == 8 * 4 and len(saved["position_bits"]) == 5 and saved["revived"] >= 0
+    header = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[0]
+    assert "codes/usage" in header and "commitment" in header
+
+
+def test_health_says_what_is_dead_and_how_positions_differ(tmp_path):
+    ids = torch.stack([torch.zeros(64, dtype=torch.long), torch.arange(64) % 8], dim=1)
+    health = codebook_health(ids, torch.eye(16), revived=3)
+    assert health.dead_codes == 8 and health.revived == 3 and health.images == 64
+    assert health.position_bits == pytest.approx((0, 3)) and health.position_perplexity == pytest.approx((1, 8))
+    assert health.perplexity_per_position == pytest.approx(4.5)
+    assert "8 dead, 3 revived" in str(health)
+    health.save(tmp_path / "health.json")
+    assert json.loads((tmp_path / "health.json").read_text())["dead_codes"] == 8
+    with pytest.raises(ValueError, match="no ids"):
+        codebook_health(torch.zeros(0, 4, dtype=torch.long), torch.eye(16))

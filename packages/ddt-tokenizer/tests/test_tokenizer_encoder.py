@@ -1,0 +1,155 @@
+"""The encoder's blocks and positions against diffusers and their own promises."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
+from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
+
+from ddt_tokenizer import Encoder, EncoderConfig
+from ddt_tokenizer.attention import EncoderBlock
+from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, token_positions
+
+FORMS = {
+    "joint": {},
+    "joint, sin-cos": {"query_position": "sincos", "position_table": 8},
+    "joint, adaLN": {"query_position": "adaln", "affine_norms": False},
+    "one-way": {"attention": "one_way", "image_width": 16, "image_heads": 4},
+    "selftok": {
+        **{"attention": "one_way", "image_width": 16, "image_heads": 4, "query_position": "adaln"},
+        **{"position_table": 8, "qk_norm": False, "affine_norms": False, "final_norm": False},
+    },
+    "spatial": {"mode": "spatial", "num_tokens": 16},
+}
+
+
+def build(form):
+    torch.manual_seed(0)
+    settings = {"patch_size": 4, "width": 32, "depth": 3, "num_heads": 2, "num_tokens": 5}
+    return Encoder(EncoderConfig(**settings | FORMS[form]))
+
+
+def open_gates(encoder):
+    for name, p in encoder.named_parameters():
+        if "modulation.out" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    return encoder
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_joint_attention_equals_diffusers(qk_norm):
+    torch.manual_seed(0)
+    block = EncoderBlock((32, 32), (4, 4), qk_norm=qk_norm)
+    norm = "rms_norm" if qk_norm else None
+    theirs = Attention(
+        query_dim=32,
+        added_kv_proj_dim=32,
+        dim_head=8,
+        heads=4,
+        out_dim=32,
+        context_pre_only=False,
+        bias=True,
+        qk_norm=norm,
+        eps=1e-6,
+        processor=JointAttnProcessor2_0(),
+    )
+    state = {}
+    for stream, names in enumerate((("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))):
+        layer = block.qkv[str(stream)]
+        for name, weight, bias in zip(names, layer.weight.chunk(3), layer.bias.chunk(3), strict=True):
+            state |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    for stream, name in enumerate(("to_out.0", "to_add_out")):
+        state |= {f"{name}.weight": block.out[str(stream)].weight, f"{name}.bias": block.out[str(stream)].bias}
+    if qk_norm:
+        for ours, stream, name in (
+            ("q", 0, "norm_q"),
+            ("k", 0, "norm_k"),
+            ("q", 1, "norm_added_q"),
+            ("k", 1, "norm_added_k"),
+        ):
+            layer = getattr(block, f"{ours}_norm")[str(stream)]
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+            state[f"{name}.weight"] = layer.weight
+    theirs.load_state_dict(state)
+    image, queries = torch.randn(2, 9, 32), torch.randn(2, 5, 32)
+    ours = [block.out[str(i)](x) for i, x in enumerate(block.mix_jointly([image, queries]))]
+    for a, b in zip(ours, theirs(image, encoder_hidden_states=queries), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_token_positions_are_embedded_as_timesteps_of_diffusers():
+    places = token_positions(512, torch.device("cpu"))
+    theirs = get_timestep_embedding(places, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
+    assert places[-1] == 1000 + 8 * 511 and torch.allclose(sincos(places, 256), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 8), (7, 2), (64, 64)])
+def test_the_cropped_table_is_the_middle_of_that_of_diffusers(size):
+    h, w = size
+    whole = torch.as_tensor(get_2d_sincos_pos_embed(32, 64, base_size=64, output_type="pt")).view(64, 64, 32)
+    top, left = (64 - h) // 2, (64 - w) // 2
+    crop = whole[top : top + h, left : left + w].flatten(0, 1).float()
+    assert torch.allclose(cropped_table(h, w, 64, 32, torch.device("cpu")), crop, atol=1e-5)
+
+
+def test_the_centred_grid_of_a_part_is_a_part_of_the_centred_grid():
+    cpu = torch.device("cpu")
+    whole = centred_grid(8, 6, 32, cpu).view(8, 6, 32)
+    assert torch.allclose(centred_grid(4, 2, 32, cpu).view(4, 2, 32), whole[2:6, 2:4], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_weight_of_any_form_is_trained(form):
+    encoder = open_gates(build(form))
+    encoder(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "spatial"])
+def test_other_sizes_and_shapes_encode(form):
+    encoder = build(form)
+    for height, width in ((16, 16), (8, 24), (28, 4), (32, 32)):
+        assert encoder(torch.randn(2, 3, height, width)).shape == (2, 5, 32)
+
+
+def test_spatial_ids_are_those_of_patches():
+    encoder = build("spatial")
+    images = torch.randn(1, 3, 16, 16)
+    assert encoder(images).shape == (1, 16, 32)
+    with pytest.raises(ValueError, match=r"num_tokens \(16\)"):
+        encoder(torch.randn(1, 3, 16, 20))
+    # Of a single block without attention, a vector depends on its own patch only.
+    torch.nn.init.zeros_(encoder.blocks[0].out["0"].weight)
+    encoder.blocks = encoder.blocks[:1]
+    changed = images.clone()
+    changed[:, :, 4:8, 8:12] += 1  # row 1, column 2
+    different = (encoder(images) - encoder(changed)).abs().amax(-1)[0] > 1e-6
+    assert different.nonzero().flatten().tolist() == [6]
+
+
+def test_one_way_images_take_no_notice_of_queries():
+    torch.manual_seed(0)
+    block = EncoderBlock((16, 32), (4, 2), one_way=True)
+    image, queries = torch.randn(2, 9, 16), torch.randn(2, 5, 32)
+    other = torch.randn(2, 5, 32)
+    assert torch.equal(block([image, queries])[0], block([image, other])[0])
+    assert not torch.allclose(block([image, queries])[1], block([image + 1e-2 * torch.randn(2, 9, 16), queries])[1])
+
+
+def test_token_aware_adaln_starts_with_closed_gates():
+    encoder = build("selftok")
+    assert torch.equal(encoder(torch.randn(1, 3, 16, 16))[0], encoder.queries)
+
+
+def test_bad_settings_and_sizes_are_named():
+    with pytest.raises(ValueError, match=r"image_width \(16\)"):
+        EncoderConfig(width=32, num_heads=2, image_width=16)
+    with pytest.raises(ValueError, match="mode=spatial has no queries"):
+        EncoderConfig(mode="spatial", query_position="adaln")
+    with pytest.raises(ValueError, match=r"width \(30\)"):
+        EncoderConfig(width=30)
+    with pytest.raises(ValueError, match=r"position_table \(8\)"):
+        build("selftok")(torch.zeros(1, 3, 16, 36))
+    with pytest.raises(ValueError, match=r"patch_size \(4\)"):
+        build("joint")(torch.zeros(1, 3, 16, 18))
+    with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
+        build("joint")(torch.zeros(1, 4, 16, 16))

@@ -1,0 +1,125 @@
+"""Rates by name, frozen parts and the moving average."""
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.optimizer import MuonAdamW, OptimizerConfig, build_optimizer
+from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
+
+
+class Decoder(nn.Module):
+    """Two blocks, so that names look like a decoder's."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"x": nn.Linear(30, 30), "c": nn.Linear(30, 30)}) for _ in range(2))
+        self.out = nn.Linear(30, 192)
+
+    def loss(self, latents, tokens):
+        x = tokens.flatten(1)
+        for block in self.blocks:
+            x = block["x"](x) + block["c"](x)
+        return (self.out(x).view_as(latents) - latents).square().mean()
+
+
+def build(steps=8, kind="muon", rates=None, **settings):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
+    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
+    tokenizer.train()(torch.rand(8, 3, 8, 8))  # starts the codebook
+    optimizer = OptimizerConfig(steps, 5e-3, kind, warmup_steps=1, cooldown_share=0.0, rates=rates or {})
+    return TokenizerTraining(tokenizer, Decoder(), TrainingConfig(0, optimizer, **settings), seed=3)
+
+
+def fit(module, steps=8, **settings):
+    torch.manual_seed(1)
+    batches = [torch.rand(4, 3, 8, 8) * 2 - 1 for _ in range(steps)]
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(max_steps=steps, accelerator="cpu", **quiet | settings)
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_each_weight_gets_the_rate_of_the_first_pattern_that_fits(kind):
+    rates = {"decoder.blocks.*.x.*": 1e-5, "decoder.*": 5e-5, "tokenizer.quantizer.*": 1e-3}
+    module = build(kind=kind, rates=rates)
+    optimizer = build_optimizer(module.named_parameters(), module.config.optimizer)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: found.pop(id(p)) for name, p in module.named_parameters()}
+    assert not found
+    assert names["decoder.blocks.1.x.weight"] == 1e-5 and names["decoder.blocks.0.x.bias"] == 1e-5
+    assert names["decoder.blocks.1.c.weight"] == 5e-5 and names["decoder.out.bias"] == 5e-5
+    assert names["tokenizer.quantizer.project.weight"] == 1e-3 and names["tokenizer.encoder.queries"] == 5e-3
+    assert isinstance(optimizer, MuonAdamW) == (kind == "muon")
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_rate_of_zero_holds_weights_still(kind):
+    module = build(kind=kind, rates={"decoder.blocks.0.*": 0.0})
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    fit(module)
+    still = {name for name, p in module.named_parameters() if torch.equal(before[name], p)}
+    unread = "tokenizer.encoder.blocks.1.q_norm.0.weight"  # the image asks nothing in the last block
+    assert still - {unread} == {name for name in before if name.startswith("decoder.blocks.0.")}
+
+
+@pytest.mark.parametrize("freeze", ["encoder", "codebook"])
+def test_what_is_frozen_stays_and_the_rest_learns(freeze):
+    module = build(freeze=freeze)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    images = torch.rand(5, 3, 8, 8) * 2 - 1
+    ids = module.tokenizer.encode(images)
+    fit(module)
+    changed = {name for name, tensor in module.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert all(f"decoder.{name}" in changed for name in ("out.weight", "blocks.0.x.weight"))
+    frozen = "tokenizer." if freeze == "codebook" else ("tokenizer.encoder.", "tokenizer.quantizer.project.")
+    assert not any(name.startswith(frozen) for name in changed)
+    assert ("tokenizer.quantizer.codebook" in changed) == (freeze == "encoder")
+    if freeze == "codebook":
+        assert torch.equal(module.tokenizer.encode(images), ids)
+
+
+def test_the_average_follows_the_decoder_and_is_kept_in_checkpoints(tmp_path):
+    module = build(ema_decay=0.5, kind="adamw")
+    states = []
+
+    class Keep(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            states.append(module.decoder.out.weight.detach().clone())
+
+    trainer = fit(module, callbacks=[Keep()])
+    expected = states[0]
+    for state in states[1:]:
+        expected = 0.5 * expected + 0.5 * state
+    assert torch.allclose(module.average.module.out.weight, expected, atol=1e-6)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(saved["average.module.out.weight"], module.average.module.out.weight)
+    assert not any(p.requires_grad for p in module.average.parameters())
+
+
+def test_bf16_trains(tmp_path):
+    module = build(ema_decay=0.9)
+    fit(module, steps=3, precision="bf16-mixed")
+    assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
+    assert module.tokenizer.quantizer.codebook.dtype == torch.float32
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match=r"continuous_steps \(100\) must be 0 with freeze=encoder"):
+        TrainingConfig(freeze="encoder")
+    with pytest.raises(ValueError, match=r"ema_decay \(1\.0\)"):
+        TrainingConfig(ema_decay=1.0)
+    with pytest.raises(ValueError, match="fits no weight"):
+        build_optimizer(Decoder().named_parameters(), OptimizerConfig(rates={"encoder.*": 1e-4}))
+    with pytest.raises(ValueError, match="set optimizer=adamw"):
+        build_optimizer(nn.Linear(2, 2).named_parameters(), OptimizerConfig())
