@@ -5,10 +5,12 @@ from ddt_decoder.decoder import DDTDecoder
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
 from ddt_decoder.mmdit import MMDiT, MMDiTConfig
+from ddt_decoder.renderer import DDTRenderer
 from ddt_decoder.schedule import LogitNormalSchedule, TokenSchedule
 
 __all__ = [
     "DDTDecoder",
+    "DDTRenderer",
     "DecoderConfig",
     "FlowConfig",
     "LatentConfig",

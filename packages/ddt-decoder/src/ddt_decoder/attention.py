@@ -65,9 +65,7 @@ class JointAttention(nn.Module):
         length, mask = patches.shape[1], None
         if visible is not None:
             mask = torch.cat([visible.new_ones(len(visible), length), visible], dim=1)[:, None, None]
-        if len(self.out) == 1:
-            mixed = [attend(q[:, :, :length], k, v, mask)]
-        elif self.tokens_see_patches or not tokens.shape[1]:
+        if self.tokens_see_patches or not tokens.shape[1]:
             mixed = list(attend(q, k, v, mask).split([length, tokens.shape[1]], dim=2))
         else:
             if visible is not None:  # a hidden token, whose output nobody reads, sees itself: a softmax needs a key
@@ -75,4 +73,4 @@ class JointAttention(nn.Module):
                 visible = (visible[:, None] | itself)[:, None]
             own = attend(q[:, :, length:], k[:, :, length:], v[:, :, length:], visible)
             mixed = [attend(q[:, :, :length], k, v, mask), own]
-        return [out(x.transpose(1, 2).flatten(2)) for out, x in zip(self.out, mixed, strict=True)]
+        return [out(x.transpose(1, 2).flatten(2)) for out, x in zip(self.out, mixed, strict=False)]

@@ -89,7 +89,7 @@ class DDTDecoder(TokenTable):
             error = x_t - times * output - latents
         else:
             error = (output - latents) / times.clamp(min=0.05)
-        return error.square().mean()
+        return error.square().mean(dim=(1, 2, 3)).mean()
 
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int | None = None) -> Tensor:
         """Call the network once, for any times.
@@ -114,7 +114,7 @@ class DDTDecoder(TokenTable):
         return self._as_velocity(self.network(x_t, shifted, self.as_tokens(tokens), visible), x_t, shifted)
 
     def _velocity_of_seen(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int) -> Tensor:
-        """Compute `velocity` at one time, a scalar on the CPU, with the visible tokens alone: less work, same result."""
+        """Compute `velocity` at one time, a scalar on the CPU, with the visible tokens alone: the same, cheaper."""
         first = self.num_tokens - keep_tokens
         seen = tokens[:, first : max(first, int(self.schedule.visible_count(t)))]
         shifted = shift_time(t, self.config.flow.time_shift).to(x_t.device).expand(len(x_t))
@@ -287,6 +287,8 @@ class DDTDecoder(TokenTable):
             ValueError: If a key is missing or unknown, or a shape does not fit.
         """
         checkpoint = read_selftok(path, **config)
+        if "canvas" in checkpoint.weights:
+            raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
         decoder = cls(checkpoint.config)
         decoder.load_state_dict(checkpoint.weights)
         return decoder.eval()

@@ -6,6 +6,8 @@ Shape letters: B batch, K tokens.
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-4  # of a token: float32 cannot hold t = 0.7, at which Selftok-512 sees 473 tokens, not 472
+
 
 class TokenSchedule:
     """Piecewise-linear k(t): the visible prefix V_1..V_k(t) grows with the noise.
@@ -41,7 +43,7 @@ class TokenSchedule:
         segment = position.floor().long().clamp(max=len(counts) - 1)
         index = before[segment] + counts[segment] * (position - segment)
         # The last visible index is floor(index), so one token is visible even without noise.
-        return (index.floor().long() + 1).clamp(max=self.num_tokens).to(t.device)
+        return ((index + ROUNDING).floor().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def visible(self, t: Tensor) -> Tensor:
         """Mark the visible tokens at times t [B]: bool [B, K], True where a token may be seen."""
@@ -83,7 +85,7 @@ class LogitNormalSchedule(TokenSchedule):
     def visible_count(self, t: Tensor) -> Tensor:
         """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
         share = torch.special.ndtr((t.cpu().double().clamp(0, 1).logit() - self.mean) / self.std)
-        return ((share * self.num_tokens).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
+        return ((share * self.num_tokens - ROUNDING).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def start_times(self) -> Tensor:
         """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
