@@ -85,7 +85,7 @@ class LogitNormalSchedule(TokenSchedule):
     def visible_count(self, t: Tensor) -> Tensor:
         """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
         share = torch.special.ndtr((t.cpu().double().clamp(0, 1).logit() - self.mean) / self.std)
-        return ((share * self.num_tokens - ROUNDING).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
+        return ((share * self.num_tokens).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def start_times(self) -> Tensor:
         """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
