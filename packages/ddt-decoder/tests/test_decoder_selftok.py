@@ -20,7 +20,7 @@ SCHEDULE = (10, 7, 4, 2, 1)
 
 
 def waves(shapes):
-    """Weights by name: sines of the index, scaled by the fan-in. `position` of the name is among all names there are."""
+    """Weights by name: sines of the index, scaled by the fan-in; `position` is that of the name among all."""
     state = {}
     for name, (position, *shape) in shapes.items():
         values = torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * (1.0 + 0.37 * position)
