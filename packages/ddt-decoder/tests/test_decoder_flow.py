@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from ddt_decoder.flow import FlowConfig, coarsest, denoise, draw_times, draw_visible, noised, shift_time
+from ddt_decoder.flow import (
+    FlowConfig,
+    coarsest,
+    denoise,
+    draw_times,
+    draw_visible,
+    noised,
+    scale_gradient,
+    shift_time,
+)
 from ddt_decoder.schedule import TokenSchedule
 
 
@@ -63,3 +72,25 @@ def test_training_draws_follow_their_shares():
 
 def test_coarsest_marks_the_highest_indices():
     assert coarsest(torch.tensor([0, 2]), 3).tolist() == [[False] * 3, [False, True, True]]
+
+
+def test_logit_normal_times_have_the_asked_distribution():
+    torch.manual_seed(0)
+    t = draw_times(50_000, FlowConfig(logit_normal=(0.5, 0.8)), torch.device("cpu"))
+    assert abs(t.logit().mean() - 0.5) < 0.02 and abs(t.logit().std() - 0.8) < 0.02
+
+
+def test_gradients_are_scaled_and_values_are_not():
+    tokens, factor = torch.randn(2, 3, 4, requires_grad=True), torch.tensor([1.0, 2.5, 80.0])
+    scaled = scale_gradient(tokens, factor)
+    assert torch.equal(scaled, tokens)
+    scaled.sum().backward()
+    assert torch.equal(tokens.grad, factor[:, None].expand(2, 3, 4))
+
+
+def test_bad_settings_are_named():
+    for settings in ({"prediction": "eps"}, {"network_output": "eps"}, {"coarse_share": 2.0}, {"time_shift": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            FlowConfig(**settings)
+    with pytest.raises(ValueError, match="logit_normal"):
+        FlowConfig(logit_normal=(0.0, 0.0))

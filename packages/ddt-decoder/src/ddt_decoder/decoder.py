@@ -1,122 +1,129 @@
 """DDTDecoder: ids or token vectors to images, by a rectified flow that sees V_1..V_k(t) at time t.
 
-Shape letters: B batch, K tokens, D token width, V codebook size, C channels.
+Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H, W pixels, h, w latents.
 """
 
-import json
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ddt_decoder.flow import FlowConfig, coarsest, denoise, draw_times, draw_visible, noised, shift_time
-from ddt_decoder.mmdit import MMDiT, MMDiTConfig
-from ddt_decoder.schedule import TokenSchedule
+from ddt_decoder.checkpoint import load_weights, read_config, save_folder
+from ddt_decoder.config import DecoderConfig
+from ddt_decoder.flow import (
+    coarsest,
+    denoise,
+    draw_times,
+    draw_visible,
+    noised,
+    scale_gradient,
+    shift_time,
+    visible_share,
+)
+from ddt_decoder.latents import LatentSpace
+from ddt_decoder.mmdit import MMDiT
+from ddt_decoder.sd3 import fill_from_sd3
+from ddt_decoder.selftok import read_selftok
+from ddt_decoder.token_table import TokenTable
 
-FORMAT = 1
 SMALLEST_TIME = 1e-3  # below it the clean estimate is x_t itself; keeps the velocity of x0 networks finite
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Everything that a checkpoint needs to be rebuilt."""
-
-    image_size: int = 64  # pixels, square; the latents of this decoder are pixels
-    codebook_size: int = 512
-    schedule: tuple[int, ...] = (64,)  # tokens revealed in each equal piece of time; they sum to K
-    network: MMDiTConfig = field(default_factory=MMDiTConfig)
-    flow: FlowConfig = field(default_factory=FlowConfig)
-
-    def __post_init__(self):
-        if self.image_size % self.network.patch_size:
-            raise ValueError(
-                f"image_size ({self.image_size}) must be divisible by patch_size ({self.network.patch_size})"
-            )
-
-
-class DDTDecoder(nn.Module):
+class DDTDecoder(TokenTable):
     """A rectified-flow MMDiT with its ids -> vectors table, so that drawing needs no encoder.
 
     Args:
         config: See `DecoderConfig`.
 
     Example:
+        >>> from ddt_decoder import MMDiTConfig
         >>> network = MMDiTConfig(width=32, depth=1, num_heads=2)
         >>> config = DecoderConfig(image_size=16, codebook_size=8, schedule=(4,), network=network)
         >>> decoder = DDTDecoder(config)
         >>> decoder.decode(torch.zeros(2, 4, dtype=torch.long), num_steps=2).shape
         torch.Size([2, 3, 16, 16])
+        >>> decoder.decode(torch.zeros(2, 4, dtype=torch.long), num_steps=2, size=(24, 8)).shape
+        torch.Size([2, 3, 24, 8])
     """
 
     def __init__(self, config: DecoderConfig):
-        super().__init__()
+        schedule = config.token_schedule()
+        super().__init__(schedule.num_tokens, config.codebook_size, config.network.token_width)
         self.config = config
-        self.schedule = TokenSchedule(config.schedule)
-        self.network = MMDiT(config.network)
-        self.register_buffer("codebook", torch.zeros(config.codebook_size, config.network.token_width))
-        self.tokenizer_fingerprint = ""  # of the tokenizer that the table was taken from
-
-    @property
-    def num_tokens(self) -> int:
-        """K, the tokens of one image."""
-        return self.schedule.num_tokens
-
-    def _clean(self, x_t: Tensor, shifted: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Estimate the clean latents [B, C, H, W]; the network's raw output is this estimate."""
-        return self.network(x_t, shifted, tokens, visible).float()
+        self.schedule = schedule
+        self.latent_space = LatentSpace(config.latents)
+        self.network = MMDiT(config.network, schedule.num_tokens)
+        if config.flow.reweight_gradients:
+            scale = 1 / visible_share(schedule, config.flow)
+            self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Flow-matching loss of clean latents [B, C, H, W] given their tokens [B, K, D]: a scalar.
+        """Flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
 
-        "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (t >= 0.05).
+        "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (for networks
+        that predict x0, over at least 0.05^2).
+
+        Raises:
+            ValueError: If latents or tokens do not fit this decoder.
         """
         flow = self.config.flow
+        self._check(latents)
+        tokens = self.as_tokens(tokens)
+        if flow.reweight_gradients:
+            tokens = scale_gradient(tokens, self.gradient_scale)
         t = draw_times(len(latents), flow, latents.device)
         visible = draw_visible(t, self.schedule, flow)
         shifted = shift_time(t, flow.time_shift)
-        x_t = noised(latents, torch.randn_like(latents), shifted)
-        error = (self._clean(x_t, shifted, tokens, visible) - latents).square().mean(dim=(1, 2, 3))
-        if flow.prediction == "velocity":
-            error = error / shifted.clamp(min=0.05).square()
-        return error.mean()
+        noise = torch.randn_like(latents)
+        x_t = noised(latents, noise, shifted)
+        output = self.network(x_t, shifted, tokens, visible).float()
+        times = shifted.view(-1, 1, 1, 1)
+        if flow.prediction == flow.network_output:
+            error = output - (latents if flow.prediction == "x0" else noise - latents)
+        elif flow.prediction == "x0":
+            error = x_t - times * output - latents
+        else:
+            error = (output - latents) / times.clamp(min=0.05)
+        return error.square().mean(dim=(1, 2, 3)).mean()
 
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int | None = None) -> Tensor:
-        """Call the network once.
+        """Call the network once, for any times.
 
         Args:
-            x_t: Noisy latents [B, C, H, W].
+            x_t: Noisy latents [B, C, h, w].
             t: Unshifted times [B] in [0, 1]; tokens beyond k(t) are hidden here.
             tokens: Token vectors [B, K, D].
             keep_tokens: Show only the n coarsest of the visible tokens; None shows all, 0 none.
 
         Returns:
-            The velocity noise - x0, [B, C, H, W].
+            The velocity noise - x0, [B, C, h, w].
+
+        Raises:
+            ValueError: If x_t or tokens do not fit this decoder.
         """
+        self._check(x_t)
         visible = self.schedule.visible(t)
         if keep_tokens is not None:
             visible = visible & coarsest(torch.full_like(t, keep_tokens, dtype=torch.long), self.num_tokens)
         shifted = shift_time(t, self.config.flow.time_shift)
-        clean = self._clean(x_t, shifted, tokens, visible)
-        return (x_t - clean) / shifted.clamp(min=SMALLEST_TIME).view(-1, 1, 1, 1)
+        return self._as_velocity(self.network(x_t, shifted, self.as_tokens(tokens), visible), x_t, shifted)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Look ids [B, K] up in the table: token vectors [B, K, D].
+    def _velocity_of_seen(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int) -> Tensor:
+        """Compute `velocity` at one time, a scalar on the CPU, with the visible tokens alone: the same, cheaper."""
+        first = self.num_tokens - keep_tokens
+        seen = tokens[:, first : max(first, int(self.schedule.visible_count(t)))]
+        shifted = shift_time(t, self.config.flow.time_shift).to(x_t.device).expand(len(x_t))
+        return self._as_velocity(self.network(x_t, shifted, seen, first=first), x_t, shifted)
 
-        Raises:
-            ValueError: If the shape or a value does not fit this decoder.
-        """
-        if ids.ndim != 2 or ids.shape[1] != self.num_tokens:
-            raise ValueError(f"ids have shape {tuple(ids.shape)}; this decoder takes [B, {self.num_tokens}]")
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.codebook_size:
-            raise ValueError(
-                f"ids span {int(ids.min())}..{int(ids.max())}; the codebook has {self.config.codebook_size} entries"
-            )
-        return self.codebook[ids]
+    def _as_velocity(self, output: Tensor, x_t: Tensor, shifted: Tensor) -> Tensor:
+        if self.config.flow.network_output == "velocity":
+            return output.float()
+        return (x_t - output.float()) / shifted.clamp(min=SMALLEST_TIME).view(-1, 1, 1, 1)
 
     @torch.inference_mode()
     def decode(
@@ -127,16 +134,22 @@ class DDTDecoder(nn.Module):
         keep_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
         sampler: Literal["euler", "heun", "ddpm"] = "euler",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Draw images from ids [B, K], or from token vectors [B, K, D].
+
+        A step that sees k tokens computes k tokens.
 
         Args:
             ids: Ids in tokenizer order (index K-1 coarsest), or their vectors.
             num_steps: Network calls (twice as many for "heun"); 1 draws in one step.
-            guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598).
+            guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598), for a second call a step.
             keep_tokens: Use only the n coarsest tokens, 0..K.
             seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
             sampler: "euler", "heun" or "ddpm".
+            guidance_interval: Times from (low, high) between which guidance acts (arXiv:2404.07724).
+            size: Height and width in pixels; None draws squares of image_size.
 
         Returns:
             Images float32 [B, 3, H, W] in [-1, 1].
@@ -148,62 +161,80 @@ class DDTDecoder(nn.Module):
             raise ValueError(f"sampler ({sampler!r}) must be euler, heun or ddpm")
         if num_steps < 1:
             raise ValueError(f"num_steps ({num_steps}) must be at least 1")
-        if keep_tokens is not None and not 0 <= keep_tokens <= self.num_tokens:
+        keep = self.num_tokens if keep_tokens is None else keep_tokens
+        if not 0 <= keep <= self.num_tokens:
             raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
-        if ids.is_floating_point() and ids.shape[1:] != (self.num_tokens, self.codebook.shape[1]):
-            wanted = f"[B, {self.num_tokens}, {self.codebook.shape[1]}]"
-            raise ValueError(f"token vectors have shape {tuple(ids.shape)}; this decoder takes {wanted}")
-        tokens = (ids if ids.is_floating_point() else self.embed(ids)).to(self.codebook)
+        low, high = guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval ({guidance_interval}) must be two times, 0 <= low <= high <= 1")
+        tokens = self.as_tokens(ids)
         seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(tokens):
             raise ValueError(f"seed has {len(seeds)} values for {len(tokens)} images; give one, or one for each")
-        shape = (self.config.network.channels, self.config.image_size, self.config.image_size)
+        shape = self._latent_shape(size)
+        if not len(tokens):
+            return tokens.new_zeros(0, 3, *(size or (self.config.image_size,) * 2))
+        self.latent_space.load()  # now, so that a missing autoencoder is named before the work
         generators = [torch.Generator().manual_seed(value) for value in seeds]
 
         def fresh_noise() -> Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            times = t.expand(len(x))
-            v = self.velocity(x, times, tokens, keep_tokens)
-            if guidance_scale == 1.0:
+            v = self._velocity_of_seen(x, t, tokens, keep)
+            if guidance_scale == 1.0 or not low <= t <= high:
                 return v
-            blind = self.velocity(x, times, tokens, keep_tokens=0)
+            blind = self._velocity_of_seen(x, t, tokens, keep_tokens=0)
             return blind + guidance_scale * (v - blind)
 
-        if not len(tokens):
-            return tokens.new_zeros(0, *shape)
         shift = self.config.flow.time_shift
         for x in denoise(velocity, fresh_noise(), num_steps, shift, sampler, fresh_noise):
             result = x
-        return result.clamp(-1, 1).float()
+        return self.latent_space.decode(result).clamp(-1, 1).float()
 
     def preview(self, ids: Tensor, num_steps: int = 1, seed: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Yield (n, images [B, 3, H, W]) drawn from the n coarsest tokens, n = 1..K, the order of an LLM."""
         for count in range(1, self.num_tokens + 1):
             yield count, self.decode(ids, num_steps=num_steps, keep_tokens=count, seed=seed)
 
-    def set_codebook(self, vectors: Tensor, tokenizer_fingerprint: str) -> None:
-        """Take the ids -> vectors table [V, D] and the fingerprint of the tokenizer that it belongs to."""
-        self.codebook.copy_(vectors)
-        self.tokenizer_fingerprint = tokenizer_fingerprint
+    def swap(self, ids: Tensor, others: Tensor, start: int, stop: int, **settings: Any) -> Tensor:
+        """Draw images whose tokens start..stop-1 are taken from others: an interpolation between two sets of images.
+
+        Args:
+            ids: Ids [B, K], or vectors [B, K, D].
+            others: The same of the other images.
+            start: First index to take from others (0 is finest).
+            stop: Index behind the last.
+            settings: Those of `decode`.
+
+        Returns:
+            Images float32 [B, 3, H, W] in [-1, 1].
+
+        Raises:
+            ValueError: If the range is not one of 0..K.
+        """
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise ValueError(f"start ({start}) and stop ({stop}) must be 0 <= start <= stop <= {self.num_tokens}")
+        mixed = self.as_tokens(ids).clone()
+        mixed[:, start:stop] = self.as_tokens(others)[:, start:stop]
+        return self.decode(mixed, **settings)
+
+    def image_parameters(self) -> list[nn.Parameter]:
+        """List the weights of the image stream and its patch embedding.
+
+        Selftok gives them a lower learning rate than the rest (1e-5 against 5e-5) when they start from SD3.
+        """
+        inside = (".modulation.0.", ".qkv.0.", ".q_norm.0.", ".k_norm.0.", ".out.0.", ".mlp.0.")
+        return [
+            parameter
+            for name, parameter in self.network.named_parameters()
+            if name.startswith("patch_in.") or (name.startswith("blocks.") and any(part in name for part in inside))
+        ]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors.partial")
-        (folder / "config.json").unlink(missing_ok=True)  # a folder without one is unfinished
-        (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
-        config = {
-            "format": FORMAT,
-            "model": "ddt-decoder",
-            "tokenizer_fingerprint": self.tokenizer_fingerprint,
-            **asdict(self.config),
-        }
-        (folder / "config.json.partial").write_text(json.dumps(config, indent=2))
-        (folder / "config.json.partial").rename(folder / "config.json")
+        config = {"tokenizer_fingerprint": self.tokenizer_fingerprint, **asdict(self.config)}
+        save_folder(folder, self, "ddt-decoder", config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "DDTDecoder":
@@ -213,19 +244,67 @@ class DDTDecoder(nn.Module):
             FileNotFoundError: If the folder holds no decoder.
             ValueError: If it was written in another format, or is damaged.
         """
-        path = Path(folder) / "config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"no decoder in '{folder}': {path} is missing")
-        config = json.loads(path.read_text())
-        if config.pop("model", None) != "ddt-decoder" or config.pop("format", None) != FORMAT:
-            raise ValueError(f"'{folder}' does not hold a ddt-decoder of format {FORMAT}; see its config.json")
+        config = read_config(folder, "ddt-decoder")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")
-            network, flow = MMDiTConfig(**config.pop("network")), FlowConfig(**config.pop("flow"))
-            schedule = tuple(config.pop("schedule"))
-            decoder = cls(DecoderConfig(network=network, flow=flow, schedule=schedule, **config))
-            decoder.load_state_dict(load_file(path.with_name("model.safetensors")))
-        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            decoder = cls(DecoderConfig.from_dict(config))
+        except (KeyError, TypeError) as error:
             raise ValueError(f"the decoder in '{folder}' is damaged or incomplete ({error}); save it again") from error
+        load_weights(folder, decoder)
         decoder.tokenizer_fingerprint = fingerprint
         return decoder.eval()
+
+    @classmethod
+    def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> "DDTDecoder":
+        """Start from the image stream of Stable Diffusion 3; see `ddt_decoder.sd3.fill_from_sd3`.
+
+        The names of the weights that stay at their own start, those of the token stream, are logged.
+
+        Args:
+            folder: A diffusers `SD3Transformer2DModel` folder.
+            config: With a network of the same shape, for example `DecoderConfig.selftok_512()`.
+
+        Raises:
+            FileNotFoundError: If the folder holds no such model.
+            ValueError: If the shapes differ.
+        """
+        decoder = cls(config)
+        unfilled = fill_from_sd3(decoder.network, folder)
+        logger.info("not filled from SD3: %s", ", ".join(unfilled))
+        return decoder
+
+    @classmethod
+    def from_selftok(cls, path: str | Path, **config: Any) -> "DDTDecoder":
+        """Read a published Selftok checkpoint (`tokenizer_512_ckpt.pth`): network and ids -> vectors table.
+
+        Args:
+            path: The `.pth` file; only tensors are read from it.
+            config: `num_heads` (width / 64), `schedule` (that of `selftok_512`, or of `selftok_1024`), `image_size`
+                (256), `vae`; what the file does not tell, with the released values as defaults.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a key is missing or unknown, or a shape does not fit.
+        """
+        checkpoint = read_selftok(path, **config)
+        if "canvas" in checkpoint.weights:
+            raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
+        decoder = cls(checkpoint.config)
+        decoder.load_state_dict(checkpoint.weights)
+        return decoder.eval()
+
+    def _check(self, latents: Tensor) -> None:
+        channels, patch = self.config.network.channels, self.config.network.patch_size
+        fits = latents.ndim == 4 and latents.shape[1] == channels
+        if not fits or latents.shape[2] % patch or latents.shape[3] % patch:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; this decoder takes [B, {channels}, h, w] with h and w "
+                f"divisible by patch_size ({patch})"
+            )
+
+    def _latent_shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        height, width = size or (self.config.image_size, self.config.image_size)
+        pixels, downscale = self.config.patch_pixels, self.config.latents.downscale
+        if min(height, width) < pixels or height % pixels or width % pixels:
+            raise ValueError(f"size ({height}, {width}) must be two multiples of {pixels} pixels")
+        return self.config.network.channels, height // downscale, width // downscale

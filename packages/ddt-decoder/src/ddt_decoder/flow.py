@@ -16,20 +16,28 @@ from ddt_decoder.schedule import TokenSchedule
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """How noise levels and visible tokens are drawn in training."""
+    """What the network predicts, and how noise levels and visible tokens are drawn in training."""
 
     prediction: Literal["x0", "velocity"] = "x0"  # what the loss compares
     time_shift: float = 1.0  # s in t <- s t / (1 + (s - 1) t); above 1 favours noise
     full_noise_share: float = 0.0  # share of samples at t=1, where one step is the whole decode
     coarse_share: float = 0.0  # share that sees only its n coarsest tokens, n uniform in 1..K (nested dropout)
     token_dropout: float = 0.1  # share that sees no token, for guidance
+    network_output: Literal["x0", "velocity"] = "x0"  # what the network's raw output means (SD3, Selftok: velocity)
+    logit_normal: tuple[float, float] | None = None  # mean, std of logit t in training; None draws t uniformly
+    reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
-        if self.prediction not in ("x0", "velocity"):
-            raise ValueError(f"prediction ({self.prediction!r}) must be x0 or velocity")
+        for name in ("prediction", "network_output"):
+            if getattr(self, name) not in ("x0", "velocity"):
+                raise ValueError(f"{name} ({getattr(self, name)!r}) must be x0 or velocity")
         for name in ("full_noise_share", "coarse_share", "token_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")
+        if self.time_shift <= 0:
+            raise ValueError(f"time_shift ({self.time_shift}) must be above 0")
+        if self.logit_normal is not None and self.logit_normal[1] <= 0:
+            raise ValueError(f"logit_normal ({self.logit_normal}) is (mean, std) with std above 0")
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -44,8 +52,12 @@ def noised(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def draw_times(batch: int, config: FlowConfig, device: torch.device) -> Tensor:
-    """Draw unshifted training times [B], uniform but for the share at t=1."""
-    t = torch.rand(batch, device=device)
+    """Draw unshifted training times [B] in [0, 1): uniform or logit-normal, but for the share at exactly t=1."""
+    if config.logit_normal is None:
+        t = torch.rand(batch, device=device)
+    else:
+        mean, std = config.logit_normal
+        t = torch.sigmoid(mean + std * torch.randn(batch, device=device))
     return torch.where(torch.rand(batch, device=device) < config.full_noise_share, 1.0, t)
 
 
@@ -53,7 +65,8 @@ def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tens
     """Draw the tokens that each sample sees at unshifted times t [B]: bool [B, K].
 
     The schedule gives V_1..V_k(t). A share sees only its coarse end, so that a decode from the first tokens that an
-    LLM writes is in the training distribution; a share sees nothing.
+    LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly t=1, which its
+    t ~ U[0, 1) never draws. Here `full_noise_share` does, and guidance needs the network to know t=1 without tokens.)
     """
     visible = schedule.visible(t)
     num_tokens, device = schedule.num_tokens, t.device
@@ -68,6 +81,28 @@ def coarsest(count: Tensor, num_tokens: int) -> Tensor:
     return torch.arange(num_tokens, device=count.device) >= num_tokens - count[:, None]
 
 
+def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
+    """Tell how often each token is visible in training, dropout of all tokens aside: float32 [K], on the CPU.
+
+    With t ~ U(0, 1) this is 1 - start_time(i), so the last tokens are rarely seen: 1.25 % of the time for the last one
+    of Selftok-512.
+    """
+    later = 1 - schedule.start_times()
+    if config.logit_normal is not None:
+        mean, std = config.logit_normal
+        later = torch.special.ndtr((later.logit() + mean) / std)  # P(t >= start), by the symmetry of Phi
+    by_time = config.full_noise_share + (1 - config.full_noise_share) * later
+    index = torch.arange(schedule.num_tokens, dtype=torch.float64)
+    kept = 1 - config.coarse_share + config.coarse_share * (index + 1) / schedule.num_tokens
+    return (by_time * kept).float()
+
+
+def scale_gradient(tokens: Tensor, factor: Tensor) -> Tensor:
+    """Return tokens [B, K, D] to the bit; their gradient is multiplied by factor [K]."""
+    constant = tokens.detach()
+    return constant + (tokens - constant) * factor[:, None]
+
+
 def denoise(
     velocity: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
@@ -79,14 +114,14 @@ def denoise(
     """Follow the flow from noise (t=1) to an image (t=0), yielding the state after each step.
 
     Args:
-        velocity: `velocity(x, t)` with x [B, ...] and the *unshifted* time t, a scalar tensor; [B, ...].
+        velocity: `velocity(x, t)` with x [B, ...] and the *unshifted* time t, a scalar tensor on the CPU; [B, ...].
         noise: Start [B, ...], drawn from N(0, 1).
         num_steps: Steps, >= 1. With one step the result is the network's estimate of the clean image.
         time_shift: As in training.
         sampler: "euler", "heun" (second order, two calls a step) or "ddpm" (renoise the clean estimate each step).
         fresh_noise: Draws noise [B, ...]; needed by "ddpm".
     """
-    grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float().to(noise.device)
+    grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float()
     x = noise
     for step in range(num_steps):
         now, after = grid[step], grid[step + 1]

@@ -3,12 +3,18 @@
 Shape letters: B batch, L patches, K tokens, D width, H heads, C channels; h, w patch grid.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ddt_decoder.attention import JointAttention
+from ddt_decoder.positions import centre_crop, exact_sincos, sincos, sincos_grid, sincos_table
+
+FREQUENCIES = 256  # values in which a time or a token's position enters its embedder
 
 
 @dataclass(frozen=True)
@@ -22,94 +28,56 @@ class MMDiTConfig:
     num_heads: int = 6
     token_width: int = 12  # of one token vector
     mlp_ratio: float = 4.0
+    qk_norm: bool = True  # RMSNorm of queries and keys; SD3-medium has none
+    token_modulation: Literal["time", "position"] = "time"  # what modulates tokens: t (SD3), or their index (Selftok)
+    tokens_see_patches: bool = True  # else tokens attend to tokens alone
+    open_gates: bool = True  # residual gates start at one; else at zero (adaLN-zero), as in SD3
+    table_side: int | None = None  # patches to a side of SD3's stored position table (192); None computes any grid
+    activation_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third more time
 
     def __post_init__(self):
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(f"width ({self.width}) must be divisible by num_heads ({self.num_heads}) and by 4")
+        if self.token_modulation not in ("time", "position"):
+            raise ValueError(f"token_modulation ({self.token_modulation!r}) must be time or position")
 
 
-def sincos(positions: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Embed scalars of shape [...] as [..., width] cosines and sines of geometrically spaced frequencies."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device) / half)
-    angles = positions[..., None].float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+def embedder(width: int) -> nn.Sequential:
+    """Build the MLP from the frequencies of a scalar to a condition [..., D]."""
+    return nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: half rows, half columns.
-
-    Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
-    """
-    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=device)
-    halves = []
-    for size in (height, width):
-        angles = (torch.arange(size, device=device) - (size - 1) / 2)[:, None] * frequencies
-        halves.append(torch.cat([angles.cos(), angles.sin()], dim=-1))
-    rows, columns = halves
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1).flatten(0, 1)
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """Cut [B, C, H, W] into patches [B, h * w, C * size * size]."""
+    return x.unflatten(2, (-1, size)).unflatten(4, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Attention over [B, H, S, D/H]; keys where visible [B, S] is False are not attended to.
-
-    In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences.
-    """
-    mask = None if visible is None else visible[:, None, None, :]
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1) @ v
-
-
-class JointAttention(nn.Module):
-    """Self-attention over the two streams together; each stream keeps its own weights."""
-
-    def __init__(self, width: int, num_heads: int, num_outputs: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
-        self.q_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
-        self.k_norm = nn.ModuleList(nn.RMSNorm(width // num_heads, eps=1e-6) for _ in range(2))
-        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(num_outputs))
-
-    def forward(self, streams: list[Tensor], visible: Tensor) -> list[Tensor]:
-        """Mix streams of [B, L, D] and return the first `num_outputs`; `visible` bool [B, S] covers all keys."""
-        queries, keys, values = [], [], []
-        for x, qkv, q_norm, k_norm in zip(streams, self.qkv, self.q_norm, self.k_norm, strict=True):
-            q, k, v = qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-            queries.append(q_norm(q).to(v.dtype))
-            keys.append(k_norm(k).to(v.dtype))
-            values.append(v)
-        q, k, v = (torch.cat(parts, dim=1).transpose(1, 2) for parts in (queries, keys, values))
-        mixed = attend(q, k, v, visible).transpose(1, 2).flatten(2)
-        mixed = mixed.split([x.shape[1] for x in streams], dim=1)
-        return [out(x) for out, x in zip(self.out, mixed, strict=False)]
+def from_patches(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Undo `to_patches` for a grid of h x w patches."""
+    pieces = patches.unflatten(1, grid).unflatten(3, (-1, size, size))
+    return pieces.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalise x [B, L, D], then scale and shift it by [B, 1, D] (adaLN, arXiv:2212.09748)."""
+    """Normalise x [B, L, D], then scale and shift it by [B or 1, L or 1, D] (adaLN, arXiv:2212.09748)."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 class MMDiTBlock(nn.Module):
-    """Joint attention, then an MLP for each stream; both modulated by the time embedding.
+    """Joint attention, then an MLP for each stream; patches modulated by the time, tokens by time or position.
 
     Args:
-        width: Of both streams, D.
-        num_heads: H.
-        mlp_ratio: Hidden width of the MLPs over D.
-        updates_tokens: False in the last block, whose token stream nobody reads (as in SD3).
+        config: Shape of the network.
+        updates_tokens: False in the last block, whose token stream nobody reads (SD3's "pre-only"): it has no output
+            and no MLP, and is modulated by the time.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, updates_tokens: bool = True):
+    def __init__(self, config: MMDiTConfig, updates_tokens: bool = True):
         super().__init__()
-        hidden, updated = int(width * mlp_ratio), 2 if updates_tokens else 1
+        width, hidden, updated = config.width, int(config.width * config.mlp_ratio), 2 if updates_tokens else 1
         # Shift, scale and gate of attention, then of the MLP; of the last block's tokens only shift and scale.
         self.modulation = nn.ModuleList(nn.Linear(width, (6 if i < updated else 2) * width) for i in range(2))
-        self.attention = JointAttention(width, num_heads, updated)
+        self.attention = JointAttention(width, config.num_heads, updated, config.qk_norm, config.tokens_see_patches)
         self.mlp = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
             for _ in range(updated)
@@ -117,20 +85,34 @@ class MMDiTBlock(nn.Module):
         for i, layer in enumerate(self.modulation):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-            if i < updated:
-                # Gates start open: closed ones (DiT) cost hundreds of steps in which no token reaches a pixel.
+            if config.open_gates and i < updated:
+                # Closed gates (adaLN-zero) cost a small network hundreds of steps in which no token reaches a pixel.
                 layer.bias.data.unflatten(0, (6, width))[[2, 5]] = 1.0
+        self.position_in = None
+        if config.token_modulation == "position" and updates_tokens:
+            self.position_in = embedder(width)
+            for layer in (self.position_in[0], self.position_in[2]):
+                nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, streams: list[Tensor], time: Tensor, visible: Tensor) -> list[Tensor]:
-        """Update [patches [B, L, D], tokens [B, K, D]] under the time embedding [B, D]; the last block drops tokens."""
-        modulation = [layer(F.silu(time))[:, None].unflatten(-1, (-1, time.shape[-1])) for layer in self.modulation]
-        modulation = [m.unbind(2) for m in modulation]
+    def forward(
+        self, patches: Tensor, tokens: Tensor, time: Tensor, position: Tensor, visible: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Update patches [B, L, D] and tokens [B, K, D]; the last block returns no tokens.
+
+        `time` is the time embedding [B, D], `position` the frequencies of the tokens' positions [K, 256].
+        """
+        conditions = [time[:, None], time[:, None] if self.position_in is None else self.position_in(position)[None]]
+        modulation = [
+            layer(F.silu(condition)).unflatten(-1, (-1, condition.shape[-1])).unbind(2)
+            for layer, condition in zip(self.modulation, conditions, strict=True)
+        ]
+        streams = (patches, tokens)
         inputs = [modulate(x, m[0], m[1]) for x, m in zip(streams, modulation, strict=True)]
         updated = []
-        for x, m, y, mlp in zip(streams, modulation, self.attention(inputs, visible), self.mlp, strict=False):
+        for x, m, y, mlp in zip(streams, modulation, self.attention(*inputs, visible), self.mlp, strict=False):
             x = x + m[2] * y
             updated.append(x + m[5] * mlp(modulate(x, m[3], m[4])))
-        return updated
+        return updated[0], updated[1] if len(updated) == 2 else None
 
 
 class MMDiT(nn.Module):
@@ -138,18 +120,23 @@ class MMDiT(nn.Module):
 
     Args:
         config: Shape of the network.
+        num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538).
+
+    Example:
+        >>> network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2), num_tokens=4)
+        >>> network(torch.zeros(2, 3, 16, 24), torch.ones(2), torch.zeros(2, 4, 12)).shape
+        torch.Size([2, 3, 16, 24])
     """
 
-    def __init__(self, config: MMDiTConfig):
+    def __init__(self, config: MMDiTConfig, num_tokens: int):
         super().__init__()
         self.config = config
         width, patch_values = config.width, config.channels * config.patch_size**2
         self.patch_in = nn.Linear(patch_values, width)
         self.token_in = nn.Linear(config.token_width, width)
-        self.time_in = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_in = embedder(width)
         self.blocks = nn.ModuleList(
-            MMDiTBlock(width, config.num_heads, config.mlp_ratio, updates_tokens=i < config.depth - 1)
-            for i in range(config.depth)
+            MMDiTBlock(config, updates_tokens=i < config.depth - 1) for i in range(config.depth)
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, patch_values)
@@ -157,30 +144,57 @@ class MMDiT(nn.Module):
         nn.init.zeros_(self.final_modulation.bias)
         nn.init.zeros_(self.patch_out.weight)
         nn.init.zeros_(self.patch_out.bias)
+        positions = torch.arange(num_tokens, device="cpu") * 8 + 1000
+        # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
+        order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
+        here = torch.get_default_device()
+        self.register_buffer("token_order", order.to(here), persistent=False)
+        self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
+        if config.table_side is not None:
+            table = torch.empty(config.table_side**2, width)
+            self.register_buffer("patch_table", table if table.is_meta else sincos_table(config.table_side, width))
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
+    def grid(self, height: int, width: int) -> Tensor:
+        """Embed the places of h x w patches: [h * w, D].
+
+        Raises:
+            ValueError: If the grid exceeds the stored table.
+        """
+        if self.config.table_side is not None:
+            return centre_crop(self.patch_table, height, width)
+        return sincos_grid(height, width, self.config.width, self.token_order.device)
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None, first: int = 0) -> Tensor:
         """Run the network.
 
         Args:
             x: Noisy latents [B, C, H, W]; H and W divisible by patch_size.
             t: Times [B] in [0, 1].
-            tokens: Token vectors [B, K, token_width].
-            visible: Bool [B, K], True where a token may be seen. Hidden tokens do not change the output.
+            tokens: Token vectors [B, n, token_width], those of index `first` onwards; n may be 0.
+            visible: Bool [B, n], True where a token may be seen; None shows all. Hidden tokens do not change the
+                output, so that leaving them out gives the same with less work.
+            first: Index of the first token given.
 
         Returns:
             [B, C, H, W], the predicted field (what it means is the caller's choice).
         """
-        p = self.config.patch_size
-        batch, _, height, width = x.shape
-        h, w = height // p, width // p
-        patches = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        grid = sincos_grid(h, w, self.config.width, x.device)
-        order = sincos(torch.arange(tokens.shape[1], device=x.device) * 8 + 1000, self.config.width)
-        streams = [self.patch_in(patches) + grid.to(x.dtype), self.token_in(tokens) + order.to(x.dtype)]
-        time = self.time_in(sincos(t.float() * 1000, 256).to(x.dtype))
-        seen = torch.cat([visible.new_ones(batch, h * w), visible], dim=1)
+        size = self.config.patch_size
+        grid = (x.shape[2] // size, x.shape[3] // size)
+        patches = self.patch_in(to_patches(x, size)) + self.grid(*grid).to(x.dtype)
+        return from_patches(self.transform(patches, t, tokens, visible, first), grid, size)
+
+    def transform(
+        self, patches: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """Run the transformer on embedded patches [B, L, D], with the arguments of `forward`: [B, L, C * size^2]."""
+        here = slice(first, first + tokens.shape[1])
+        tokens = self.token_in(tokens) + self.token_order[here].to(patches.dtype)
+        position = self.token_frequencies[here].to(patches.dtype)
+        time = self.time_in(sincos(t.float() * 1000, FREQUENCIES).to(patches.dtype))
         for block in self.blocks:
-            streams = block(streams, time, seen)
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
+                patches, tokens = checkpoint(block, patches, tokens, time, position, visible, use_reentrant=False)
+            else:
+                patches, tokens = block(patches, tokens, time, position, visible)
         shift, scale = self.final_modulation(F.silu(time))[:, None].chunk(2, dim=-1)
-        patches = self.patch_out(modulate(streams[0], shift, scale))
-        return patches.unflatten(1, (h, w)).unflatten(3, (-1, p, p)).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        return self.patch_out(modulate(patches, shift, scale))

@@ -6,6 +6,8 @@ Shape letters: B batch, K tokens.
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-4  # of a token: float32 cannot hold t = 0.7, at which Selftok-512 sees 473 tokens, not 472
+
 
 class TokenSchedule:
     """Piecewise-linear k(t): the visible prefix V_1..V_k(t) grows with the noise.
@@ -41,8 +43,51 @@ class TokenSchedule:
         segment = position.floor().long().clamp(max=len(counts) - 1)
         index = before[segment] + counts[segment] * (position - segment)
         # The last visible index is floor(index), so one token is visible even without noise.
-        return (index.floor().long() + 1).clamp(max=self.num_tokens).to(t.device)
+        return ((index + ROUNDING).floor().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def visible(self, t: Tensor) -> Tensor:
         """Mark the visible tokens at times t [B]: bool [B, K], True where a token may be seen."""
         return torch.arange(self.num_tokens, device=t.device) < self.visible_count(t)[:, None]
+
+    def start_times(self) -> Tensor:
+        """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
+        pieces = [
+            (segment + torch.arange(count, dtype=torch.float64) / count) / len(self.tokens_per_segment)
+            for segment, count in enumerate(self.tokens_per_segment)
+            if count
+        ]
+        times = torch.cat(pieces)
+        times[0] = 0.0  # at least one token is visible, also before the first segment that reveals any
+        return times
+
+
+class LogitNormalSchedule(TokenSchedule):
+    """k(t) = ceil(K * Phi((logit t - mean) / std)) + 1, at most K: tokens where a logit-normal sampler puts its times.
+
+    Of the three schedules that Selftok compares (arXiv:2505.07538, table C3) the least good one.
+
+    Args:
+        num_tokens: K.
+        mean: Of logit t.
+        std: Of logit t, above 0.
+
+    Example:
+        >>> LogitNormalSchedule(8, 0.0, 1.0).visible_count(torch.tensor([0.0, 0.5, 1.0])).tolist()
+        [1, 5, 8]
+    """
+
+    def __init__(self, num_tokens: int, mean: float, std: float):
+        super().__init__((num_tokens,))
+        if std <= 0:
+            raise ValueError(f"std ({std}) of a logit-normal schedule must be above 0")
+        self.mean, self.std = mean, std
+
+    def visible_count(self, t: Tensor) -> Tensor:
+        """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
+        share = torch.special.ndtr((t.cpu().double().clamp(0, 1).logit() - self.mean) / self.std)
+        return ((share * self.num_tokens).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
+
+    def start_times(self) -> Tensor:
+        """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
+        share = (torch.arange(self.num_tokens, dtype=torch.float64) - 1).clamp(min=0) / self.num_tokens
+        return torch.sigmoid(torch.special.ndtri(share) * self.std + self.mean)

@@ -1,0 +1,145 @@
+"""DecoderConfig: everything that a checkpoint needs to be rebuilt, and the published shapes as presets."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddt_decoder.flow import FlowConfig
+from ddt_decoder.latents import LatentConfig
+from ddt_decoder.mmdit import MMDiTConfig
+from ddt_decoder.schedule import LogitNormalSchedule, TokenSchedule
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape, schedule and flow of a decoder.
+
+    Example:
+        >>> DecoderConfig.selftok_512().network.width
+        1536
+    """
+
+    image_size: int = 64  # pixels, square; other sizes are drawn on request
+    codebook_size: int = 512
+    schedule: tuple[int, ...] = (64,)  # tokens revealed in each equal piece of time; they sum to K
+    network: MMDiTConfig = field(default_factory=MMDiTConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    latents: LatentConfig = field(default_factory=LatentConfig)
+    logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
+
+    def __post_init__(self):
+        if self.latents.channels != self.network.channels:
+            raise ValueError(
+                f"network.channels ({self.network.channels}) must equal latents.channels ({self.latents.channels})"
+            )
+        if self.image_size % self.patch_pixels:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.network.patch_size}) times "
+                f"latents.downscale ({self.latents.downscale})"
+            )
+        side = self.network.table_side
+        if side is not None and self.image_size // self.patch_pixels > side:
+            raise ValueError(
+                f"image_size ({self.image_size}) needs more patches than table_side ({side}); raise table_side"
+            )
+        if self.logit_normal_schedule is not None and len(self.schedule) != 1:
+            raise ValueError(f"schedule ({self.schedule}) must be one number, K, with a logit_normal_schedule")
+
+    @property
+    def patch_pixels(self) -> int:
+        """Pixels to a side of one patch; heights and widths are multiples of it."""
+        return self.network.patch_size * self.latents.downscale
+
+    def token_schedule(self) -> TokenSchedule:
+        """Build k(t)."""
+        if self.logit_normal_schedule is None:
+            return TokenSchedule(self.schedule)
+        return LogitNormalSchedule(self.schedule[0], *self.logit_normal_schedule)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DecoderConfig":
+        """Undo `dataclasses.asdict`, and JSON's lists for tuples."""
+
+        def tupled(part: dict[str, Any]) -> dict[str, Any]:
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in part.items()}
+
+        values = tupled(values)
+        for name, kind in (("network", MMDiTConfig), ("flow", FlowConfig), ("latents", LatentConfig)):
+            if name in values:
+                values[name] = kind(**tupled(values[name]))
+        return cls(**values)
+
+    @classmethod
+    def tiny(cls) -> "DecoderConfig":
+        """The demo's: 32 px, 16 tokens, minutes on two cores."""
+        return cls(
+            image_size=32,
+            codebook_size=512,
+            schedule=(16,),
+            network=MMDiTConfig(patch_size=8, width=160, depth=4, num_heads=5, token_width=16),
+            flow=FlowConfig(time_shift=2.0, full_noise_share=0.85, coarse_share=0.15, token_dropout=0.02),
+        )
+
+    @classmethod
+    def small(cls) -> "DecoderConfig":
+        """64 px, 64 tokens of 512 x 12, for half an hour on two cores."""
+        return cls(
+            image_size=64,
+            codebook_size=512,
+            schedule=(64,),
+            network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12),
+            flow=FlowConfig(time_shift=4.0, full_noise_share=0.5, coarse_share=0.15, token_dropout=0.05),
+        )
+
+    @classmethod
+    def ddt_480(cls, vae: str | None = None) -> "DecoderConfig":
+        """DDT at 256 px (arXiv:2504.14666): 480 tokens of 65,536 x 16, uniform schedule, x0 loss.
+
+        Where the paper is silent: SD3's network and latents, tokens modulated by time, logit-normal t.
+        """
+        return cls(
+            image_size=256,
+            codebook_size=65_536,
+            schedule=(480,),
+            network=_sd3_medium(token_modulation="time"),
+            flow=FlowConfig(prediction="x0", network_output="velocity", logit_normal=(0.0, 1.0)),
+            latents=LatentConfig.sd3(vae),
+        )
+
+    @classmethod
+    def selftok_512(cls, vae: str | None = None) -> "DecoderConfig":
+        """Selftok at 256 px with 512 tokens of 32,768 x 16, as released (arXiv:2505.07538)."""
+        return cls(
+            image_size=256,
+            codebook_size=32_768,
+            schedule=(192, 184, 72, 48, 16),
+            network=_sd3_medium(token_modulation="position"),
+            flow=FlowConfig(prediction="velocity", network_output="velocity"),
+            latents=LatentConfig.sd3(vae),
+        )
+
+    @classmethod
+    def selftok_1024(cls, vae: str | None = None) -> "DecoderConfig":
+        """Selftok with 1024 tokens. Its schedule was never published: this is that of 512 times two."""
+        return cls(
+            image_size=256,
+            codebook_size=32_768,
+            schedule=(384, 368, 144, 96, 32),
+            network=_sd3_medium(token_modulation="position"),
+            flow=FlowConfig(prediction="velocity", network_output="velocity"),
+            latents=LatentConfig.sd3(vae),
+        )
+
+
+def _sd3_medium(token_modulation: str) -> MMDiTConfig:
+    return MMDiTConfig(
+        channels=16,
+        patch_size=2,
+        width=1536,
+        depth=24,
+        num_heads=24,
+        token_width=16,
+        qk_norm=False,
+        token_modulation=token_modulation,
+        open_gates=False,
+        table_side=192,
+    )

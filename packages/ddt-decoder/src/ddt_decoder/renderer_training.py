@@ -1,0 +1,135 @@
+"""Training of the one-step renderer, encoder and codebook frozen. Needs the `[train]` extra.
+
+Shape letters: B batch, K tokens, D token width; H, W pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from ddt_decoder.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from ddt_decoder.perceptual import gradient_difference
+from ddt_decoder.renderer import DDTRenderer
+
+
+@dataclass(frozen=True)
+class RendererTrainingConfig:
+    """How a renderer is trained: mean squared error of pixels + perceptual + adversarial, in two phases.
+
+    The weights of the phases and the step between them are Selftok's; its learning rates and discriminator are unknown.
+    """
+
+    first_phase: tuple[float, float] = (0.1, 0.0)  # weights of the perceptual and of the adversarial loss
+    second_phase: tuple[float, float] = (0.5, 0.5)
+    second_phase_step: int = 30_000  # first step of the second phase
+    lr: float = 5e-5
+    discriminator_lr: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.99)  # of both AdamW
+    warmup_steps: int = 100
+    gradient_clip: float = 1.0  # largest gradient norm of the renderer
+    discriminator_width: int = 64
+    discriminator_depth: int = 3
+
+    def __post_init__(self):
+        if self.warmup_steps < 1:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 1")
+        if self.first_phase[1]:
+            raise ValueError(
+                f"first_phase ({self.first_phase}) must end in 0: the discriminator learns in the second phase only"
+            )
+
+
+class RendererTraining(LightningModule):
+    """Teaches a renderer images from their ids, or from their token vectors.
+
+    A batch is (ids [B, K] or tokens [B, K, D], images [B, 3, H, W] in [-1, 1]), so no encoder takes part. In the second
+    phase a discriminator learns beside the renderer, each with its own optimizer. Nothing random happens in a step, so
+    a resumed run continues exactly. Across processes use DDP with `find_unused_parameters`: the discriminator is idle
+    in the first phase. The Trainer must not clip gradients; `gradient_clip` does.
+
+    Args:
+        renderer: Trained in place.
+        config: See `RendererTrainingConfig`.
+        perceptual: Difference (drawn, images) -> scalar. Pass LPIPS where its weights are at hand.
+        seed: Of the discriminator's first weights.
+
+    Example:
+        >>> from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
+        >>> network = MMDiTConfig(width=32, depth=1, num_heads=2)
+        >>> decoder = DDTDecoder(DecoderConfig(image_size=16, codebook_size=8, schedule=(4,), network=network))
+        >>> training = RendererTraining(DDTRenderer.from_decoder(decoder), RendererTrainingConfig())
+        >>> losses = training.losses(torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 3, 16, 16), step=0)
+        >>> sorted(losses)
+        ['loss', 'mse', 'perceptual']
+    """
+
+    def __init__(
+        self,
+        renderer: DDTRenderer,
+        config: RendererTrainingConfig,
+        perceptual: Callable[[Tensor, Tensor], Tensor] = gradient_difference,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.renderer = renderer
+        self.config = config
+        self.perceptual = perceptual.requires_grad_(False) if isinstance(perceptual, nn.Module) else perceptual
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.discriminator = PatchDiscriminator(config.discriminator_width, config.discriminator_depth)
+
+    def losses(self, ids: Tensor, images: Tensor, step: int) -> dict[str, Tensor]:
+        """Compute the renderer's loss at a step, and its parts by name.
+
+        In the second phase the entry "drawn" holds the drawn images, without gradient, for the discriminator.
+        """
+        second = step >= self.config.second_phase_step
+        perceptual_weight, adversarial_weight = self.config.second_phase if second else self.config.first_phase
+        drawn = self.renderer.render(ids)
+        losses = {"mse": F.mse_loss(drawn, images), "perceptual": self.perceptual(drawn, images)}
+        loss = losses["mse"] + perceptual_weight * losses["perceptual"]
+        if adversarial_weight:
+            losses["adversarial"] = adversarial_loss(self.discriminator(drawn))
+            loss = loss + adversarial_weight * losses["adversarial"]
+            losses["drawn"] = drawn.detach()
+        return {"loss": loss, **losses}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Step the renderer, then, in the second phase, the discriminator."""
+        ids, images = batch
+        optimizer = self.optimizers()[0]
+        # Stepped behind Lightning's back, so that `global_step` counts the renderer's steps alone.
+        against = self.optimizers(use_pl_optimizer=False)[1]
+        warmth = min(1.0, (self.global_step + 1) / self.config.warmup_steps)
+        for each, rate in ((optimizer, self.config.lr), (against, self.config.discriminator_lr)):
+            for group in each.param_groups:
+                group["lr"] = rate * warmth
+
+        self.discriminator.requires_grad_(False)
+        losses = self.losses(ids, images, self.global_step)
+        drawn = losses.pop("drawn", None)
+        optimizer.zero_grad()
+        self.manual_backward(losses["loss"])
+        nn.utils.clip_grad_norm_(self.renderer.parameters(), self.config.gradient_clip)
+        optimizer.step()
+
+        self.discriminator.requires_grad_(True)
+        if drawn is not None:
+            losses["discriminator"] = discriminator_loss(self.discriminator(images), self.discriminator(drawn))
+            against.zero_grad()
+            self.manual_backward(losses["discriminator"])
+            against.step()
+        self.log_dict({name: value.detach() for name, value in losses.items()})
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One AdamW for the renderer, one for the discriminator."""
+        config, settings = self.config, {"betas": self.config.betas, "weight_decay": 0.0}
+        return [
+            torch.optim.AdamW(self.renderer.parameters(), config.lr, **settings),
+            torch.optim.AdamW(self.discriminator.parameters(), config.discriminator_lr, **settings),
+        ]

@@ -1,0 +1,98 @@
+"""Weights of Stable Diffusion 3 (arXiv:2403.03206) for the image stream of an MMDiT, from a diffusers folder."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddt_decoder.mmdit import MMDiT
+
+# What belongs to the text: its stream, its embedder and the pooled vector that is added to the time.
+TEXT = ("context_embedder.", "time_text_embed.text_embedder.", "norm1_context.", "ff_context.", "to_add_out.")
+TEXT += ("add_q_proj.", "add_k_proj.", "add_v_proj.", "norm_added_q.", "norm_added_k.")
+
+
+def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
+    """Fill the image stream, time embedding, position table and output layer of a network, in place.
+
+    With all tokens hidden the network then computes what SD3 does without text tokens and with a pooled text vector
+    that adds nothing to the time embedding (`text_embedder.linear_2` zero).
+
+    Args:
+        network: Of the same shape as the SD3 model.
+        folder: A diffusers `SD3Transformer2DModel` folder, or a Hub id.
+
+    Returns:
+        The names of the network's weights that SD3 does not fill: those of the token stream.
+
+    Raises:
+        FileNotFoundError: If the folder is missing.
+        ValueError: If the shapes differ, or the folder holds weights that this network has no place for.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    try:
+        source = SD3Transformer2DModel.from_pretrained(str(folder))
+    except OSError as error:
+        raise FileNotFoundError(f"no SD3Transformer2DModel in '{folder}' ({error})") from error
+    theirs = {name: tensor for name, tensor in source.state_dict().items() if not any(part in name for part in TEXT)}
+    ours = {**_ends(theirs), **_blocks(theirs, source.config.num_layers)}
+    if theirs:
+        raise ValueError(f"'{folder}' holds weights of another kind of SD3: {', '.join(sorted(theirs))}")
+    state = network.state_dict()
+    for name, tensor in ours.items():
+        wanted = tuple(state[name].shape) if name in state else None
+        if wanted != tuple(tensor.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)} in '{folder}' and {wanted} here; give the network SD3's shape"
+            )
+    missing = {name for name in state if ".position_in." not in name and _of_image(name)} - set(ours)
+    if missing:
+        raise ValueError(f"'{folder}' lacks {', '.join(sorted(missing))}; give the network SD3's shape")
+    network.load_state_dict({**state, **ours})
+    return sorted(set(state) - set(ours))
+
+
+def channel_first(rows: Tensor, patch_size: int) -> Tensor:
+    """Reorder rows of an output layer from SD3's order of a patch's values, channel last, to ours, channel first."""
+    return rows.unflatten(0, (patch_size, patch_size, -1)).movedim(2, 0).flatten(0, 2)
+
+
+def _of_image(name: str) -> bool:
+    return not name.startswith("token_in.") and not (name.startswith("blocks.") and ".1." in name.partition(".")[2])
+
+
+def _ends(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take what is not in a block out of SD3's weights, under our names."""
+    kernel = theirs.pop("pos_embed.proj.weight")  # [D, C, p, p]
+    size = kernel.shape[2]
+    ours = {
+        "patch_in.weight": kernel.flatten(1),
+        "patch_in.bias": theirs.pop("pos_embed.proj.bias"),
+        "patch_table": theirs.pop("pos_embed.pos_embed")[0],
+    }
+    for kind in ("weight", "bias"):
+        ours[f"time_in.0.{kind}"] = theirs.pop(f"time_text_embed.timestep_embedder.linear_1.{kind}")
+        ours[f"time_in.2.{kind}"] = theirs.pop(f"time_text_embed.timestep_embedder.linear_2.{kind}")
+        scale, shift = theirs.pop(f"norm_out.linear.{kind}").chunk(2)
+        ours[f"final_modulation.{kind}"] = torch.cat([shift, scale])
+        ours[f"patch_out.{kind}"] = channel_first(theirs.pop(f"proj_out.{kind}"), size)
+    return ours
+
+
+def _blocks(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Take the image stream of every block out of SD3's weights, under our names."""
+    pairs = {"norm1.linear": "modulation.0", "attn.to_out.0": "attention.out.0"}
+    pairs |= {"ff.net.0.proj": "mlp.0.0", "ff.net.2": "mlp.0.2"}
+    ours = {}
+    for i in range(depth):
+        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
+        for kind in ("weight", "bias"):
+            for their_name, our_name in pairs.items():
+                ours[f"{target}.{our_name}.{kind}"] = theirs.pop(f"{source}.{their_name}.{kind}")
+            qkv = [theirs.pop(f"{source}.attn.to_{part}.{kind}") for part in "qkv"]
+            ours[f"{target}.attention.qkv.0.{kind}"] = torch.cat(qkv)
+        for part in "qk":
+            if (norm := theirs.pop(f"{source}.attn.norm_{part}.weight", None)) is not None:
+                ours[f"{target}.attention.{part}_norm.0.weight"] = norm
+    return ours

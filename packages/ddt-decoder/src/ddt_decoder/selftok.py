@@ -1,0 +1,173 @@
+"""Published Selftok checkpoints (arXiv:2505.07538): the decoder half of the public `.pth` layout.
+
+Shape letters: K tokens, D width, V codebook size, L patches.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddt_decoder.config import DecoderConfig
+from ddt_decoder.flow import FlowConfig
+from ddt_decoder.latents import LatentConfig
+from ddt_decoder.mmdit import MMDiTConfig
+from ddt_decoder.positions import exact_sincos
+from ddt_decoder.sd3 import channel_first
+
+PATCH_SIZE = 2
+STREAMS = ("x_block", "context_block")  # in the order of ours: patches, tokens
+PARTS = {"adaLN_modulation.1": "modulation", "attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
+MLP = {"mlp.fc1": "0", "mlp.fc2": "2"}
+
+
+@dataclass(frozen=True)
+class SelftokCheckpoint:
+    """A Selftok file under our names: weights of a `DDTDecoder`, or of a `DDTRenderer` if they have a canvas."""
+
+    config: DecoderConfig
+    weights: dict[str, Tensor]
+
+
+def read_selftok(
+    path: str | Path,
+    num_heads: int | None = None,
+    schedule: tuple[int, ...] | None = None,
+    image_size: int | None = None,
+    vae: str | None = None,
+) -> SelftokCheckpoint:
+    """Read a Selftok checkpoint; sizes come from its tensors.
+
+    The encoder belongs to ddt-tokenizer. Of it only the codebook and the norm behind it are read, as the table
+    ids -> vectors. Not read either: the pooled-text embedder, which the public code never calls, and the last block's
+    position embedder, whose output it never uses.
+
+    Args:
+        path: The `.pth` file; nothing but tensors and plain values is unpickled.
+        num_heads: Of the network; None means heads of 64, as in the public code.
+        schedule: Tokens revealed in each equal piece of time; None means those of `DecoderConfig.selftok_512` or
+            `selftok_1024`.
+        image_size: Pixels; None means 256, or what a renderer's canvas says.
+        vae: Folder or Hub id of SD3's autoencoder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a key is missing or unknown, or a setting does not fit.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    theirs = {name.removeprefix("model."): state.pop(name) for name in list(state) if name.startswith("model.")}
+    try:
+        table = F.layer_norm(
+            state["encoder.quantizer._codebook.embed"].squeeze(0).float(),
+            state["encoder.final_layer_norm3.weight"].shape,
+            state["encoder.final_layer_norm3.weight"].float(),
+            state["encoder.final_layer_norm3.bias"].float(),
+            eps=1e-6,
+        )
+        num_tokens, shape = _shape(theirs)
+        renderer = "mask_token" in theirs
+        weights = _canvas(theirs) if renderer else _patches(theirs)
+        weights |= _trunk(theirs, shape["depth"])
+        order = theirs.pop("context_pos_embed")[0]
+    except KeyError as error:
+        raise ValueError(f"'{path}' is not a Selftok checkpoint of the public layout: it lacks {error}") from error
+    unknown = [*theirs, *(name for name in state if not name.startswith(("encoder.", "diffusion.")))]
+    if unknown:
+        raise ValueError(f"'{path}' holds weights that this decoder has no place for: {', '.join(sorted(unknown))}")
+    if not torch.allclose(order, exact_sincos(torch.arange(num_tokens) * 8 + 1000, shape["width"]), atol=1e-4):
+        raise ValueError(f"tokens of '{path}' do not stand at positions 1000 + 8 k; it is of another Selftok")
+    for released in (DecoderConfig.selftok_512(), DecoderConfig.selftok_1024()):
+        if schedule is None and sum(released.schedule) == num_tokens:
+            schedule = released.schedule
+    if schedule is None or sum(schedule) != num_tokens:
+        raise ValueError(f"schedule ({schedule}) must sum to the {num_tokens} tokens of '{path}'; give schedule=(...)")
+    latents = LatentConfig.sd3(vae)
+    config = DecoderConfig(
+        image_size=image_size or (math.isqrt(len(weights["places"])) * PATCH_SIZE * 8 if renderer else 256),
+        codebook_size=len(table),
+        schedule=tuple(schedule),
+        network=MMDiTConfig(
+            num_heads=num_heads or shape["width"] // 64,
+            patch_size=PATCH_SIZE,
+            token_modulation="position",
+            tokens_see_patches=not renderer,  # the public code runs its renderer so
+            open_gates=False,
+            **shape,
+        ),
+        flow=FlowConfig(prediction="velocity", network_output="velocity"),
+        latents=LatentConfig(shape["channels"], latents.downscale, latents.shift, latents.scale, vae),
+    )
+    return SelftokCheckpoint(config, {"codebook": table, **weights})
+
+
+def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """Infer K and the shape of the network."""
+    width, token_width = theirs["context_embedder.weight"].shape
+    depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("joint_blocks.")), default=-1)
+    shape = {
+        "channels": len(theirs["final_layer.linear.bias"]) // PATCH_SIZE**2,
+        "width": width,
+        "depth": depth,
+        "token_width": token_width,
+        "mlp_ratio": len(theirs["joint_blocks.0.x_block.mlp.fc1.bias"]) / width,
+        "qk_norm": "joint_blocks.0.x_block.attn.ln_q.weight" in theirs,
+        "table_side": None if "mask_token" in theirs else math.isqrt(theirs["pos_embed"].shape[1]),
+    }
+    return theirs["context_pos_embed"].shape[1], shape
+
+
+def _patches(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the patch embedding and the position table of a decoder."""
+    return {
+        "network.patch_in.weight": theirs.pop("x_embedder.proj.weight").flatten(1),
+        "network.patch_in.bias": theirs.pop("x_embedder.proj.bias"),
+        "network.patch_table": theirs.pop("pos_embed")[0],
+    }
+
+
+def _canvas(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take a renderer's canvas [1 or L, D] and places [L, D]; its table of positions is not used."""
+    theirs.pop("pos_embed", None)
+    return {"canvas": theirs.pop("mask_token")[0], "places": theirs.pop("positional_embedding")}
+
+
+def _trunk(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Take everything else of the network, and drop what the public code never uses."""
+    ours = {}
+    unused = re.compile(rf"y_embedder\.|joint_blocks\.{depth - 1}\.context_block\.t_embedder\.")
+    for name in [name for name in theirs if unused.match(name)]:
+        del theirs[name]
+    for kind in ("weight", "bias"):
+        ours[f"network.token_in.{kind}"] = theirs.pop(f"context_embedder.{kind}")
+        ours[f"network.final_modulation.{kind}"] = theirs.pop(f"final_layer.adaLN_modulation.1.{kind}")
+        ours[f"network.patch_out.{kind}"] = channel_first(theirs.pop(f"final_layer.linear.{kind}"), PATCH_SIZE)
+        for layer in (0, 2):
+            ours[f"network.time_in.{layer}.{kind}"] = theirs.pop(f"t_embedder.mlp.{layer}.{kind}")
+    for i in range(depth):
+        for stream, block in enumerate(STREAMS):
+            source, target = f"joint_blocks.{i}.{block}", f"network.blocks.{i}"
+            for part in "qk":
+                if (norm := theirs.pop(f"{source}.attn.ln_{part}.weight", None)) is not None:
+                    ours[f"{target}.attention.{part}_norm.{stream}.weight"] = norm
+            ends_here = i == depth - 1 and block == "context_block"
+            for kind in ("weight", "bias"):
+                for part, name in PARTS.items():
+                    if not (ends_here and part == "attn.proj"):
+                        ours[f"{target}.{name}.{stream}.{kind}"] = theirs.pop(f"{source}.{part}.{kind}")
+                if ends_here:
+                    continue
+                for part, name in MLP.items():
+                    ours[f"{target}.mlp.{stream}.{name}.{kind}"] = theirs.pop(f"{source}.{part}.{kind}")
+                if block == "context_block":
+                    for layer in (0, 2):
+                        embedder = theirs.pop(f"{source}.t_embedder.mlp.{layer}.{kind}")
+                        ours[f"{target}.position_in.{layer}.{kind}"] = embedder
+    return ours

@@ -1,0 +1,80 @@
+"""Presets: the published shapes, counted on the meta device against the layer list of the sources."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from ddt_decoder import DDTDecoder, DDTRenderer, DecoderConfig
+
+
+def size(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sd3_medium_size(position_embedders):
+    """Sum the layers of an SD3-medium whose text stream reads tokens of 16 values (ddt-spec 3.5)."""
+    d = 1536
+
+    def linear(inputs, outputs):
+        return inputs * outputs + outputs
+
+    stream = linear(d, 6 * d) + linear(d, 3 * d) + linear(d, d) + linear(d, 4 * d) + linear(4 * d, d)
+    last_tokens = linear(d, 2 * d) + linear(d, 3 * d)
+    embedder = linear(256, d) + linear(d, d)
+    ends = linear(2 * 2 * 16, d) + linear(16, d) + embedder + linear(d, 2 * d) + linear(d, 2 * 2 * 16)
+    return 24 * stream + 23 * stream + last_tokens + ends + position_embedders * embedder
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_tokens", "codebook_size", "position_embedders"),
+    [("ddt_480", 480, 65_536, 0), ("selftok_512", 512, 32_768, 23), ("selftok_1024", 1024, 32_768, 23)],
+)
+def test_big_presets_have_the_published_size(preset, num_tokens, codebook_size, position_embedders):
+    config = getattr(DecoderConfig, preset)()
+    with torch.device("meta"):
+        decoder = DDTDecoder(config)
+    assert size(decoder) == sd3_medium_size(position_embedders)
+    assert decoder.num_tokens == num_tokens and decoder.codebook.shape == (codebook_size, 16)
+    if preset == "selftok_512":
+        assert round(size(decoder) / 1e9, 2) == 2.08
+        with torch.device("meta"):
+            renderer = DDTRenderer(config)
+        assert size(renderer) == size(decoder) - (64 * 1536 + 1536) + 256 * 1536 + 1536
+
+
+def test_small_presets_train():
+    for config in (DecoderConfig.tiny(), DecoderConfig.small()):
+        decoder = DDTDecoder(config)
+        tokens = torch.randn(2, decoder.num_tokens, config.network.token_width)
+        latents = torch.randn(2, 3, config.image_size, config.image_size)
+        assert decoder.loss(latents, tokens).isfinite()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "ddt_480", "selftok_512", "selftok_1024"])
+def test_a_config_survives_json(preset):
+    config = getattr(DecoderConfig, preset)()
+    assert DecoderConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_a_folder_of_the_first_release_still_loads(tmp_path):
+    config = DecoderConfig.tiny()
+    DDTDecoder(config).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for name in ("latents", "logit_normal_schedule"):
+        del values[name]
+    for name in ("qk_norm", "token_modulation", "tokens_see_patches", "open_gates", "table_side"):
+        del values["network"][name]
+    for name in ("network_output", "logit_normal", "reweight_gradients"):
+        del values["flow"][name]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert DDTDecoder.from_pretrained(tmp_path).config == config
+
+
+def test_settings_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="logit_normal_schedule"):
+        DecoderConfig(schedule=(4, 4), logit_normal_schedule=(0.0, 1.0))
+    with pytest.raises(ValueError, match="table_side"):
+        config = DecoderConfig()
+        dataclasses.replace(config, network=dataclasses.replace(config.network, table_side=4))
