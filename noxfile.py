@@ -29,6 +29,14 @@ def editable(*extras: str) -> list[str]:
     return [part for name in PACKAGES for part in ("-e", f"packages/{name}{suffix}")] + ["-e", "apps"]
 
 
+def test_requirements() -> list[str]:
+    """What the tests of all packages need, from their dependency groups."""
+    groups = (
+        nox.project.load_toml(f"packages/{name}/pyproject.toml")["dependency-groups"]["test"] for name in PACKAGES
+    )
+    return sorted({requirement for group in groups for requirement in group})
+
+
 def install(session: nox.Session, *requirements: str) -> None:
     """Install the tested versions."""
     pip_only = () if session.venv_backend == "uv" else ("--no-compile",)
@@ -55,7 +63,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(reuse_venv=True)
 def test(session: nox.Session) -> None:
     """Test every package, the apps and the borders between them, in one environment."""
-    install_once(session, *editable("train"), "pytest")
+    install_once(session, *editable("train"), *test_requirements())
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
     session.run("pytest", *(session.posargs or folders), env=ENVIRONMENT)
 
@@ -108,6 +116,6 @@ def build(session: nox.Session, package: str) -> None:
 @nox.session(reuse_venv=True)
 def bench(session: nox.Session) -> None:
     """Run benchmarks/: each prints its figures; `-- benchmarks/NAME.py` runs one."""
-    install_once(session, *editable("train"))
+    install_once(session, *editable("train"), *test_requirements())
     for script in session.posargs or sorted(str(file) for file in Path("benchmarks").glob("*.py")):
         session.run("python", script, env=ENVIRONMENT)

@@ -1,5 +1,6 @@
 """What crosses the borders between packages: ids, vectors, order, fingerprints, protocols."""
 
+import json
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 import ddt_data
+import ddt_tokenizer.cli
 import ddt_tokenizer.images
 from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
@@ -144,3 +146,24 @@ def test_training_and_use_see_the_same_picture(mode, tmp_path):
     picture.save(path, exif=exif)
     packed = to_tensor([ddt_data.load_image(path, 32)])[0]
     assert torch.equal(packed, ddt_tokenizer.images.load_image(path, 32))
+
+
+def test_id_shards_of_the_tokenizers_own_command_are_read_as_any_other(tmp_path):
+    tokenizer, _ = tokenizer_and_decoder()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    generator = SceneGenerator(SceneConfig.tiny(), seed=0)
+    samples = [make_sample(generator, i) for i in range(3)]
+    with ShardWriter(tmp_path / "pictures", image_size=32) as writer:
+        for sample in samples:
+            writer.write(sample)
+    command = ["encode", tmp_path / "pictures", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "ids"]
+    ddt_tokenizer.cli.main([str(word) for word in command])
+    dataset = ShardDataset(tmp_path / "ids", tokenizer=tokenizer.fingerprint())
+    dataset.check()
+    assert len(dataset) == 3
+    for i, sample in enumerate(samples):
+        expected = {"key": sample["key"], "text": sample["text"], "meta": json.loads(json.dumps(sample["meta"]))}
+        for picture, ids in (("image", "ids"), ("target", "target_ids")):
+            expected[ids] = tokenizer.encode(to_tensor([sample[picture]]))[0].tolist()
+        found = dataset[i]
+        assert found | {name: found[name].tolist() for name in ("ids", "target_ids")} == expected

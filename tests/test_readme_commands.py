@@ -20,7 +20,8 @@ DOCUMENTS = [
 
 def lines():
     for document in DOCUMENTS:
-        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+        for block in (text for language, text in blocks if language in ("", "bash", "sh", "console")):
             for line in block.replace("\\\n", " ").splitlines():
                 command = shlex.split(line.removeprefix("$ "), comments=True)
                 if command[:1] == ["ddt"]:
