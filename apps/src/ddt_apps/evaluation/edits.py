@@ -16,7 +16,8 @@ from ddt_apps.evaluation.scenes import in_batches, read
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Edit, Judge, Scene, caption, level_config, make_edit, render
 from ddt_data.judge import judge_hash
-from ddt_data.sceneeval import canvas_of, shows
+from ddt_data.sceneeval import canvas_of
+from ddt_data.verdicts import shows
 
 
 @dataclass(frozen=True)

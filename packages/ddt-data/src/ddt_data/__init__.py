@@ -9,12 +9,14 @@ from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 from ddt_data.pack import make_sample, pack_folder, pack_scenes, pack_text
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
-from ddt_data.sceneeval import Asked, Prompt, Verdict, level_config, load_prompts, scene_for, verdict
-from ddt_data.scenes import Scene, SceneConfig, SceneGenerator, SceneObject, place, relation, render
+from ddt_data.scene_config import SceneConfig
+from ddt_data.sceneeval import Asked, Prompt, level_config, load_prompts, scene_for
+from ddt_data.scenes import Scene, SceneGenerator, SceneObject, place, relation, render
 from ddt_data.shards import ShardDataset, ShardWriter
 from ddt_data.splits import is_held_out
 from ddt_data.sprites import load_sprites, sprite
 from ddt_data.stream import StepSampler
+from ddt_data.verdicts import Verdict, verdict
 
 __all__ = [
     "BACKGROUNDS",

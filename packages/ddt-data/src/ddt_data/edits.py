@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ddt_data.captions import noun_phrase, plural
-from ddt_data.scenes import Scene, SceneConfig, SceneObject, in_split, place, relation
+from ddt_data.scene_config import SceneConfig
+from ddt_data.scenes import Scene, SceneObject, in_split, place, relation
 
 EDIT_KINDS = ("add", "remove", "replace", "recolour", "move", "background")
 

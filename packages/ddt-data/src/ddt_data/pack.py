@@ -11,7 +11,8 @@ from ddt_data.edits import make_edit
 from ddt_data.images import load_image
 from ddt_data.manifest import Manifest
 from ddt_data.questions import make_questions
-from ddt_data.scenes import Scene, SceneConfig, SceneGenerator, render
+from ddt_data.scene_config import SceneConfig
+from ddt_data.scenes import Scene, SceneGenerator, render
 from ddt_data.shards import Sample, ShardWriter
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

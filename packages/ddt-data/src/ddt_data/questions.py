@@ -4,7 +4,8 @@ import random
 from dataclasses import dataclass
 
 from ddt_data.captions import NUMBERS, plural
-from ddt_data.scenes import LAYOUTS, RELATIONS, Scene, SceneConfig, SceneObject, place, relation
+from ddt_data.scene_config import LAYOUTS, SceneConfig
+from ddt_data.scenes import RELATIONS, Scene, SceneObject, place, relation
 
 QUESTION_KINDS = ("what", "how many", "colour", "where", "yes/no", "background")
 
