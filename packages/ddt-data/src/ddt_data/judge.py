@@ -212,7 +212,7 @@ class Judge(nn.Module):
 def judge_file(name_or_path: str | Path) -> Path:
     """Find the file of a judge: an embedded name, or a path."""
     if str(name_or_path) in JUDGES:
-        return Path(str(files("ddt_data").joinpath("art", f"judge-{name_or_path}.safetensors")))
+        return Path(str(files("ddt_data").joinpath("judges", f"{name_or_path}.safetensors")))
     return Path(name_or_path)
 
 
