@@ -20,6 +20,8 @@ UNWANTED_ADVICE = (
     ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
     ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
     ".*have no `val_dataloader`",  # validation is `ddt`'s own
+    ".*in eval mode at the start of training",  # what is frozen is meant to be
+    ".*smaller than the logging interval",  # the last step is always logged
 )
 
 
