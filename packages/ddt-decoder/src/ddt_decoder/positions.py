@@ -38,13 +38,30 @@ def sincos_grid(height: int, width: int, channels: int, device: torch.device) ->
 
     Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
     """
-    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=device)
-    halves = []
-    for size in (height, width):
-        angles = (torch.arange(size, device=device) - (size - 1) / 2)[:, None] * frequencies
-        halves.append(torch.cat([angles.cos(), angles.sin()], dim=-1))
-    rows, columns = halves
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1).flatten(0, 1)
+    rows, columns = (torch.arange(size, device=device) - (size - 1) / 2 for size in (height, width))
+    return at_points(torch.cartesian_prod(rows, columns), channels)
+
+
+def at_points(points: Tensor, channels: int) -> Tensor:
+    """Embed points [n, 2], rows and columns in patches from the middle, as [n, channels]; see `sincos_grid`."""
+    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=points.device)
+    angles = points[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)
+
+
+def spread_points(count: int, side: int) -> Tensor:
+    """Spread points over a square of side x side patches: [count, 2], rows and columns from its middle.
+
+    Any run of consecutive points covers the square evenly: steps of 1/p and 1/p^2 around a torus, p the plastic number
+    (Roberts' R2 sequence). ddt-tokenizer starts its queries at the same places.
+
+    >>> spread_points(64, 8)[:8].std(0).min() > 2
+    tensor(True)
+    """
+    plastic = 1.324717957244746
+    steps = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device="cpu")
+    places = (0.5 + torch.arange(count, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
+    return ((places - 0.5) * side).float()
 
 
 def sincos_table(side: int, channels: int) -> Tensor:
