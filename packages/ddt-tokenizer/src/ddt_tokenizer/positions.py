@@ -38,18 +38,19 @@ def at_points(points: Tensor, channels: int) -> Tensor:
 def spread_points(count: int, side: int) -> Tensor:
     """Spread points over a square of side x side patches: [count, 2], rows and columns from its middle.
 
-    Any run of consecutive points covers the square evenly: steps of 1/p and 1/p^2 around a torus, p the plastic number
-    (Roberts' R2 sequence).
+    They form a grid, as near to a square as `count` allows, and follow one another in golden-section strides through
+    it, so that any run of consecutive points covers the square evenly.
 
     Example:
-        >>> points = spread_points(64, 8)
-        >>> bool((points.abs() <= 4).all()), bool(points[:8].std(0).min() > 2)
-        (True, True)
+        >>> spread_points(4, 2).tolist()
+        [[-0.5, -0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]]
     """
-    plastic = 1.324717957244746
-    steps = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device="cpu")
-    places = (0.5 + torch.arange(count, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
-    return ((places - 0.5) * side).float()
+    rows = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
+    columns = count // rows
+    step = next(n for n in range(round(0.618 * count), 2 * count) if math.gcd(n, count) == 1)
+    cells = torch.arange(count, device="cpu") * step % count
+    places = [(cells // columns + 0.5) / rows, (cells % columns + 0.5) / columns]
+    return (torch.stack(places, dim=1) - 0.5) * side
 
 
 def cropped_table(height: int, width: int, side: int, channels: int, device: torch.device) -> Tensor:
