@@ -29,34 +29,37 @@ from ddt_data import Judge, load_prompts, render, verdict
 from ddt_data.sceneeval import canvas_of
 from ddt_tokenizer.health import codebook_health
 
-TOKENS = "tokenizer.encoder.num_tokens={}"
 ROWS = {
     "base": [],
-    # optimizer and start
+    # how queries start
+    "start-anywhere": ["tokenizer.encoder.start_grid=null", "decoder.network.token_grid=null"],
+    "encoder-starts-at-places": ["decoder.network.token_grid=null"],
+    "decoder-starts-at-places": ["tokenizer.encoder.start_grid=null"],
+    "spatial": ["tokenizer.encoder.mode=spatial", "tokenizer.encoder.start_grid=null"],
+    # optimizer, batch, continuous start
     "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
+    "batch-64": ["batch_size=64"],
     "quantized-from-start": ["training.continuous_steps=0"],
     # noise and loss
     "noise-20": ["decoder.flow.full_noise_share=0.2"],
-    "noise-50": ["decoder.flow.full_noise_share=0.5"],
     "noise-100": ["decoder.flow.full_noise_share=1.0"],
     "shift-1": ["decoder.flow.time_shift=1.0"],
     "shift-10": ["decoder.flow.time_shift=10.0"],
-    "velocity-loss": ["decoder.flow.prediction=velocity"],
-    "no-prefixes": ["decoder.flow.coarse_share=0.0"],
+    "velocity-loss": ["decoder.flow.prediction=velocity", "decoder.flow.own_estimates=0"],
+    "no-own-estimates": ["decoder.flow.own_estimates=0"],
+    "no-prefixes": ["decoder.flow.coarse_share=0"],
     "prefixes-40": ["decoder.flow.coarse_share=0.4"],
-    # schedules: the same tokens, most of them hidden only late
-    "early-schedule": ["decoder.schedule=[38,14,6,4,2]"],
+    "uniform-schedule": ["decoder.schedule=[64]"],
     "late-schedule": ["decoder.schedule=[2,4,6,14,38]"],
     # bits
-    "k16": [TOKENS.format(16)],
-    "k32": [TOKENS.format(32)],
+    "k16": ["tokenizer.encoder.num_tokens=16", "decoder.schedule=[16]"],
+    "k32": ["tokenizer.encoder.num_tokens=32", "decoder.schedule=[32]"],
     "v256": ["tokenizer.quantizer.codebook_size=256"],
     "v2048": ["tokenizer.quantizer.codebook_size=2048"],
     "fsq": [
         "tokenizer.quantizer.kind=fsq",
         "tokenizer.quantizer.levels=[8,8,8]",
         "tokenizer.quantizer.code_width=3",
-        "decoder.codebook_size=512",
     ],
     # codebook
     "random-replacement": ["tokenizer.quantizer.replacement=random"],
@@ -64,13 +67,9 @@ ROWS = {
     "commitment-quarter": ["tokenizer.quantizer.commitment=0.25"],
     "diversity": ["tokenizer.quantizer.diversity=0.02"],
     # network
-    "one-way": ["tokenizer.encoder.attention=one_way"],
-    "spatial": ["tokenizer.encoder.mode=spatial"],
-    "patch-4": ["tokenizer.encoder.patch_size=4"],
-    "drawn-in-16": ["decoder.network.patch_size=16"],
-    "k32-drawn-in-16": [TOKENS.format(32), "decoder.network.patch_size=16"],
-    # batches
-    "batch-32": ["batch_size=32"],
+    "one-way": ["tokenizer.encoder.attention=one_way", "tokenizer.encoder.start_grid=null"],
+    "encoder-patch-4": ["tokenizer.encoder.patch_size=4", "tokenizer.encoder.start_grid=16"],
+    "decoder-patch-16": ["decoder.network.patch_size=16", "decoder.network.token_grid=4"],
 }
 
 

@@ -311,6 +311,13 @@ def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
         assert any(fnmatchcase(name, pattern) for name in names), pattern
 
 
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_small_configurations_are_the_presets(name):
+    config = load_config(TrainTokenizer, f"{name}/tokenizer", ["data=data"])
+    assert config.tokenizer == getattr(TokenizerConfig, name)()
+    assert config.decoder == getattr(DecoderConfig, name)()
+
+
 @pytest.mark.parametrize("name", ["ddt-480", "selftok-512"])
 def test_full_size_configurations_are_the_presets_with_the_rates_of_selftok(name):
     config, preset = load_config(TrainTokenizer, f"imagenet/{name}", ["data=data"]), name.replace("-", "_")

@@ -85,9 +85,11 @@ class DecoderConfig:
         return cls(
             image_size=64,
             codebook_size=512,
-            schedule=(64,),
-            network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12),
-            flow=FlowConfig(time_shift=4.0, full_noise_share=0.5, coarse_share=0.15, token_dropout=0.05),
+            schedule=(38, 14, 6, 4, 2),
+            network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12, token_grid=8),
+            flow=FlowConfig(
+                time_shift=4.0, full_noise_share=0.7, coarse_share=0.15, token_dropout=0.02, own_estimates=0.75
+            ),
         )
 
     @classmethod
