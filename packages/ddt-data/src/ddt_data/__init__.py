@@ -1,14 +1,20 @@
 """Pictures and text for models that read and draw: scenes with exact truth, folders of pictures, shards."""
 
+from ddt_data.blocks import write_block
+from ddt_data.building import Made, Plan, build
 from ddt_data.captions import caption
 from ddt_data.edits import EDIT_KINDS, Edit, make_edit
-from ddt_data.images import decode_image, encode_image, load_image
+from ddt_data.images import aspect_buckets, decode_image, encode_image, image_shape, load_image, nearest_bucket
 from ddt_data.judge import Judge, Seen
 from ddt_data.manifest import Manifest, Shard
+from ddt_data.mixture import Mixture, open_shards
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
-from ddt_data.pack import make_sample, pack_folder, pack_scenes, pack_text
+from ddt_data.pack import make_sample, pack_scenes, pack_text
+from ddt_data.pack_pictures import PackConfig, pack_folder, pack_records, split_by_shape
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
+from ddt_data.readers import open_reader
+from ddt_data.records import Record, Refused, Span
 from ddt_data.scene_config import SceneConfig
 from ddt_data.sceneeval import Asked, Prompt, level_config, load_prompts, scene_for
 from ddt_data.scenes import Scene, SceneGenerator, SceneObject, place, relation, render
@@ -28,9 +34,15 @@ __all__ = [
     "Asked",
     "Edit",
     "Judge",
+    "Made",
     "Manifest",
+    "Mixture",
+    "PackConfig",
+    "Plan",
     "Prompt",
     "Question",
+    "Record",
+    "Refused",
     "Scene",
     "SceneConfig",
     "SceneGenerator",
@@ -39,11 +51,15 @@ __all__ = [
     "Shard",
     "ShardDataset",
     "ShardWriter",
+    "Span",
     "StepSampler",
     "Verdict",
+    "aspect_buckets",
+    "build",
     "caption",
     "decode_image",
     "encode_image",
+    "image_shape",
     "is_held_out",
     "level_config",
     "load_image",
@@ -52,7 +68,11 @@ __all__ = [
     "make_edit",
     "make_questions",
     "make_sample",
+    "nearest_bucket",
+    "open_reader",
+    "open_shards",
     "pack_folder",
+    "pack_records",
     "pack_scenes",
     "pack_text",
     "place",
@@ -60,6 +80,8 @@ __all__ = [
     "relation",
     "render",
     "scene_for",
+    "split_by_shape",
     "sprite",
     "verdict",
+    "write_block",
 ]

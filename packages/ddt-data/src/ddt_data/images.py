@@ -1,7 +1,8 @@
-"""Pictures from files: upright, opaque, square."""
+"""Pictures from files: upright, opaque, of one shape."""
 
 import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,48 +11,106 @@ from PIL import Image, ImageOps
 
 # What Pillow's readers raise on files that are broken, cut off, huge or no pictures at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+MAX_PIXELS = 100_000_000  # a picture of more is refused before it is decoded, as it may be made to fill the memory
 
 
-def load_image(source: str | Path | bytes, image_size: int, name: str | None = None) -> NDArray[np.uint8]:
-    """Read a picture and make it a square of the wanted side.
+def load_image(
+    source: str | Path | bytes,
+    image_size: int | tuple[int, int],
+    name: str | None = None,
+    background: str = "white",
+) -> NDArray[np.uint8]:
+    """Read a picture and give it the wanted shape.
 
-    Turns it upright by its EXIF orientation, puts transparent parts on white, converts to RGB, resizes the shorter side
-    with antialiasing and cuts out the middle.
+    Turns it upright by its EXIF orientation, takes the first frame of an animation, puts transparent parts on the
+    background, scales 16-bit values, converts to RGB, resizes with antialiasing so that it covers the shape, and cuts
+    out the middle.
 
     Args:
         source: Path of a file, or its bytes.
-        image_size: Side in pixels, at least 1.
+        image_size: Side of a square in pixels, or (width, height); see `nearest_bucket`.
         name: What errors call the picture; by default its path.
+        background: Colour behind transparent parts, in words or as "#rrggbb".
 
     Returns:
-        uint8 [image_size, image_size, 3], RGB in 0..255.
+        uint8 [height, width, 3], RGB in 0..255.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The picture cannot be read, or `image_size` is below 1.
+        ValueError: The picture cannot be read, is cut off or has more than `MAX_PIXELS`, or `image_size` is below 1.
 
     Example:
         >>> buffer = io.BytesIO()
         >>> Image.new("RGB", (90, 60), "red").save(buffer, "png")
-        >>> load_image(buffer.getvalue(), 32).shape
-        (32, 32, 3)
+        >>> load_image(buffer.getvalue(), 32).shape, load_image(buffer.getvalue(), (48, 32)).shape
+        ((32, 32, 3), (32, 48, 3))
     """
-    if image_size < 1:
+    shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if min(shape) < 1:
         raise ValueError(f"image_size ({image_size}) must be at least 1 pixel")
-    name = name or ("picture" if isinstance(source, bytes) else str(source))
+    image = _read(source, name or ("picture" if isinstance(source, bytes) else str(source)), background)
+    return np.asarray(ImageOps.fit(image, shape, Image.Resampling.LANCZOS))
+
+
+def image_shape(source: str | Path | bytes, name: str | None = None) -> tuple[int, int]:
+    """Read (width, height) of a picture as it stands upright, from its header alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no readable picture.
+
+    Example:
+        >>> buffer = io.BytesIO()
+        >>> Image.new("RGB", (90, 60), "red").save(buffer, "png")
+        >>> image_shape(buffer.getvalue())
+        (90, 60)
+    """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):  # 16-bit grey: Pillow would clip instead of scale
-                image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        with _open(source) as file:
+            turned = file.getexif().get(0x0112, 1) >= 5  # the orientations that lay a picture on its side
+            return file.size[::-1] if turned else file.size
     except FileNotFoundError:
         raise
     except UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable picture ({error}); repair or remove it") from error
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS))
+        raise ValueError(f"{name or 'picture'}: not a readable picture ({error}); repair or remove it") from error
+
+
+def aspect_buckets(image_size: int, step: int = 16, max_ratio: float = 2.0) -> tuple[tuple[int, int], ...]:
+    """List the shapes (width, height) of about `image_size` squared pixels whose sides are multiples of `step`.
+
+    Args:
+        image_size: Side of the square bucket, a multiple of `step`.
+        step: Sides are multiples of it: patch size times the downscale of the latents.
+        max_ratio: Longest side over shortest at most.
+
+    Returns:
+        Shapes from the most upright to the widest, the square among them; each keeps within one step of the area.
+
+    Raises:
+        ValueError: `image_size` is no multiple of `step`, or `max_ratio` is below 1.
+
+    Example:
+        >>> aspect_buckets(64)
+        ((48, 80), (64, 64), (80, 48))
+    """
+    if step < 1 or image_size < step or image_size % step:
+        raise ValueError(f"image_size ({image_size}) must be a multiple of step ({step})")
+    if max_ratio < 1:
+        raise ValueError(f"max_ratio ({max_ratio}) must be at least 1")
+    upright = [(width, round(image_size * image_size / width / step) * step) for width in range(step, image_size, step)]
+    upright = [(width, height) for width, height in upright if height <= max_ratio * width]
+    return (*upright, (image_size, image_size), *((height, width) for width, height in reversed(upright)))
+
+
+def nearest_bucket(width: int, height: int, buckets: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """Choose the bucket whose aspect ratio is nearest to the picture's, so that least is cut off.
+
+    Example:
+        >>> nearest_bucket(1920, 1080, aspect_buckets(64))
+        (80, 48)
+    """
+    ratio = np.log(width / height)
+    return min(buckets, key=lambda bucket: (abs(np.log(bucket[0] / bucket[1]) - ratio), bucket))
 
 
 def encode_image(image: NDArray[np.uint8], image_format: str = "png") -> bytes:
@@ -94,3 +153,29 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
             return np.asarray(file.convert("RGB"))
     except UNREADABLE as error:
         raise ValueError(f"{name}: not a readable picture ({error}); make the shards again") from error
+
+
+def _open(source: str | Path | bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _read(source: str | Path | bytes, name: str, background: str) -> Image.Image:
+    try:
+        with _open(source) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(f"{file.width} x {file.height} pixels are more than {MAX_PIXELS}")
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip instead of scale
+                image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
+            elif image.mode == "F":
+                raise ValueError("its values are floating point, of unknown range")
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{name}: not a readable picture ({error}); repair or remove it") from error
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
+    return image

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 FORMAT = "ddt-shards-1"
+BLOCKS = "ddt-shards-2"
 MANIFEST = "manifest.json"
 
 
@@ -34,7 +35,8 @@ class Manifest:
     image_size: int | None = None  # side of the pictures, pixels; None without pictures
     tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
     skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
-    format: str = FORMAT
+    parts: tuple[dict, ...] = field(default=())  # {"name", "samples", "source", "licence"} of what it was made from
+    format: str = FORMAT  # FORMAT, or BLOCKS where members hold many samples each
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -59,14 +61,15 @@ class Manifest:
         except ValueError as error:
             raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); pack the folder again") from error
         known = {entry.name for entry in fields(cls)}
-        if not isinstance(found, dict) or found.get("format") != FORMAT or set(found) != known:
-            form = found.get("format") if isinstance(found, dict) else None
+        form = found.get("format") if isinstance(found, dict) else None
+        if form not in (FORMAT, BLOCKS) or not {"samples", "shards"} <= set(found) <= known:
             raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r}; pack the folder again")
         shards = tuple(Shard(**shard) for shard in found["shards"])
-        return cls(**{**found, "shards": shards, "skipped": tuple(found["skipped"])})
+        listed = {name: tuple(found.get(name, ())) for name in ("skipped", "parts")}
+        return cls(**{**found, **listed, "shards": shards})
 
     def write(self, folder: str | Path) -> None:
         """Write the manifest into a folder in one step."""
-        part = Path(folder, f"{MANIFEST}.part")
+        part = Path(folder, f".{MANIFEST}.{os.getpid()}.part")
         part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(part, Path(folder, MANIFEST))
