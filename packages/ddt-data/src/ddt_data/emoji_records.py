@@ -1,0 +1,128 @@
+"""Records of emoji: pictures with captions and questions, and pairs of drawings that make exact edits."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from ddt_data.emoji import Drawing, stable
+from ddt_data.records import Record
+from ddt_data.splits import is_held_out
+
+GENDERS = (("woman", "man"), ("women", "men"), ("girl", "boy"))
+Rendered = dict[tuple[str, str], bytes]  # encoded pictures by (style, code)
+
+
+def in_split(drawing: Drawing, held_out: bool) -> bool:
+    """Tell whether a drawing is in the held-out tenth, which goes by the emoji without its tone.
+
+    All styles and tones of one emoji fall on one side, and adding a style moves none.
+    """
+    return is_held_out(f"emoji {drawing.concept.base}") == held_out
+
+
+def is_spare(drawing: Drawing) -> bool:
+    """Tell whether a drawing is one of the many skin tones of a person, all but one for each person and style.
+
+    People with tones are six in ten of all emoji; this is what caps them.
+    """
+    concept = drawing.concept
+    if not concept.tone:
+        return False
+    tones = ("light", "medium-light", "medium", "medium-dark", "dark")
+    return concept.tone != tones[stable(f"tone {drawing.style} {concept.base}", len(tones))]
+
+
+def describe(drawing: Drawing) -> str:
+    """Write a caption: mostly the name, sometimes with the style, sometimes keywords alone.
+
+    Example:
+        >>> from ddt_data.emoji import Concept
+        >>> describe(Drawing(Concept("1f98a", "1f98a", "fox", "", ("animal",), "animals nature"), "Noto", ""))
+        'fox'
+    """
+    concept = drawing.concept
+    turn = stable(f"caption {drawing.style} {concept.code}", 20)
+    if turn < 3 and len(concept.keywords) >= 3:
+        first = stable(f"keywords {drawing.style} {concept.code}", len(concept.keywords) - 2)
+        return f"a picture tagged {', '.join(concept.keywords[first : first + 3])}"
+    name = concept.label.replace(": ", ", ")
+    return f"{name}, in the {drawing.style} style" if turn < 8 else name
+
+
+def picture_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record]:
+    """Yield a record for each drawing."""
+    for drawing in drawings:
+        concept = drawing.concept
+        about = {"label": concept.label, "style": drawing.style, "group": concept.group}
+        questions = [
+            {"kind": "name", "question": "what is this?", "answer": concept.label},
+            {"kind": "group", "question": "which group does it belong to?", "answer": concept.group},
+            {"kind": "style", "question": "in which style is it drawn?", "answer": drawing.style},
+        ]
+        meta = {**about, "keywords": list(concept.keywords), "questions": questions}
+        yield Record(_name(drawing), image=_picture(drawing, rendered), text=describe(drawing), meta=meta)
+
+
+def edit_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record]:
+    """Yield edits between drawings: skin tone, woman and man, and style.
+
+    Tone: for each person and style, from the plain drawing to a tone, and from one tone to another. Gender: both ways,
+    without tones. Style: each drawing without a tone, into one other style.
+    """
+    by_style: dict[str, dict[str, Drawing]] = defaultdict(dict)
+    by_base: dict[tuple[str, str], list[Drawing]] = defaultdict(list)
+    by_label: dict[tuple[str, str], Drawing] = {}
+    for drawing in drawings:
+        concept = drawing.concept
+        by_style[drawing.style][concept.code] = drawing
+        if concept.tone and " and " not in concept.tone:
+            by_base[drawing.style, concept.base].append(drawing)
+        elif not concept.tone:
+            by_label[drawing.style, concept.label] = drawing
+    for (style, base), toned in by_base.items():
+        start = stable(f"tones {style} {base}", len(toned))
+        turned = toned[start:] + toned[:start]
+        if base in by_style[style]:
+            yield _edit(by_style[style][base], turned[0], f"change the skin tone to {turned[0].concept.tone}", rendered)
+        if len(turned) > 1:
+            yield _edit(turned[1], turned[2 % len(turned)], _tone_words(turned[2 % len(turned)]), rendered)
+    for (style, label), drawing in by_label.items():
+        for one, other in GENDERS:
+            if one in label.split() and (pair := by_label.get((style, _swapped(label, one, other)))):
+                yield _edit(drawing, pair, f"make it a {other}" if other in ("man", "boy") else f"make them {other}", rendered)
+                yield _edit(pair, drawing, f"make it a {one}" if one in ("woman", "girl") else f"make them {one}", rendered)
+    styles = sorted(by_style)
+    for drawing in drawings:
+        if not drawing.concept.tone:
+            first = stable(f"style {drawing.style} {drawing.concept.code}", len(styles))
+            for other in styles[first:] + styles[:first]:
+                if other != drawing.style and (pair := by_style[other].get(drawing.concept.code)):
+                    yield _edit(drawing, pair, f"redraw it in the {other} style", rendered)
+                    break
+
+
+def _tone_words(target: Drawing) -> str:
+    return f"change the skin tone to {target.concept.tone}"
+
+
+def _swapped(label: str, one: str, other: str) -> str:
+    return " ".join(other if word == one else word for word in label.split())
+
+
+def _edit(source: Drawing, target: Drawing, instruction: str, rendered: Rendered) -> Record:
+    kind = "style" if source.style != target.style else "tone" if target.concept.tone else "gender"
+    edit = {"kind": kind, "instruction": instruction, "caption": describe(target)}
+    return Record(
+        f"{_name(source)} to {_name(target)}",
+        image=_picture(source, rendered),
+        target=_picture(target, rendered),
+        text=describe(source),
+        meta={"edit": edit, "label": source.concept.label, "style": source.style},
+    )
+
+
+def _name(drawing: Drawing) -> str:
+    return f"{drawing.style}/{drawing.concept.code}"
+
+
+def _picture(drawing: Drawing, rendered: Rendered) -> bytes:
+    return rendered[drawing.style, drawing.concept.code]
