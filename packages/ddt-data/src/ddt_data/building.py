@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -101,8 +103,9 @@ def build(
 
 
 def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: int, report: Callable) -> None:
-    # Spawned, as torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Spawned, as torch's threads do not survive a fork. Ctrl-C is for the process that waits for them.
+    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **ignore) as pool:
         ranks = [rank + world_size * worker for worker in range(workers)]
         jobs = [pool.submit(_work_for, os.getpid(), part, plan, turn, world_size * workers) for turn in ranks]
         try:
@@ -115,8 +118,11 @@ def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: i
         finally:
             if any(not job.done() for job in jobs):
                 (part / FAILED).touch()  # the others stop after their shard
-        for job in jobs:
-            job.result()
+        try:
+            for job in jobs:
+                job.result()
+        except BrokenProcessPool as error:
+            raise ValueError(f"{part}: a worker died, perhaps for lack of memory; run again with fewer workers") from error
 
 
 def _work_for(parent: int, part: Path, plan: Plan, rank: int, world_size: int) -> None:
@@ -157,7 +163,7 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
     shards = tuple(Shard(**note["shard"]) for note in notes if note["shard"])
     if not shards:
         shutil.rmtree(part, ignore_errors=True)
-        first = f"; {skipped[0]['why']}" if skipped else ""
+        first = f"; {skipped[0]['name']}: {skipped[0]['why']}" if skipped else ""
         raise ValueError(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)

@@ -183,8 +183,9 @@ def join_icons(style: str, concepts: list[Concept], icons: dict, chars: dict[str
 
     Example:
         >>> fox = Concept("1f98a", "1f98a", "fox", "", (), "animals nature")
-        >>> join_icons("Noto", [fox], {"icons": {"fox": {"body": "<g/>"}}, "width": 128, "height": 128}, {})[0].data
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128"><g/></svg>'
+        >>> icons = {"icons": {"fox": {"body": "<g/>"}}, "width": 128, "height": 128}
+        >>> join_icons("Noto", [fox], icons, {})[0].data[-32:]
+        'viewBox="0 0 128 128"><g/></svg>'
     """
     names = {plain_code(code): name for code, name in chars.items()}
     drawings = []
@@ -208,7 +209,8 @@ def _svg(icon: dict, icons: dict) -> str:
     body = icon["body"]
     if turned.get("hFlip"):
         body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {width} {height}">{body}</svg>'
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {names} viewBox="{left} {top} {width} {height}">{body}</svg>'
 
 
 def render_drawing(drawing: Drawing, size: int) -> bytes:

@@ -37,7 +37,7 @@ def describe(drawing: Drawing) -> str:
     Example:
         >>> from ddt_data.emoji import Concept
         >>> describe(Drawing(Concept("1f98a", "1f98a", "fox", "", ("animal",), "animals nature"), "Noto", ""))
-        'fox'
+        'fox, in the Noto style'
     """
     concept = drawing.concept
     turn = stable(f"caption {drawing.style} {concept.code}", 20)

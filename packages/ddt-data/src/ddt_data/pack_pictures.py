@@ -40,9 +40,8 @@ class PackConfig:
 def pack_folder(
     source: str | Path,
     out: str | Path,
-    image_size: int | None = None,
-    *,
     config: PackConfig | None = None,
+    *,
     kind: str = "auto",
     images: str | Path | None = None,
     workers: int = 1,
@@ -57,8 +56,7 @@ def pack_folder(
     Args:
         source: See `open_reader`.
         out: The shard folder to make.
-        image_size: Side in pixels; or give `config`.
-        config: All settings.
+        config: Size of the pictures and other settings; `PackConfig()` by default.
         kind: How the source is laid out; see `open_reader`.
         images: Folder of the pictures, for sources that are lists.
         workers: Processes. With more than one, scripts need the usual `if __name__ == "__main__":`.
@@ -75,11 +73,11 @@ def pack_folder(
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (30, 20)).save(folder / "black.png")
         >>> _ = (folder / "broken.png").write_text("no picture")
-        >>> manifest = pack_folder(folder, folder / "shards", image_size=16)
+        >>> manifest = pack_folder(folder, folder / "shards", PackConfig(image_size=16))
         >>> manifest.samples, [entry["name"] for entry in manifest.skipped]
         (1, ['broken.png'])
     """
-    config = config or PackConfig() if image_size is None else PackConfig(image_size)
+    config = config or PackConfig()
     found, _ = open_reader(source, kind, images)  # fails early
     tasks = partial(_tasks, str(source), kind, str(images) if images else None, config)
     manifest = Manifest(0, (), source=f"{found} {Path(source).name}", image_size=config.image_size)
@@ -163,9 +161,9 @@ def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Ma
             try:
                 writer.write(read_record(number, record, config))
             except (ValueError, OSError) as error:
-                why = " ".join(str(error).split())
+                why = " ".join(str(error).split()).removeprefix(f"{record.name}: ")
                 if config.strict:
-                    raise ValueError(f"{why}; or leave such inputs out, without --strict (strict=False)") from error
+                    raise ValueError(f"{record.name}: {why}; or leave such inputs out: strict=False") from error
                 skipped.append({"name": record.name, "why": why})
         return Made(writer.close(), tuple(skipped))
     except ValueError:

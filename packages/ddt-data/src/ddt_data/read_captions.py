@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddt_data.read_folder import PICTURES, find_files, name_in
+from ddt_data.read_folder import find_pictures, name_in
 from ddt_data.records import Record, Refused, one_line
 
 NAMES = ("file_name", "image", "path")  # what the column of the picture may be called
@@ -39,11 +39,10 @@ def read_captions(file: str | Path) -> Iterator[Record | Refused]:
                 raise ValueError(f"a second caption for {record.name}; remove one")
             records[record.name] = record
         except ValueError as error:
-            refused.append(Refused(where, f"{where}: {error}"))
-    for path in find_files(file.parent):
-        name = name_in(file.parent, path)
-        if path.suffix.lower() in PICTURES and name not in records:
-            refused.append(Refused(name, f"{name}: no caption in {file.name}; add it or remove the picture"))
+            refused.append(Refused(where, str(error)))
+    for path in find_pictures(file.parent):
+        if (name := name_in(file.parent, path)) not in records:
+            refused.append(Refused(name, f"no caption in {file.name}; add it or remove the picture"))
     yield from sorted([*records.values(), *refused], key=lambda record: record.name)
 
 

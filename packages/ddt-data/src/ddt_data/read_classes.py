@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddt_data.read_folder import PICTURES, find_files, name_in
+from ddt_data.read_folder import find_files, find_pictures, name_in
 from ddt_data.records import Record, Refused
 
 
@@ -19,15 +19,13 @@ def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
         [('golden retriever', {'label': 'golden_retriever'})]
     """
     folder = Path(folder)
-    for path in find_files(folder):
-        if path.suffix.lower() not in PICTURES:
-            continue
+    for path in find_pictures(folder):
         name = name_in(folder, path)
         label, _, rest = name.partition("/")
         if not rest:
-            yield Refused(name, f"{name}: stands outside of the class folders; move it into one")
+            yield Refused(name, "stands outside of the class folders; move it into one")
         elif not path.is_file():
-            yield Refused(name, f"{name}: is no file, or a link that leads nowhere; remove it")
+            yield Refused(name, "is no file, or a link that leads nowhere; remove it")
         else:
             words = " ".join(label.replace("_", " ").split()) or label
             yield Record(name, image=path, text=words, meta={"label": label})
@@ -35,8 +33,7 @@ def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
 
 def has_classes(folder: Path) -> bool:
     """Tell whether a folder is laid out so: no file at the top, two classes or more, pictures right inside, no text."""
-    files = find_files(folder)
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    pictures = find_pictures(folder)
     within = {path.parent for path in pictures}
     deep = any(path.parent.parent != folder for path in pictures)
-    return len(within) > 1 and not deep and all(path.suffix.lower() in PICTURES for path in files)
+    return len(within) > 1 and not deep and len(pictures) == len(find_files(folder))

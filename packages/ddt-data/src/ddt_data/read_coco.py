@@ -46,7 +46,7 @@ def read_coco(file: str | Path, images: str | Path | None = None) -> Iterator[Re
             texts = [one_line(text) for text in captions[entry["id"]]]
             yield Record(name, image=path, text=texts[0], meta={"captions": texts})
         except ValueError as error:
-            yield Refused(name, f"{name}: {error}")
+            yield Refused(name, str(error))
 
 
 def is_coco(found: object) -> bool:

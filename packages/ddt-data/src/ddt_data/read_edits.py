@@ -55,7 +55,7 @@ def _listed(folder: Path) -> Iterator[Record | Refused]:
             yield _edit(where, folder, row)
         except (ValueError, KeyError) as error:
             why = f'not {{"source", "target", "instruction"}}: {error} is missing' if type(error) is KeyError else error
-            yield Refused(where, f"{where}: {why}")
+            yield Refused(where, str(why))
 
 
 def _magicbrush(folder: Path) -> Iterator[Record | Refused]:
@@ -67,7 +67,7 @@ def _magicbrush(folder: Path) -> Iterator[Record | Refused]:
             row = {"source": f"images/{image_id}/{turn['input']}", "target": f"images/{image_id}/{turn['output']}"}
             yield _edit(name, folder, {**row, "instruction": turn["instruction"]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Refused(name, f"{name}: {error}")
+            yield Refused(name, str(error))
 
 
 def _pairs(folder: Path) -> Iterator[Record | Refused]:
@@ -80,7 +80,7 @@ def _pairs(folder: Path) -> Iterator[Record | Refused]:
             if not sources:
                 raise ValueError("no pictures named <seed>_0 and <seed>_1 beside it")
         except (ValueError, KeyError, TypeError) as error:
-            yield Refused(name, f"{name}: {error}")
+            yield Refused(name, str(error))
             continue
         for source in sources:
             target = source.with_name(source.stem[:-1] + "1" + source.suffix)
@@ -88,7 +88,7 @@ def _pairs(folder: Path) -> Iterator[Record | Refused]:
             try:
                 yield _edit(pair["source"], folder, {**pair, **row})
             except ValueError as error:
-                yield Refused(pair["source"], f"{pair['source']}: {error}")
+                yield Refused(pair["source"], str(error))
 
 
 def _edit(name: str, folder: Path, row: dict) -> Record:

@@ -35,11 +35,11 @@ def read_folder(folder: str | Path) -> Iterator[Record | Refused]:
                     raise ValueError("is no file, or a link that leads nowhere; remove it")
                 yield Record(name, image=path, text=_caption(captions, path) if captions else None)
             except (ValueError, OSError) as error:
-                yield Refused(name, f"{name}: {error}")
+                yield Refused(name, str(error))
     for stem, path in captions.items():
         if stem not in taken:
             name = name_in(folder, path)
-            yield Refused(name, f"{name}: caption without a picture; add {stem.name}.jpg or remove the caption")
+            yield Refused(name, f"caption without a picture; add {stem.name}.jpg or remove the caption")
 
 
 def _caption(captions: dict[Path, Path], picture: Path) -> str:
@@ -55,6 +55,11 @@ def find_files(folder: Path) -> list[Path]:
     """List what is in a folder and its subfolders, sorted, hidden files left out."""
     found = [Path(top, name) for top, _, names in os.walk(folder) for name in names]
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """List the pictures among them, by the ending of their names."""
+    return [path for path in find_files(folder) if path.suffix.lower() in PICTURES]
 
 
 def name_in(folder: Path, path: Path) -> str:

@@ -44,7 +44,7 @@ def read_llava(file: str | Path, images: str | Path | None = None) -> Iterator[R
             meta = {"questions": _questions(entry.get("conversations")), "picture": entry["image"]}
             yield Record(name, image=path, meta=meta)
         except ValueError as error:
-            yield Refused(name, f"{name}: {error}")
+            yield Refused(name, str(error))
 
 
 def is_llava(found: object) -> bool:

@@ -41,13 +41,15 @@ def read_webdataset(folder: str | Path) -> Iterator[Record | Refused]:
                 seen.add(key)
                 yield _record(name, members)
             except ValueError as error:
-                yield Refused(name, f"{name}: {error}")
+                yield Refused(name, str(error))
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span] | str]]:
     """Yield (key, members by extension), or (name, what is wrong)."""
     size = path.stat().st_size
+    damage = "" if _has_end(path, size) else "the tar is cut off; copy it again"
     key, members = "", {}
+    names: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
@@ -59,6 +61,10 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span] | str]]:
                 if ".." in parts or info.name.startswith("/"):
                     yield info.name, "leads out of the tar; rename it"
                     continue
+                if info.name in names:
+                    yield info.name, "occurs twice in the tar; rename one"
+                    continue
+                names.add(info.name)
                 stem, _, extension = parts[-1].partition(".")
                 this = "/".join((*parts[:-1], stem))
                 if this != key and members:
@@ -70,9 +76,16 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span] | str]]:
                 key = this
                 members[extension.lower()] = Span(path, info.offset_data, info.size)
     except tarfile.TarError as error:
-        yield "", f"the tar is damaged ({error}); copy it again"
+        damage = f"the tar is damaged ({error}); copy it again"
     if members:
         yield key, members
+    if damage:
+        yield "", damage
+
+
+def _has_end(path: Path, size: int) -> bool:
+    """Tell whether a tar ends in zeros, as all do; tarfile takes a cut between two members for the end."""
+    return size % 512 == 0 and not any(Span(path, max(0, size - 512), 512).read())
 
 
 def _record(name: str, members: dict[str, Span]) -> Record:

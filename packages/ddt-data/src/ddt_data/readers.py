@@ -7,7 +7,7 @@ from ddt_data.read_captions import read_captions
 from ddt_data.read_classes import has_classes, read_classes
 from ddt_data.read_coco import is_coco, read_coco, read_json
 from ddt_data.read_edits import LIST, MAGICBRUSH, has_pairs, read_edits
-from ddt_data.read_folder import PICTURES, find_files, read_folder
+from ddt_data.read_folder import PICTURES, find_files, find_pictures, read_folder
 from ddt_data.read_llava import is_llava, read_llava
 from ddt_data.read_webdataset import read_webdataset
 from ddt_data.records import Record, Refused
@@ -83,7 +83,7 @@ def _detect(source: Path) -> tuple[str, Path]:
         return "captions", lists[0]
     if any(source.glob("*.tar")):
         return "webdataset", source
-    if not any(path.suffix.lower() in PICTURES for path in find_files(source)):
+    if not find_pictures(source):
         raise ValueError(f"{source} holds no pictures ({', '.join(PICTURES)}); put some there or name another folder")
     return ("classes" if has_classes(source) else "folder"), source
 

@@ -51,7 +51,7 @@ class Refused:
     """An input that cannot become a sample; the manifest names it."""
 
     name: str
-    why: str
+    why: str  # and what to do about it; does not repeat the name
 
 
 def one_line(text: object) -> str:
