@@ -7,6 +7,7 @@ A tar holds one block: `<name>.block.words.jsonl` (a line {"key", "text", "meta"
 
 import json
 from collections.abc import Sequence
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def write_block(path: Path, samples: Sequence[Sample], tokenizer: dict | None) -
         if unknown := set(sample) - {"key", "text", "meta", *ARRAYS}:
             raise ValueError(f"sample {sample['key']!r} has a field that blocks do not hold, {min(unknown)!r}")
     lines = [
-        json.dumps({name: s[name] for name in ("key", "text", "meta") if name in s}, ensure_ascii=False).encode() + b"\n"
+        json.dumps({name: s[name] for name in ("key", "text", "meta") if name in s}, ensure_ascii=False).encode()
+        + b"\n"
         for s in samples
     ]
     offsets = np.cumsum([0, *map(len, lines)], dtype=np.int64)
@@ -80,9 +82,14 @@ class BlockShard:
     def __init__(self, tar: TarShard):
         self.tar = tar
         spans = tar.spans(0)
+        self._views: dict[str, NDArray] = {}
         try:
             self._words = spans[f"{BLOCK}words.jsonl"][0]
-            self._at = {name[len(BLOCK) : -4]: at for name, (at, _) in spans.items() if name.endswith(".npy")}
+            self._arrays = {
+                name[len(BLOCK) : -len(".npy")]: _array_at(tar.buffer, at)
+                for name, (at, _) in spans.items()
+                if name.endswith(".npy")
+            }
             self._length = len(self._array("offsets")) - 1
         except (KeyError, ValueError) as error:
             raise ValueError(f"{tar.path} is damaged ({error}); copy or make the folder again") from error
@@ -94,8 +101,8 @@ class BlockShard:
         start, end = self._array("offsets")[index : index + 2] + self._words
         sample = json.loads(self.tar.buffer[start:end])
         for field, name in ARRAYS.items():
-            if name in self._at:
-                row = self._array(f"{name}.rows")[index] if f"{name}.rows" in self._at else index
+            if name in self._arrays:
+                row = self._array(f"{name}.rows")[index] if f"{name}.rows" in self._arrays else index
                 if row >= 0:
                     value = self._array(name)[row]
                     sample[field] = value.astype(np.int64) if field.endswith("ids") else np.array(value)
@@ -103,15 +110,19 @@ class BlockShard:
 
     def _array(self, name: str) -> NDArray:
         """View an array in the mapped file."""
-        views = self.__dict__.setdefault("_views", {})
-        if name not in views:
-            buffer = self.tar.buffer
-            buffer.seek(self._at[name])
-            np.lib.format.read_magic(buffer)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+        if name not in self._views:
+            at, shape, dtype = self._arrays[name]
             count = int(np.prod(shape))
-            views[name] = np.frombuffer(buffer, dtype, count, buffer.tell()).reshape(shape)
-        return views[name]
+            self._views[name] = np.frombuffer(self.tar.buffer, dtype, count, at).reshape(shape)
+        return self._views[name]
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_views"}
+        return {**self.__dict__, "_views": {}}  # each process maps the file itself
+
+
+def _array_at(buffer: mmap, at: int) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Read the header of a .npy at an offset of a file: where its values begin, their shape and type."""
+    buffer.seek(at)
+    np.lib.format.read_magic(buffer)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+    return buffer.tell(), shape, dtype

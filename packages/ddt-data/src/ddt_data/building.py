@@ -122,7 +122,9 @@ def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: i
             for job in jobs:
                 job.result()
         except BrokenProcessPool as error:
-            raise ValueError(f"{part}: a worker died, perhaps for lack of memory; run again with fewer workers") from error
+            raise ValueError(
+                f"{part}: a worker died, perhaps for lack of memory; run again with fewer workers"
+            ) from error
 
 
 def _work_for(parent: int, part: Path, plan: Plan, rank: int, world_size: int) -> None:

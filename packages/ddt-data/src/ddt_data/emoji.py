@@ -164,7 +164,9 @@ def concepts_of(entries: list[dict], groups: dict[str, str]) -> list[Concept]:
     return found
 
 
-def load_style(style: str, concepts: list[Concept], share_alike: bool = False, cache: Path | None = None) -> list[Drawing]:
+def load_style(
+    style: str, concepts: list[Concept], share_alike: bool = False, cache: Path | None = None
+) -> list[Drawing]:
     """Fetch the drawings of one style that are of known concepts.
 
     Raises:
@@ -204,7 +206,8 @@ def _svg(icon: dict, icons: dict) -> str:
         parent = icon["parent"]
         icon = icons["icons"].get(parent) or icons["aliases"][parent]
     left, top, width, height = (
-        icon.get(name, icons.get(name, default)) for name, default in zip(("left", "top", "width", "height"), (0, 0, 16, 16))
+        icon.get(name, icons.get(name, default))
+        for name, default in zip(("left", "top", "width", "height"), (0, 0, 16, 16))
     )
     body = icon["body"]
     if turned.get("hFlip"):

@@ -88,8 +88,12 @@ def edit_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record
     for (style, label), drawing in by_label.items():
         for one, other in GENDERS:
             if one in label.split() and (pair := by_label.get((style, _swapped(label, one, other)))):
-                yield _edit(drawing, pair, f"make it a {other}" if other in ("man", "boy") else f"make them {other}", rendered)
-                yield _edit(pair, drawing, f"make it a {one}" if one in ("woman", "girl") else f"make them {one}", rendered)
+                yield _edit(
+                    drawing, pair, f"make it a {other}" if other in ("man", "boy") else f"make them {other}", rendered
+                )
+                yield _edit(
+                    pair, drawing, f"make it a {one}" if one in ("woman", "girl") else f"make them {one}", rendered
+                )
     styles = sorted(by_style)
     for drawing in drawings:
         if not drawing.concept.tone:

@@ -101,7 +101,9 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset 
         try:
             weights.append(float(share) if colon else None)
         except ValueError as error:
-            raise ValueError(f"data ({entry}): the share after the colon must be a number, as in {folder}:0.5") from error
+            raise ValueError(
+                f"data ({entry}): the share after the colon must be a number, as in {folder}:0.5"
+            ) from error
         folders.append(folder if colon else entry)
     if None in weights and any(weights):
         raise ValueError(f"data ({data}): give every folder a share, or none")

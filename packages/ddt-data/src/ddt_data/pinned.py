@@ -19,7 +19,17 @@ from ddt_data.tar_shard import checksum
 
 CLIENTS = {  # downloads one archive into the current folder
     "npm": ["npm", "pack", "--silent", "{name}@{version}"],
-    "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":none:", "{name}=={version}"],
+    "pip": [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":none:",
+        "{name}=={version}",
+    ],
     "apt": ["apt-get", "download", "--quiet", "{name}={version}"],
 }
 ENDINGS = (".tgz", ".whl", ".deb")
@@ -76,7 +86,9 @@ def fetch(pinned: Pinned, share_alike: bool = False, cache: Path | None = None) 
 def _download(pinned: Pinned, what: str, place: Path) -> Path:
     command = [part.format(name=pinned.name, version=pinned.version) for part in CLIENTS[pinned.client]]
     if shutil.which(command[0]) is None:
-        raise ValueError(f"{what} is downloaded with {command[0]}, which is not installed; install it, or leave that set")
+        raise ValueError(
+            f"{what} is downloaded with {command[0]}, which is not installed; install it, or leave that set"
+        )
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -35,7 +35,9 @@ def read_coco(file: str | Path, images: str | Path | None = None) -> Iterator[Re
     for entry in found["annotations"]:
         if isinstance(entry, dict) and isinstance(entry.get("caption"), str):
             captions.setdefault(entry.get("image_id"), []).append(entry["caption"])
-    entries = [entry for entry in found["images"] if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)]
+    entries = [
+        entry for entry in found["images"] if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
+    ]
     folder = Path(images) if images else find_pictures_of(file, [entry["file_name"] for entry in entries])
     for entry in entries:
         name = entry["file_name"]

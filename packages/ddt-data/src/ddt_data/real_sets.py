@@ -162,7 +162,9 @@ def _garment(number: int, grey: np.ndarray, label: int) -> Record:
     article = "an" if name[0] in "aeiou" else "a"
     question = {"kind": "name", "question": "what is this?", "answer": name}
     picture = encode_image(np.repeat(grey[:, :, None], 3, axis=2))
-    return Record(f"{number:05d}", image=picture, text=f"{article} {name}", meta={"label": name, "questions": [question]})
+    return Record(
+        f"{number:05d}", image=picture, text=f"{article} {name}", meta={"label": name, "questions": [question]}
+    )
 
 
 def fetch_easy_vqa(

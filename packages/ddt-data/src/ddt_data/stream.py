@@ -91,7 +91,9 @@ class StepSampler(Sampler[list[int]]):
         turn, within = divmod(position, self._turn)
         source, taken = self._source(turn)
         epoch, index = divmod(taken * self._turn + within, self.lengths[source])
-        return self._firsts[source] + self._order(source, epoch, index) + (epoch * self.total if self.count_epochs else 0)
+        return (
+            self._firsts[source] + self._order(source, epoch, index) + (epoch * self.total if self.count_epochs else 0)
+        )
 
     def _source(self, turn: int) -> tuple[int, int]:
         """Tell whose turn it is, and how many that source had before."""
