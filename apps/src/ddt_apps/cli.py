@@ -21,6 +21,7 @@ AnyTokenizer = Annotated[
 Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
 Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
 Out = Annotated[Path, typer.Option(help="Where to write the picture.")]
+Workers = Annotated[int, typer.Option(help="Processes that share the work.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.")]
 
 
@@ -154,17 +155,32 @@ def train_renderer(config: Config, overrides: Overrides = None) -> None:
 
 @app.command(rich_help_panel="Train")
 def tokenize(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
     tokenizer: Tokenizer,
     out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
+    ] = False,
+    workers: Workers = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 256,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
+    ] = False,
 ) -> None:
     """Turn picture shards into id shards, once, so that the language model trains on ids alone.
 
     Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
-    """
-    from ddt_apps.tokenize import tokenize_shards
 
-    tokenize_shards(shards=shards, tokenizer=tokenizer, out=out)
+    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
+    tokenize ..., each rank takes its share.
+    """
+    from ddt_apps.tokenize import tokenize_shards, verify_shards
+
+    if verify:
+        count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
+        typer.echo(f"{count} samples are the same when they are made again: {out}")
+    else:
+        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
 
 
 @app.command(rich_help_panel="Train")

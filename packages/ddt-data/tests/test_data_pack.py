@@ -11,7 +11,6 @@ from ddt_data import (
     SceneGenerator,
     ShardDataset,
     make_sample,
-    pack_folder,
     pack_scenes,
     pack_text,
     prose,

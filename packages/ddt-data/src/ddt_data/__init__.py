@@ -18,7 +18,7 @@ from ddt_data.records import Record, Refused, Span
 from ddt_data.scene_config import SceneConfig
 from ddt_data.sceneeval import Asked, Prompt, level_config, load_prompts, scene_for
 from ddt_data.scenes import Scene, SceneGenerator, SceneObject, place, relation, render
-from ddt_data.shards import ShardDataset, ShardWriter
+from ddt_data.shards import ShardDataset, ShardWriter, open_shard
 from ddt_data.splits import is_held_out
 from ddt_data.sprites import load_sprites, sprite
 from ddt_data.stream import StepSampler
@@ -70,6 +70,7 @@ __all__ = [
     "make_sample",
     "nearest_bucket",
     "open_reader",
+    "open_shard",
     "open_shards",
     "pack_folder",
     "pack_records",

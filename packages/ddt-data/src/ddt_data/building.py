@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Plan:
 
     tasks: Callable[[], Iterable[tuple[Any, Any]]]  # gives, in order, (what identifies the task, what `make` needs)
     make: Callable[[Path, Any], Made]  # writes one shard
-    manifest: Manifest = Manifest(samples=0, shards=())  # what it says besides counts
+    manifest: Manifest = field(default_factory=lambda: Manifest(0, ()))  # what it says besides counts
 
 
 def build(

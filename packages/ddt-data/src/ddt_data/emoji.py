@@ -207,7 +207,7 @@ def _svg(icon: dict, icons: dict) -> str:
         icon = icons["icons"].get(parent) or icons["aliases"][parent]
     left, top, width, height = (
         icon.get(name, icons.get(name, default))
-        for name, default in zip(("left", "top", "width", "height"), (0, 0, 16, 16))
+        for name, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     )
     body = icon["body"]
     if turned.get("hFlip"):
@@ -244,7 +244,7 @@ def slug(label: str) -> str:
     """Write a name as Iconify does.
 
     Example:
-        >>> slug("woman’s hat & piñata: medium-dark skin tone")
+        >>> slug("woman's hat & piñata: medium-dark skin tone")
         'womans-hat-and-pinata-medium-dark-skin-tone'
     """
     plain = unicodedata.normalize("NFKD", label.replace("&", "and")).encode("ascii", "ignore").decode()

@@ -34,6 +34,7 @@ class Manifest:
     source: str = ""  # where the samples came from, in words
     image_size: int | None = None  # side of the pictures, pixels; None without pictures
     tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
+    latents: dict | None = None  # where samples hold latents: of which space
     skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
     parts: tuple[dict, ...] = field(default=())  # {"name", "samples", "source", "licence"} of what it was made from
     format: str = FORMAT  # FORMAT, or BLOCKS where members hold many samples each

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -141,10 +142,8 @@ def split_by_shape(records: Iterable[Record | Refused], image_size: int, step: i
     for record in records:
         shape = (image_size, image_size)
         if isinstance(record, Record) and record.image is not None:
-            try:
+            with suppress(ValueError, OSError):  # named when it is packed
                 shape = nearest_bucket(*image_shape(_bytes_or_path(record.image)), buckets)
-            except (ValueError, OSError):
-                pass  # named when it is packed
         found[shape].append(record)
     return found
 

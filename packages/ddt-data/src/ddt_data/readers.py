@@ -78,7 +78,7 @@ def _detect(source: Path) -> tuple[str, Path]:
     if lists:
         files = find_files(source)
         if len(lists) > 1 or any(path.suffix == ".txt" for path in files):
-            other = [path for path in (*lists[1:], *(file for file in files if file.suffix == ".txt"))][0]
+            other = next(path for path in (*lists[1:], *files) if path.suffix in (*LISTS, ".txt") and path != lists[0])
             raise ValueError(f"{source} holds both {lists[0].name} and {other.name}; keep one kind of captions")
         return "captions", lists[0]
     if any(source.glob("*.tar")):

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def fetch_fashion_mnist(
     for split, stem in {"train": "train", "held-out": "t10k"}.items():
         pictures = _idx(files[f"{stem}-images-idx3-ubyte.gz"])
         labels = _idx(files[f"{stem}-labels-idx1-ubyte.gz"])
-        records = (_garment(number, grey, int(label)) for number, (grey, label) in enumerate(zip(pictures, labels)))
+        records = map(_garment, count(), pictures, labels)
         parts = as_parts({FASHION: len(labels)})
         manifests[split] = _pack(Path(out, split), records, image_size, f"fashion-mnist, {split}", parts, progress)
     return manifests
@@ -157,8 +157,8 @@ def _idx(data: bytes) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sides)
 
 
-def _garment(number: int, grey: np.ndarray, label: int) -> Record:
-    name = CLOTHES[label]
+def _garment(number: int, grey: np.ndarray, label: np.uint8) -> Record:
+    name = CLOTHES[int(label)]
     article = "an" if name[0] in "aeiou" else "a"
     question = {"kind": "name", "question": "what is this?", "answer": name}
     picture = encode_image(np.repeat(grey[:, :, None], 3, axis=2))

@@ -177,8 +177,7 @@ class ShardDataset(Dataset):
             ValueError: A shard was changed or damaged.
         """
         for shard in self.manifest.shards:
-            if checksum(self.folder / shard.name) != shard.sha256:
-                raise ValueError(f"{self.folder / shard.name} is damaged (checksum); copy or pack the folder again")
+            check_shard(self.folder, shard)
 
     def _check_tokenizer(self, fingerprint: str | None) -> None:
         if fingerprint is None:
@@ -201,6 +200,16 @@ def open_shard(path: Path) -> TarShard | BlockShard:
     """
     tar = TarShard(path)
     return BlockShard(tar) if tar.holds_block else tar
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Compare one shard with its checksum.
+
+    Raises:
+        ValueError: It was changed or damaged.
+    """
+    if checksum(folder / shard.name) != shard.sha256:
+        raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
 
 
 def part_of(folder: Path) -> Path:
