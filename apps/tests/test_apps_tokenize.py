@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from ddt_apps.cli import app
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.tokenize import tokenize_shards, verify_shards
-from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
+from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
+from ddt_data.tar_shard import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents
@@ -62,7 +63,9 @@ def test_ids_words_and_keys_are_those_of_the_pictures(here):
     pictures, ids = ShardDataset(here / "scenes"), ShardDataset(here / "ids", tokenizer=codec.fingerprint)
     assert len(ids) == SCENES and len(ids.shards) == len(pictures.shards) and "scenes" in ids.manifest.source
     for picture, row in zip(pictures, ids, strict=True):
-        assert [row[field] for field in ("key", "text", "meta")] == [picture[field] for field in ("key", "text", "meta")]
+        assert [row[field] for field in ("key", "text", "meta")] == [
+            picture[field] for field in ("key", "text", "meta")
+        ]
         for field, wanted in (("image", "ids"), ("target", "target_ids")):
             assert np.array_equal(row[wanted], codec.encode(to_tensor([picture[field]]))[0])
 
@@ -129,9 +132,6 @@ def test_verification_finds_what_differs(here, tmp_path):
     ids = ShardDataset(here / "ids")[2 * PER_SHARD + 3]["ids"].astype(np.uint8).tobytes()
     at = data.index(ids)
     tar.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    from ddt_data import Manifest
-    from ddt_data.tar_shard import checksum
-
     text = (tmp_path / "ids" / "manifest.json").read_text()
     old = Manifest.read(here / "ids").shards[2].sha256
     (tmp_path / "ids" / "manifest.json").write_text(text.replace(old, checksum(tar)))
@@ -144,7 +144,7 @@ def test_a_changed_picture_shard_is_refused(here, tmp_path):
     for name, data in contents(here / "scenes").items():
         (tmp_path / "scenes").mkdir(exist_ok=True)
         (tmp_path / "scenes" / name).write_bytes(data[:600] + b"x" + data[601:] if name == "000001.tar" else data)
-    with pytest.raises(ValueError, match="000001.tar is damaged"):
+    with pytest.raises(ValueError, match=r"000001.tar is damaged"):
         tokenize_shards(tmp_path / "scenes", here / "run", tmp_path / "ids")
     assert not (tmp_path / "ids").exists()
 
@@ -177,7 +177,7 @@ def test_latents_are_kept_and_used_by_the_next_tokenizer(here, vae, tmp_path, mo
         (here / "no-vae").rename(here / "vae")
     for a, b in zip(ShardDataset(tmp_path / "from-latents"), ShardDataset(tmp_path / "from-pictures"), strict=True):
         assert a.keys() == b.keys() and all(np.array_equal(a[field], b[field]) for field in a)
-    with pytest.raises(ValueError, match="latents in .* are of"):
+    with pytest.raises(ValueError, match=r"latents in .* are of"):
         tokenize_shards(tmp_path / "kept", here / "run", tmp_path / "x")
     with pytest.raises(ValueError, match="leave --latents out"):
         tokenize_shards(here / "scenes", here / "run", tmp_path / "x", latents=True)

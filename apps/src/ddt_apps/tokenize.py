@@ -68,7 +68,9 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
     found = Manifest.read(out)
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, found.latents is not None)
     if found.tokenizer != plan.manifest.tokenizer or found.samples != total:
-        raise ValueError(f"'{out}' does not hold the {total} samples of '{shards}' as ids of '{tokenizer}'; make it again")
+        raise ValueError(
+            f"'{out}' does not hold the {total} samples of '{shards}' as ids of '{tokenizer}'; make it again"
+        )
     with tempfile.TemporaryDirectory() as folder, StageProgress("verify", total, unit="pictures") as progress:
         done = 0
         for there, (_, shard) in zip(found.shards, plan.tasks(), strict=True):

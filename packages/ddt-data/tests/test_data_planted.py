@@ -207,7 +207,8 @@ def test_every_good_sample_arrives_and_every_bad_one_is_named(tmp_path, plant, p
             assert np.abs(samples[name]["image"].astype(int) - colour).max() <= 1, name
     named = {entry["name"] for entry in manifest.skipped}
     assert {name for name in named if not name.startswith("1.tar/")} == bad
-    assert all(entry["why"] and "\n" not in entry["why"] for entry in manifest.skipped)
+    for why in (entry["why"] for entry in manifest.skipped):
+        assert why and "\n" not in why and "0x" not in why and str(tmp_path) not in why  # the same on every machine
     after = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - before
     assert {path.parts[0] for path in after} == {"out"}  # nothing was written elsewhere
 

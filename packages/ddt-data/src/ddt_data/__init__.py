@@ -3,6 +3,7 @@
 from ddt_data.blocks import write_block
 from ddt_data.building import Made, Plan, build
 from ddt_data.captions import caption
+from ddt_data.checking import Findings, check_folder
 from ddt_data.edits import EDIT_KINDS, Edit, make_edit
 from ddt_data.images import aspect_buckets, decode_image, encode_image, image_shape, load_image, nearest_bucket
 from ddt_data.judge import Judge, Seen
@@ -19,6 +20,7 @@ from ddt_data.scene_config import SceneConfig
 from ddt_data.sceneeval import Asked, Prompt, level_config, load_prompts, scene_for
 from ddt_data.scenes import Scene, SceneGenerator, SceneObject, place, relation, render
 from ddt_data.shards import ShardDataset, ShardWriter, open_shard
+from ddt_data.sheet import contact_sheet
 from ddt_data.splits import is_held_out
 from ddt_data.sprites import load_sprites, sprite
 from ddt_data.stream import StepSampler
@@ -33,6 +35,7 @@ __all__ = [
     "STYLES",
     "Asked",
     "Edit",
+    "Findings",
     "Judge",
     "Made",
     "Manifest",
@@ -57,6 +60,8 @@ __all__ = [
     "aspect_buckets",
     "build",
     "caption",
+    "check_folder",
+    "contact_sheet",
     "decode_image",
     "encode_image",
     "image_shape",

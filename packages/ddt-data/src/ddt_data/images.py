@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What Pillow's readers raise on files that are broken, cut off, huge or no pictures at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
@@ -72,7 +72,9 @@ def image_shape(source: str | Path | bytes, name: str | None = None) -> tuple[in
     except FileNotFoundError:
         raise
     except UNREADABLE as error:
-        raise ValueError(f"{name or 'picture'}: not a readable picture ({error}); repair or remove it") from error
+        raise ValueError(
+            f"{name or 'picture'}: not a readable picture ({_reason(error)}); repair or remove it"
+        ) from error
 
 
 def aspect_buckets(image_size: int, step: int = 16, max_ratio: float = 2.0) -> tuple[tuple[int, int], ...]:
@@ -152,7 +154,12 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as file:
             return np.asarray(file.convert("RGB"))
     except UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable picture ({error}); make the shards again") from error
+        raise ValueError(f"{name}: not a readable picture ({_reason(error)}); make the shards again") from error
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's own words name a temporary object, or the whole path.
+    return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
@@ -175,7 +182,7 @@ def _read(source: str | Path | bytes, name: str, background: str) -> Image.Image
     except FileNotFoundError:
         raise
     except UNREADABLE as error:
-        raise ValueError(f"{name}: not a readable picture ({error}); repair or remove it") from error
+        raise ValueError(f"{name}: not a readable picture ({_reason(error)}); repair or remove it") from error
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image

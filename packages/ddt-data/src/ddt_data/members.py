@@ -64,12 +64,20 @@ def decode_member(sample: Sample, extension: str, data: bytes, name: str) -> Non
             sample["image"] = decode_image(data, name)
         case "target.png":
             sample["target"] = decode_image(data, name)
-        case "txt":
-            sample["text"] = data.decode()
-        case "json":
-            sample["meta"] = json.loads(data)
-        case _ if extension in FIELDS:
-            sample[FIELDS[extension]] = np.load(io.BytesIO(data), allow_pickle=False)
+        case _:
+            try:
+                _decode_words_and_arrays(sample, extension, data)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{name} cannot be read ({error}); make the shards again") from error
+
+
+def _decode_words_and_arrays(sample: Sample, extension: str, data: bytes) -> None:
+    if extension == "txt":
+        sample["text"] = data.decode()
+    elif extension == "json":
+        sample["meta"] = json.loads(data)
+    elif extension in FIELDS:
+        sample[FIELDS[extension]] = np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def checked_ids(key: str, ids: Any, tokenizer: dict | None) -> NDArray[np.int64]:
