@@ -10,7 +10,7 @@ from ddt_data.judge import Judge, Seen
 from ddt_data.manifest import Manifest, Shard
 from ddt_data.mixture import Mixture, open_shards
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
-from ddt_data.pack import make_sample, pack_scenes, pack_text
+from ddt_data.pack import holds_texts, make_sample, pack_scenes, pack_text
 from ddt_data.pack_pictures import PackConfig, pack_folder, pack_records, split_by_shape
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
@@ -64,6 +64,7 @@ __all__ = [
     "contact_sheet",
     "decode_image",
     "encode_image",
+    "holds_texts",
     "image_shape",
     "is_held_out",
     "level_config",

@@ -12,6 +12,7 @@ from ddt_data.edits import make_edit
 from ddt_data.manifest import Manifest
 from ddt_data.members import Sample
 from ddt_data.questions import make_questions
+from ddt_data.read_captions import NAMES, read_rows
 from ddt_data.scene_config import SceneConfig
 from ddt_data.scenes import Scene, SceneGenerator, render
 from ddt_data.shards import ShardWriter
@@ -129,6 +130,23 @@ def pack_text(lines: str | Path | Iterable[str], out: str | Path, source: str = 
         for index, text in enumerate(text for line in lines if (text := line.strip())):
             writer.write({"key": f"{index:08d}", "text": text})
     return writer.manifest
+
+
+def holds_texts(source: str | Path) -> bool:
+    """Tell whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.jsonl")
+        >>> _ = file.write_text('{"text": "a fox"}')
+        >>> holds_texts(file)
+        True
+    """
+    source = Path(source)
+    if source.suffix != ".jsonl" or not source.is_file():
+        return source.suffix == ".txt" and source.is_file()
+    _, first = next(read_rows(source), ("", None))
+    return isinstance(first, dict) and not any(name in first for name in NAMES)
 
 
 def _read_texts(path: Path) -> list[str]:

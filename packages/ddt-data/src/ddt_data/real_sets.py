@@ -249,3 +249,26 @@ def _pack(
 def _once(out: Path, make: Callable[[], Manifest]) -> Manifest:
     """Leave a folder alone that an earlier run finished."""
     return Manifest.read(out) if (out / MANIFEST).is_file() else make()
+
+
+SETS = ("emoji", "fashion-mnist", "easy-vqa", "text")
+
+
+def fetch_set(
+    name: str,
+    out: str | Path,
+    image_size: int,
+    share_alike: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Manifest]:
+    """Make one of `SETS`; see the functions above."""
+    match name:
+        case "emoji":
+            return fetch_emoji(out, image_size, share_alike, workers, progress)
+        case "fashion-mnist":
+            return fetch_fashion_mnist(out, image_size, progress)
+        case "easy-vqa":
+            return fetch_easy_vqa(out, image_size, progress)
+        case _:
+            return fetch_text(out, share_alike)
