@@ -49,7 +49,8 @@ def pack_source(
     kind: str = "auto",
     images: Path | None = None,
     workers: int = 1,
-) -> ddt_data.Manifest:
+    buckets: bool = False,
+) -> None:
     """Pack pictures with or without words, or a .txt or .jsonl file of texts, into a new shard folder.
 
     Args:
@@ -58,7 +59,8 @@ def pack_source(
         config: Size of the pictures, and whether to stop at the first bad one.
         kind: How the source is laid out; "auto" goes by what is there.
         images: Folder of the pictures, where the source is a list.
-        workers: Processes.
+        workers: Processes; not for buckets.
+        buckets: Make a folder of shards for each of a few aspect ratios, instead of cutting out squares.
 
     Raises:
         FileNotFoundError: The source is missing.
@@ -68,14 +70,23 @@ def pack_source(
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "prose.txt").write_text("A fox is red.\\nA bell rings.\\n")
-    >>> pack_source(folder / "prose.txt", folder / "shards").samples
+    >>> pack_source(folder / "prose.txt", folder / "shards")
+    >>> len(ddt_data.ShardDataset(folder / "shards"))
     2
     """
     if kind == "auto" and ddt_data.holds_texts(source):
-        return _told(ddt_data.pack_text(source, out), out)
+        _told(ddt_data.pack_text(source, out), out)
+        return
+    config = config or ddt_data.PackConfig()
     with _progress("pack", 0) as show:
-        manifest = ddt_data.pack_folder(source, out, config, kind=kind, images=images, workers=workers, progress=show)
-    return _told(manifest, out)
+        if buckets:
+            found, records = ddt_data.open_reader(source, kind, images)
+            made = ddt_data.pack_buckets(records, out, config, source=f"{found} {source.name}", progress=show)
+        else:
+            packed = ddt_data.pack_folder(source, out, config, kind=kind, images=images, workers=workers, progress=show)
+            made = {".": packed}
+    for name, manifest in made.items():
+        _told(manifest, out / name)
 
 
 def fetch_set(

@@ -45,6 +45,10 @@ def data_pack(
     ] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures, where SOURCE is a list.")] = None,
     background: Annotated[str, typer.Option(help="Colour behind transparent parts.")] = "white",
+    buckets: Annotated[
+        bool,
+        typer.Option("--buckets", help="A folder for each of a few aspect ratios, instead of squares."),
+    ] = False,
     workers: Workers = 1,
 ) -> None:
     """Pack pictures and words from where they are into shards.
@@ -59,7 +63,7 @@ def data_pack(
     from ddt_data import PackConfig
 
     config = PackConfig(image_size, strict=strict, background=background)
-    pack_source(source, out, config, kind=kind, images=images, workers=workers)
+    pack_source(source, out, config, kind=kind, images=images, workers=workers, buckets=buckets)
 
 
 @data.command("fetch")

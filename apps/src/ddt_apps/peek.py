@@ -44,8 +44,7 @@ def peek(
         if codec is None:
             raise ValueError(f"'{shards}' holds ids; name the run of their tokenizer with --tokenizer to draw them")
         dataset = open_shards(shards, codec.fingerprint)
-    lengths = dataset.lengths if getattr(dataset, "weights", None) else len(dataset)
-    order = StepSampler(lengths, batch_size, step + 1, seed, start=step, weights=getattr(dataset, "weights", None))
+    order = StepSampler(dataset.lengths, batch_size, step + 1, seed, start=step, weights=dataset.weights)
     pictures, captions, lines = [], [], []
     for sample in (dataset[index] for index in next(iter(order))):
         words = _words(sample)

@@ -1,17 +1,18 @@
 """Pictures and text for models that read and draw: scenes with exact truth, folders of pictures, shards."""
 
 from ddt_data.blocks import write_block
+from ddt_data.buckets import aspect_buckets, nearest_bucket, open_buckets, pack_buckets, split_by_shape
 from ddt_data.building import Made, Plan, build
 from ddt_data.captions import caption
 from ddt_data.checking import Findings, check_folder
 from ddt_data.edits import EDIT_KINDS, Edit, make_edit
-from ddt_data.images import aspect_buckets, decode_image, encode_image, image_shape, load_image, nearest_bucket
+from ddt_data.images import decode_image, encode_image, image_shape, load_image
 from ddt_data.judge import Judge, Seen
 from ddt_data.manifest import Manifest, Shard
 from ddt_data.mixture import Mixture, open_shards
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 from ddt_data.pack import holds_texts, make_sample, pack_scenes, pack_text
-from ddt_data.pack_pictures import PackConfig, pack_folder, pack_records, split_by_shape
+from ddt_data.pack_pictures import PackConfig, pack_folder, pack_records
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
 from ddt_data.readers import open_reader
@@ -75,9 +76,11 @@ __all__ = [
     "make_questions",
     "make_sample",
     "nearest_bucket",
+    "open_buckets",
     "open_reader",
     "open_shard",
     "open_shards",
+    "pack_buckets",
     "pack_folder",
     "pack_records",
     "pack_scenes",

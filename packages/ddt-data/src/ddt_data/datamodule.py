@@ -18,15 +18,13 @@ class ShardStream(LightningDataModule):
     `trainer.estimated_stepping_batches`.
 
     Args:
-        dataset: Map-style, such as `ShardDataset` or `Mixture`.
+        dataset: Map-style, such as `ShardDataset`, or a `Mixture`, whose weights and whole batches are kept.
         collate_fn: Turns a list of samples into a batch.
         batch_size: Samples in a batch, of all ranks together.
         steps: Batches of the whole run.
         seed: Of the order.
         num_workers: Processes that load; the order does not depend on it.
         count_epochs: See `StepSampler`.
-        lengths: Of the sources that the dataset puts end to end; by default `dataset.lengths`, or all as one.
-        weights: Share of each; by default `dataset.weights`, or none.
 
     Example:
         >>> stream = ShardStream(list(range(10)), collate_fn=list, batch_size=4, steps=6, seed=0)
@@ -43,28 +41,25 @@ class ShardStream(LightningDataModule):
         seed: int,
         num_workers: int = 0,
         count_epochs: bool = False,
-        lengths: list[int] | None = None,
-        weights: list[float] | None = None,
     ):
         super().__init__()
         self.dataset, self.collate_fn, self.num_workers = dataset, collate_fn, num_workers
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.count_epochs = count_epochs
-        self.weights = weights or getattr(dataset, "weights", None)
-        self.lengths = (lengths or getattr(dataset, "lengths", None)) if self.weights else None
         self.start = 0
 
     def train_dataloader(self) -> DataLoader:
         order = StepSampler(
-            self.lengths or len(self.dataset),
+            getattr(self.dataset, "lengths", len(self.dataset)),
             self.batch_size,
             self.steps,
             self.seed,
             self.start,
             self.count_epochs,
-            self.weights,
+            weights=getattr(self.dataset, "weights", None),
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            whole_batches=getattr(self.dataset, "whole_batches", False),
         )
         return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
 

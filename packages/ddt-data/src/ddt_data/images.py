@@ -28,7 +28,7 @@ def load_image(
 
     Args:
         source: Path of a file, or its bytes.
-        image_size: Side of a square in pixels, or (width, height); see `nearest_bucket`.
+        image_size: Side of a square in pixels, or (width, height).
         name: What errors call the picture; by default its path.
         background: Colour behind transparent parts, in words or as "#rrggbb".
 
@@ -75,44 +75,6 @@ def image_shape(source: str | Path | bytes, name: str | None = None) -> tuple[in
         raise ValueError(
             f"{name or 'picture'}: not a readable picture ({_reason(error)}); repair or remove it"
         ) from error
-
-
-def aspect_buckets(image_size: int, step: int = 16, max_ratio: float = 2.0) -> tuple[tuple[int, int], ...]:
-    """List the shapes (width, height) of about `image_size` squared pixels whose sides are multiples of `step`.
-
-    Args:
-        image_size: Side of the square bucket, a multiple of `step`.
-        step: Sides are multiples of it: patch size times the downscale of the latents.
-        max_ratio: Longest side over shortest at most.
-
-    Returns:
-        Shapes from the most upright to the widest, the square among them; each keeps within one step of the area.
-
-    Raises:
-        ValueError: `image_size` is no multiple of `step`, or `max_ratio` is below 1.
-
-    Example:
-        >>> aspect_buckets(64)
-        ((48, 80), (64, 64), (80, 48))
-    """
-    if step < 1 or image_size < step or image_size % step:
-        raise ValueError(f"image_size ({image_size}) must be a multiple of step ({step})")
-    if max_ratio < 1:
-        raise ValueError(f"max_ratio ({max_ratio}) must be at least 1")
-    upright = [(width, round(image_size * image_size / width / step) * step) for width in range(step, image_size, step)]
-    upright = [(width, height) for width, height in upright if height <= max_ratio * width]
-    return (*upright, (image_size, image_size), *((height, width) for width, height in reversed(upright)))
-
-
-def nearest_bucket(width: int, height: int, buckets: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Choose the bucket whose aspect ratio is nearest to the picture's, so that least is cut off.
-
-    Example:
-        >>> nearest_bucket(1920, 1080, aspect_buckets(64))
-        (80, 48)
-    """
-    ratio = np.log(width / height)
-    return min(buckets, key=lambda bucket: (abs(np.log(bucket[0] / bucket[1]) - ratio), bucket))
 
 
 def encode_image(image: NDArray[np.uint8], image_format: str = "png") -> bytes:

@@ -32,7 +32,7 @@ class Manifest:
     samples: int
     shards: tuple[Shard, ...]
     source: str = ""  # where the samples came from, in words
-    image_size: int | None = None  # side of the pictures, pixels; None without pictures
+    image_size: int | tuple[int, int] | None = None  # side of the pictures in pixels, or (width, height); None without
     tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
     latents: dict | None = None  # where samples hold latents: of which space
     skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
@@ -67,6 +67,8 @@ class Manifest:
             raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r}; pack the folder again")
         shards = tuple(Shard(**shard) for shard in found["shards"])
         listed = {name: tuple(found.get(name, ())) for name in ("skipped", "parts")}
+        if isinstance(found.get("image_size"), list):
+            found["image_size"] = tuple(found["image_size"])
         return cls(**{**found, **listed, "shards": shards})
 
     def write(self, folder: str | Path) -> None:

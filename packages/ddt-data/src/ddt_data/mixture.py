@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -12,11 +13,12 @@ from ddt_data.shards import ShardDataset
 
 
 class Mixture(Dataset):
-    """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by their weights.
+    """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by `lengths` and `weights`.
 
     Args:
         sources: Datasets of shards, pictures of one size, or ids of one tokenizer.
         weights: Share of each in training; None for shares by size, and one shuffle for all.
+        whole_batches: Take each batch from one source; sources may then be of several picture sizes.
 
     Raises:
         ValueError: There is no source, weights do not fit, or sources are of two sizes or tokenizers.
@@ -31,10 +33,12 @@ class Mixture(Dataset):
         (4, 'A bell.')
     """
 
-    def __init__(self, sources: Sequence[ShardDataset], weights: Sequence[float] | None = None):
+    def __init__(
+        self, sources: Sequence[ShardDataset], weights: Sequence[float] | None = None, whole_batches: bool = False
+    ):
         if not sources or (weights is not None and (len(weights) != len(sources) or min(weights) <= 0)):
             raise ValueError(f"weights ({weights}) must be one number above 0 for each of {len(sources)} sources")
-        for name in ("image_size", "tokenizer"):
+        for name in ("tokenizer",) if whole_batches else ("image_size", "tokenizer"):
             first, *others = [getattr(source.manifest, name) for source in sources]
             for source, other in zip(sources[1:], others, strict=True):
                 if other != first:
@@ -42,6 +46,7 @@ class Mixture(Dataset):
                         f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
                     )
         self.sources, self.weights = list(sources), None if weights is None else list(weights)
+        self.whole_batches = whole_batches
         self.lengths = [len(source) for source in sources]
         self._ends = np.cumsum(self.lengths)
         one = sources[0].manifest
@@ -63,6 +68,11 @@ class Mixture(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number][index - int(self._ends[number]) + self.lengths[number]]
+
+    def without_last(self, count: int) -> Self:
+        """Give the mixture without the last samples, which are of the last source."""
+        kept = [*self.sources[:-1], self.sources[-1].without_last(count)]
+        return type(self)(kept, self.weights, self.whole_batches)
 
     def check(self) -> None:
         """Compare every shard with its checksum.

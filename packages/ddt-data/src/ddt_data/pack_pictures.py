@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ddt_data.building import Made, Plan, Progress, build
-from ddt_data.images import aspect_buckets, image_shape, load_image, nearest_bucket
+from ddt_data.images import load_image
 from ddt_data.manifest import Manifest
 from ddt_data.members import Sample
 from ddt_data.readers import open_reader
-from ddt_data.records import Picture, Record, Refused, Span
+from ddt_data.records import Picture, Record, Refused, Span, bytes_or_path
 from ddt_data.tar_shard import TarShardWriter
 
 Numbered = tuple[int, Record | Refused]
@@ -24,14 +23,15 @@ Numbered = tuple[int, Record | Refused]
 class PackConfig:
     """How pictures are packed."""
 
-    image_size: int = 64  # side, pixels; of about as many pixels where there are buckets
+    image_size: int | tuple[int, int] = 64  # side in pixels, or (width, height)
     strict: bool = False  # stop at the first input that cannot be used, instead of naming it in the manifest
     background: str = "white"  # behind transparent parts: a colour in words, or "#rrggbb"
     samples_per_shard: int = 1000  # inputs, so that a shard may hold fewer samples
     image_format: str = "jpg"
 
     def __post_init__(self):
-        if min(self.image_size, self.samples_per_shard) < 1:
+        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+        if min(*sides, self.samples_per_shard) < 1:
             raise ValueError(
                 f"image_size ({self.image_size}) must be at least 1 pixel, and samples_per_shard "
                 f"({self.samples_per_shard}) at least 1"
@@ -124,30 +124,6 @@ def pack_records(
     return build(out, plan, total=len(listed), progress=progress)
 
 
-def split_by_shape(records: Iterable[Record | Refused], image_size: int, step: int = 16) -> dict[tuple[int, int], list]:
-    """Sort records into aspect-ratio buckets by the shape of their picture; what cannot be read goes with the square.
-
-    Returns:
-        Records by (width, height), for one shard folder each: batches of one shape then come from one folder.
-
-    Example:
-        >>> import numpy as np
-        >>> from ddt_data import encode_image
-        >>> wide = Record("wide", image=encode_image(np.zeros((20, 36, 3), np.uint8)))
-        >>> {shape: len(found) for shape, found in split_by_shape([wide], image_size=64).items() if found}
-        {(80, 48): 1}
-    """
-    buckets = aspect_buckets(image_size, step)
-    found: dict[tuple[int, int], list] = {bucket: [] for bucket in buckets}
-    for record in records:
-        shape = (image_size, image_size)
-        if isinstance(record, Record) and record.image is not None:
-            with suppress(ValueError, OSError):  # named when it is packed
-                shape = nearest_bucket(*image_shape(_bytes_or_path(record.image)), buckets)
-        found[shape].append(record)
-    return found
-
-
 def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Made:
     """Write one shard of records; what cannot be used is told.
 
@@ -182,7 +158,7 @@ def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sa
     for field in ("image", "target"):
         if (picture := getattr(record, field)) is not None:
             name = record.name if field == "image" else f"{record.name} (its target)"
-            sample[field] = load_image(_bytes_or_path(picture), config.image_size, name, config.background)
+            sample[field] = load_image(bytes_or_path(picture), config.image_size, name, config.background)
     if record.text is not None:
         sample["text"] = record.text
     return {**sample, "meta": {**record.meta, "source": record.name}}
@@ -223,7 +199,3 @@ def _file_identity(path: Path) -> list[int]:
     except OSError:
         return []
     return [found.st_size, found.st_mtime_ns]
-
-
-def _bytes_or_path(picture: Picture) -> bytes | Path:
-    return picture.read() if isinstance(picture, Span) else picture

@@ -54,6 +54,11 @@ class Refused:
     why: str  # and what to do about it; does not repeat the name
 
 
+def bytes_or_path(picture: Picture) -> bytes | Path:
+    """Turn a picture into what Pillow opens."""
+    return picture.read() if isinstance(picture, Span) else picture
+
+
 def one_line(text: object) -> str:
     """Join all white space, as captions are stored.
 

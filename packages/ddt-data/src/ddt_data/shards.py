@@ -6,6 +6,7 @@ A sample is a dict with `key` and any of `image` and `target` (uint8 [H, W, 3]),
 
 import os
 import shutil
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -145,6 +146,8 @@ class ShardDataset(Dataset):
         ValueError: The manifest cannot be read, a shard does not hold what it says, or the ids are another tokenizer's.
     """
 
+    weights, whole_batches = None, False  # as of a `Mixture` of one source
+
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
         self.folder = Path(folder)
         self.manifest = Manifest.read(folder)
@@ -159,9 +162,10 @@ class ShardDataset(Dataset):
                 )
             self.shards.append(opened)
         self._ends = np.cumsum([len(shard) for shard in self.shards])
+        self._length = int(self._ends[-1])
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._length
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
@@ -169,6 +173,25 @@ class ShardDataset(Dataset):
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self.shards[number]
         return shard[index - int(self._ends[number]) + len(shard)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """As of a `Mixture` of one source."""
+        return [len(self)]
+
+    def without_last(self, count: int) -> Self:
+        """Give the same without the last samples, which then serve to measure.
+
+        Raises:
+            ValueError: No sample would be left.
+        """
+        if not 0 <= count < len(self):
+            raise ValueError(
+                f"held_out ({count}) must be 0 to {len(self) - 1}, of {len(self)} samples in {self.folder}"
+            )
+        fewer = copy(self)
+        fewer._length = len(self) - count
+        return fewer
 
     def check(self) -> None:
         """Compare every shard with its checksum.
