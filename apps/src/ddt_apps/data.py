@@ -8,8 +8,8 @@ from rich.console import Console
 
 import ddt_data
 from ddt_apps.progress import StageProgress
-from ddt_data import real_sets
 from ddt_data.building import Progress
+from ddt_data.real_sets import fetch_set as fetch
 
 SHOWN = 5  # inputs that were left out, named on the screen
 PRESETS = {"tiny": ddt_data.SceneConfig.tiny, "full": ddt_data.SceneConfig}
@@ -104,10 +104,8 @@ def fetch_set(
     Raises:
         ValueError: The set is not known, or a package cannot be had.
     """
-    if name not in real_sets.SETS:
-        raise ValueError(f"set {name!r} is not known; use {', '.join(real_sets.SETS)}")
     with _progress("fetch", 0) as show:
-        manifests = real_sets.fetch_set(name, out, image_size, share_alike, workers, show)
+        manifests = fetch(name, out, image_size, share_alike, workers, show)
     for folder, manifest in manifests.items():
         _told(manifest, out / folder)
     Console(stderr=True, soft_wrap=True).print(f"sources and licences: {out / 'NOTICE'}", markup=False)

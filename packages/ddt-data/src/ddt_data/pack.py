@@ -105,13 +105,16 @@ def pack_scenes(
     return writer.manifest
 
 
-def pack_text(lines: str | Path | Iterable[str], out: str | Path, source: str = "") -> Manifest:
+def pack_text(
+    lines: str | Path | Iterable[str], out: str | Path, source: str = "", parts: tuple[dict, ...] = ()
+) -> Manifest:
     """Write texts into a new shard folder, one sample each.
 
     Args:
         lines: The texts; or the path of a .txt file with one a line, or of a .jsonl file with lines {"text": ...}.
         out: The shard folder to make.
         source: Where the texts come from, for the manifest; by default the file's name.
+        parts: See `Manifest`.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -126,7 +129,7 @@ def pack_text(lines: str | Path | Iterable[str], out: str | Path, source: str = 
     if isinstance(lines, str | Path):
         source = source or Path(lines).name
         lines = _read_texts(Path(lines))
-    with ShardWriter(out, samples_per_shard=10_000, source=source) as writer:
+    with ShardWriter(out, samples_per_shard=10_000, source=source, parts=parts) as writer:
         for index, text in enumerate(text for line in lines if (text := line.strip())):
             writer.write({"key": f"{index:08d}", "text": text})
     return writer.manifest

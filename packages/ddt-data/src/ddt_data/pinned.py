@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,14 @@ class Pinned:
     def share_alike(self) -> bool:
         """Whether what is made from it must carry the same licence."""
         return "-SA-" in self.licence
+
+
+@dataclass
+class Split:
+    """One folder of a real set: its records or texts, and how many of them owe to which package."""
+
+    samples: list
+    counts: dict[Pinned, int]
 
 
 def fetch(pinned: Pinned, share_alike: bool = False, cache: Path | None = None) -> Path:
@@ -134,11 +142,11 @@ def _data_of_deb(data: bytes) -> bytes:
     raise ValueError("the .deb holds no data.tar")
 
 
-def write_notice(folder: Path, used: list[Pinned]) -> None:
+def write_notice(folder: Path, used: Iterable[Pinned]) -> None:
     """Write where data came from and under which licences."""
     lines = ["This folder was made from the following packages; their licences apply to the data.", ""]
     for pinned in used:
-        lines += [f"{pinned.what}", f"    {pinned.client} {pinned.name} {pinned.version}, licence {pinned.licence}", ""]
+        lines += [pinned.what, f"    {pinned.client} {pinned.name} {pinned.version}, licence {pinned.licence}", ""]
     folder.mkdir(parents=True, exist_ok=True)
     Path(folder, "NOTICE").write_text("\n".join(lines), encoding="utf-8")
 
