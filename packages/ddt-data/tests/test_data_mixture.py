@@ -58,6 +58,7 @@ def test_one_source_is_ordered_as_ever():
         ({"weights": [1]}, "weights"),
         ({"weights": [1, 0]}, "weights"),
         ({"weights": [1, -1]}, "weights"),
+        ({"weights": [10_000, 1]}, "1/1000 of their sum"),
         ({"world_size": 3}, "divisible by the number of ranks"),
         ({"rank": 2, "world_size": 2}, "rank 2"),
     ],

@@ -1,7 +1,8 @@
 """The order of training: which samples make up batch s, as a pure function of (seed, s)."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -122,18 +123,17 @@ class StepSampler(Sampler[list[int]]):
 
 def _generator(seed: int, number: int, what: str = "") -> torch.Generator:
     # Seeds of neighbouring epochs must not meet: seed 0, epoch 1 is not seed 1, epoch 0. Nor those of two sources.
-    apart = sum(byte << 7 * place for place, byte in enumerate(what.encode()))
-    return torch.Generator().manual_seed((seed * 1_000_003 + number + apart) % 2**63)
+    return torch.Generator().manual_seed((seed * 1_000_003 + number + (crc32(what.encode()) << 31)) % 2**63)
 
 
 def _quotas(weights: Sequence[float], sources: int) -> list[int]:
-    """Round weights to turns of a block: by largest remainder, but at least one turn each."""
-    if len(weights) != sources or min(weights) <= 0 or sources > BLOCK:
-        raise ValueError(f"weights ({list(weights)}) must be one number above 0 for each of {sources} sources")
-    exact = [weight / sum(weights) * BLOCK for weight in weights]
-    quotas = [max(1, int(share)) for share in exact]
-    while (rest := BLOCK - sum(quotas)) != 0:
-        gaps = [share - quota if rest > 0 or quota > 1 else BLOCK for share, quota in zip(exact, quotas, strict=True)]
-        chosen = gaps.index(max(gaps) if rest > 0 else min(gaps))
-        quotas[chosen] += 1 if rest > 0 else -1
+    """Turn weights into turns of a block, so that they add up to it."""
+    fits = len(weights) == sources and min(weights) > 0
+    ends = [round(BLOCK * end / sum(weights)) for end in accumulate(weights)] if fits else []
+    quotas = [end - start for start, end in pairwise([0, *ends])]
+    if not fits or min(quotas) < 1:
+        raise ValueError(
+            f"weights ({list(weights)}) must be one number above 0 for each of {sources} sources, and not below "
+            f"1/{BLOCK} of their sum"
+        )
     return quotas
