@@ -110,7 +110,7 @@ def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
     ("arguments", "words"),
     [
         (["data", "scenes", "--count", "0"], ["count (0)"]),
-        (["data", "scenes", "--preset", "huge"], ["preset 'huge'", "tiny or full"]),
+        (["data", "scenes", "--preset", "huge"], ["preset 'huge'", "tiny, full, hard"]),
         (["data", "scenes", "--split", "test"], ["split 'test'", "train or unseen"]),
         (["data", "pack", "nowhere"], ["nowhere", "no such folder"]),
         (["data", "pack", "empty"], ["empty", "no pictures"]),

@@ -19,6 +19,7 @@ from ddt_data.tar_shard import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents
+from ddt_tokenizer.shards import read_ids
 
 SCENES, PER_SHARD = 50, 8
 
@@ -68,6 +69,7 @@ def test_ids_words_and_keys_are_those_of_the_pictures(here):
         ]
         for field, wanted in (("image", "ids"), ("target", "target_ids")):
             assert np.array_equal(row[wanted], codec.encode(to_tensor([picture[field]]))[0])
+    assert np.array_equal(read_ids(here / "ids"), [row["ids"] for row in ids])  # as `ddt-tokenizer health` reads them
 
 
 COMMAND = """

@@ -12,7 +12,7 @@ from ddt_data.building import Progress
 from ddt_data.real_sets import fetch_set as fetch
 
 SHOWN = 5  # inputs that were left out, named on the screen
-PRESETS = {"tiny": ddt_data.SceneConfig.tiny, "full": ddt_data.SceneConfig}
+PRESETS = {"tiny": ddt_data.SceneConfig.tiny, "full": ddt_data.SceneConfig, "hard": ddt_data.SceneConfig.hard}
 
 
 def make_scenes(out: Path, count: int, preset: str = "full", split: str = "train", seed: int = 0) -> ddt_data.Manifest:
@@ -21,7 +21,7 @@ def make_scenes(out: Path, count: int, preset: str = "full", split: str = "train
     Args:
         out: Must not exist.
         count: At least 1.
-        preset: "tiny" (32 px, one or two large objects) or "full" (64 px, up to four).
+        preset: "tiny" (32 px, one or two large objects), "full" (64 px, up to four) or "hard" (128 px, up to eight).
         split: "train" or "unseen" (combinations that "train" never holds).
         seed: Of the generator.
 
@@ -34,7 +34,7 @@ def make_scenes(out: Path, count: int, preset: str = "full", split: str = "train
     3
     """
     if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is not known; use {' or '.join(PRESETS)}")
+        raise ValueError(f"preset {preset!r} is not known; use {', '.join(PRESETS)}")
     if split not in ("train", "unseen"):
         raise ValueError(f"split {split!r} is not known; use train or unseen")
     with _progress("scenes", count) as show:

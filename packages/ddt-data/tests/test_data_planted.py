@@ -189,7 +189,7 @@ def plant_list(folder):
 
 @pytest.mark.parametrize(
     ("plant", "planted", "workers"),
-    [(plant_folder, 30, 1), (plant_folder, 30, 2), (plant_tar, 15, 1), (plant_list, 10, 1)],
+    [(plant_folder, 30, 1), (plant_tar, 15, 1), (plant_list, 10, 1)],
 )
 def test_every_good_sample_arrives_and_every_bad_one_is_named(tmp_path, plant, planted, workers):
     good, bad = plant(tmp_path / "source")
