@@ -90,6 +90,13 @@ def test_a_list_of_captions_keeps_its_other_columns(photos, ending):
         assert records["a.jpg"].meta == {"photographer": "eve"}
 
 
+def test_a_csv_that_breaks_off_is_read_so_far(photos):
+    lines = ["file_name,text", "a.jpg,a fox", 'b.png,"' + "x" * 200_000]
+    (photos / "captions.csv").write_text("\n".join(lines))
+    records, refused = read(photos, "captions")
+    assert texts(records) == {"a.jpg": "a fox"} and any("what follows" in name for name in refused)
+
+
 def test_a_parquet_of_captions(photos, monkeypatch):
     (photos / "captions.parquet").touch()
     monkeypatch.setattr(captions_module, "_parquet", lambda file: [{"path": "a.jpg", "caption": "a fox"}])

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What Pillow's readers raise on files that are broken, cut off, huge or no pictures at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the file is called; others may start programs
 MAX_PIXELS = 100_000_000  # a picture of more is refused before it is decoded, as it may be made to fill the memory
 
 
@@ -66,7 +67,7 @@ def image_shape(source: str | Path | bytes, name: str | None = None) -> tuple[in
         (90, 60)
     """
     try:
-        with _open(source) as file:
+        with warnings.catch_warnings(action="ignore"), _open(source) as file:
             turned = file.getexif().get(0x0112, 1) >= 5  # the orientations that lay a picture on its side
             return file.size[::-1] if turned else file.size
     except FileNotFoundError:
@@ -125,14 +126,15 @@ def _reason(error: Exception) -> str:
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
 def _read(source: str | Path | bytes, name: str, background: str) -> Image.Image:
     try:
-        with _open(source) as file:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            _open(source) as file,
+        ):  # what is wrong raises, or does not matter
             if file.width * file.height > MAX_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels are more than {MAX_PIXELS}")
             image = ImageOps.exif_transpose(file)

@@ -74,5 +74,6 @@ class Manifest:
     def write(self, folder: str | Path) -> None:
         """Write the manifest into a folder in one step."""
         part = Path(folder, f".{MANIFEST}.{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold what is no UTF-8
         os.replace(part, Path(folder, MANIFEST))

@@ -37,7 +37,7 @@ def encode_members(sample: Sample, image_format: str, tokenizer: dict | None) ->
             case "text":
                 members["txt"] = value.encode()
             case "meta":
-                members["json"] = json.dumps(value, ensure_ascii=False).encode()
+                members["json"] = json.dumps(value, ensure_ascii=False, default=str).encode()
             case "ids" | "target_ids":
                 members[f"{ARRAYS[field]}.npy"] = npy(checked_ids(sample["key"], value, tokenizer))
             case "latents" | "target_latents":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +56,10 @@ def inside(folder: Path, name: object) -> Path:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is no file name")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    # Not Path.resolve and Path.is_file, which raise on loops of links and on names that are too long.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"{name} leads out of the folder")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"no such picture, {name}; add it or remove the line")
     return path
 
@@ -71,11 +73,12 @@ def _record(folder: Path, row: object) -> Record:
     if isinstance(text, str) and not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ValueError("its caption is not UTF-8; convert the file")
     path = inside(folder, name)
-    rest = {key: value for key, value in row.items() if key not in (*NAMES, *TEXTS)}
+    rest = {key: value for key, value in row.items() if key not in (*NAMES, *TEXTS, None)}
     return Record(name_in(folder, path), image=path, text=one_line(text), meta=rest)
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, object]]:
+    """Yield where each row of a .jsonl, .csv or .parquet stands, and the row; None where it cannot be read."""
     if file.suffix == ".parquet":
         yield from ((f"{file.name}, row {n}", row) for n, row in enumerate(_parquet(file), start=1))
         return
@@ -83,13 +86,16 @@ def read_rows(file: Path) -> Iterator[tuple[str, object]]:
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         if file.suffix == ".csv":
             table = csv.DictReader(lines)
-            yield from ((f"{file.name}, line {table.line_num}", row) for row in table)
+            try:
+                yield from ((f"{file.name}, line {table.line_num}", row) for row in table)
+            except csv.Error:  # the rest cannot be told apart
+                yield f"{file.name}, line {table.line_num} and what follows", None
             return
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     yield f"{file.name}, line {number}", json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):
                     yield f"{file.name}, line {number}", None
 
 

@@ -65,7 +65,7 @@ def read_json(file: Path) -> object:
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON in UTF-8 ({error}); correct it") from error
 
 

@@ -53,8 +53,12 @@ def _caption(captions: dict[Path, Path], picture: Path) -> str:
 
 def find_files(folder: Path) -> list[Path]:
     """List what is in a folder and its subfolders, sorted, hidden files left out."""
-    found = [Path(top, name) for top, _, names in os.walk(folder) for name in names]
+    found = [Path(top, name) for top, _, names in os.walk(folder, onerror=_stop) for name in names]
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _stop(error: OSError) -> None:
+    raise error  # a folder that may not be read would go missing without a word
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -63,6 +67,10 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def name_in(folder: Path, path: Path) -> str:
-    """Name a file by its path in the folder; bytes that are no UTF-8 become question marks."""
-    name = path.relative_to(folder).as_posix()
+    """Name a file by its path in the folder."""
+    return printable(path.relative_to(folder).as_posix())
+
+
+def printable(name: str) -> str:
+    """Put a mark in the place of bytes of a file name that are no UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

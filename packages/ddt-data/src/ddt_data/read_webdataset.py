@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ddt_data.read_folder import PICTURES
+from ddt_data.read_folder import PICTURES, printable
 from ddt_data.records import Record, Refused, Span, one_line
 
 TEXTS = ("txt", "caption")
@@ -32,7 +32,7 @@ def read_webdataset(folder: str | Path) -> Iterator[Record | Refused]:
     for path in sorted(Path(folder).glob("*.tar")):
         seen: set[str] = set()
         for key, members in _samples(path):
-            name = f"{path.name}/{key}"
+            name = printable(f"{path.name}/{key}")
             try:
                 if isinstance(members, str):
                     raise ValueError(members)
@@ -96,7 +96,7 @@ def _record(name: str, members: dict[str, Span]) -> Record:
     if "json" in members:
         try:
             meta = json.loads(members["json"].read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"its .json cannot be read ({error})") from error
         if not isinstance(meta, dict):
             raise ValueError("its .json is no object")
