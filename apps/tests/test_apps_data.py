@@ -81,16 +81,26 @@ def test_check_tells_what_is_there_and_fails_on_what_is_broken(photos, tmp_path)
     (photos / "empty.jpg").touch()
     (photos / "fox2.jpg").write_bytes((photos / "fox.jpg").read_bytes())
     (photos / "fox2.txt").write_text("a fox")
-    assert ddt("data", "pack", photos, "--out", tmp_path / "shards", "--image-size", 16).exit_code == 0
+    arguments = ["data", "pack", photos, "--out", tmp_path / "shards", "--image-size", 16, "--licence", "CC-BY-4.0"]
+    assert ddt(*arguments).exit_code == 0
     result = ddt("data", "check", tmp_path / "shards", "--sheet", tmp_path / "sheet.png")
     assert result.exit_code == 0 and (tmp_path / "sheet.png").is_file()
-    for words in ("3 samples in 1 shards", "image 3", "5 to 6 characters", "16 x 16: 3", "left out  1", "empty.jpg"):
+    for words in ("3 samples in 1 shards", "CC-BY-4.0", "image 3", "5 to 6 characters", "16 x 16: 3", "left out  1"):
         assert words in result.stdout
+    assert "empty.jpg: not a readable picture" in result.stdout
     assert "2 samples show the same" in result.stdout and "broken    0" in result.stdout
     tar = tmp_path / "shards" / "000000.tar"
     tar.write_bytes(tar.read_bytes()[:-600])
     result = ddt("data", "check", tmp_path / "shards")
     assert result.exit_code == 1 and "000000.tar is damaged" in result.stdout
+
+
+def test_buckets_are_packed_side_by_side(photos, tmp_path):
+    Image.new("RGB", (100, 100)).save(photos / "card.png")
+    (photos / "card.txt").write_text("a card")
+    result = ddt("data", "pack", photos, "--out", tmp_path / "out", "--buckets")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["64x64", "80x48"]
 
 
 def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
@@ -117,6 +127,7 @@ def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
         (["data", "pack", "torn"], ["no sample to write", "fox.jpg"]),
         (["data", "pack", "orphan", "--strict"], ["fox.jpg", "no caption"]),
         (["data", "pack", "photos", "--kind", "zip"], ["kind of source 'zip'", "webdataset"]),
+        (["data", "pack", "photos", "--buckets", "--workers", "2"], ["workers (2)", "buckets"]),
         (["data", "fetch", "coco"], ["set 'coco'", "emoji"]),
         (["data", "pack", "photos", "--image-size", "0"], ["image_size (0)"]),
     ],

@@ -48,6 +48,7 @@ def pack_source(
     config: ddt_data.PackConfig | None = None,
     kind: str = "auto",
     images: Path | None = None,
+    licence: str = "",
     workers: int = 1,
     buckets: bool = False,
 ) -> None:
@@ -59,8 +60,9 @@ def pack_source(
         config: Size of the pictures, and whether to stop at the first bad one.
         kind: How the source is laid out; "auto" goes by what is there.
         images: Folder of the pictures, where the source is a list.
-        workers: Processes; not for buckets.
-        buckets: Make a folder of shards for each of a few aspect ratios, instead of cutting out squares.
+        licence: For the manifest.
+        workers: Processes.
+        buckets: Make a folder of shards for each of a few aspect ratios, in one process, instead of squares.
 
     Raises:
         FileNotFoundError: The source is missing.
@@ -77,14 +79,17 @@ def pack_source(
     if kind == "auto" and ddt_data.holds_texts(source):
         _told(ddt_data.pack_text(source, out), out)
         return
+    if buckets and workers > 1:
+        raise ValueError(f"workers ({workers}) must be 1 with buckets; leave one of the two out")
     config = config or ddt_data.PackConfig()
     with _progress("pack", 0) as show:
         if buckets:
             found, records = ddt_data.open_reader(source, kind, images)
-            made = ddt_data.pack_buckets(records, out, config, source=f"{found} {source.name}", progress=show)
+            said = f"{found} {source.name}"
+            made = ddt_data.pack_buckets(records, out, config, source=said, licence=licence, progress=show)
         else:
-            packed = ddt_data.pack_folder(source, out, config, kind=kind, images=images, workers=workers, progress=show)
-            made = {".": packed}
+            options = {"kind": kind, "images": images, "licence": licence, "workers": workers}
+            made = {".": ddt_data.pack_folder(source, out, config, **options, progress=show)}
     for name, manifest in made.items():
         _told(manifest, out / name)
 
@@ -129,6 +134,7 @@ def check_shards(folder: Path, sheet: Path | None = None) -> bool:
     shortest, median, longest = found.captions
     lines = [
         f"{folder}: {found.samples} samples in {len(manifest.shards)} shards; source: {manifest.source or 'not told'}",
+        f"licence   {manifest.licence}" if manifest.licence else "",
         f"fields    {', '.join(f'{name} {count}' for name, count in sorted(found.fields.items()))}",
         f"pictures  {shapes}" if shapes else "",
         f"captions  {shortest} to {longest} characters, median {median}; {found.repeated_captions} occur before",

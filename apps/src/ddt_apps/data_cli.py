@@ -47,6 +47,7 @@ def data_pack(
     ] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures, where SOURCE is a list.")] = None,
     background: Annotated[str, typer.Option(help="Colour behind transparent parts.")] = "white",
+    licence: Annotated[str, typer.Option(help="Of the pictures and words, for manifest.json.")] = "",
     buckets: Annotated[
         bool,
         typer.Option("--buckets", help="A folder for each of a few aspect ratios, instead of squares."),
@@ -65,7 +66,7 @@ def data_pack(
     from ddt_data import PackConfig
 
     config = PackConfig(image_size, strict=strict, background=background)
-    pack_source(source, out, config, kind=kind, images=images, workers=workers, buckets=buckets)
+    pack_source(source, out, config, kind=kind, images=images, licence=licence, workers=workers, buckets=buckets)
 
 
 @data.command("fetch")

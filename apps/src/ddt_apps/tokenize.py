@@ -102,6 +102,7 @@ def plan_tokenizing(
         0,
         (),
         source=f"ids of {source.source}",
+        licence=source.licence,
         tokenizer=codec.identity,
         latents=asdict(space) if latents or cached else None,
         parts=source.parts,

@@ -64,7 +64,7 @@ def test_a_pack_that_was_stopped_makes_only_what_is_missing(photos, whole, tmp_p
 
 def test_processes_make_the_same_bytes(photos, whole, tmp_path):
     manifest = pack_folder(photos, tmp_path / "out", CONFIG, workers=2)
-    assert contents(tmp_path / "out") == whole
+    assert contents(tmp_path / "out") == whole and manifest.source == "folder photos"
     assert [entry["name"] for entry in manifest.skipped] == ["4.png"]
 
 

@@ -102,8 +102,8 @@ def concepts():
     return things + people
 
 
-@pytest.fixture
-def emoji(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
     """The set made of synthetic drawings: the colour tells which."""
     all_concepts = concepts()
 
@@ -116,10 +116,12 @@ def emoji(tmp_path, monkeypatch):
             buffers.append(Drawing(concept, style, buffer.getvalue()))
         return buffers
 
-    monkeypatch.setattr(emoji_module, "load_concepts", lambda cache: all_concepts)
-    monkeypatch.setattr(emoji_module, "load_style", draw)
-    manifests = fetch_set("emoji", tmp_path / "out", image_size=4)
-    samples = {name: list(ShardDataset(tmp_path / "out" / name)) for name in manifests}
+    out = tmp_path_factory.mktemp("emoji")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(emoji_module, "load_concepts", lambda cache: all_concepts)
+        monkeypatch.setattr(emoji_module, "load_style", draw)
+        manifests = fetch_set("emoji", out, image_size=4)
+    samples = {name: list(ShardDataset(out / name)) for name in manifests}
     return {concept.label: concept for concept in all_concepts}, samples
 
 

@@ -24,6 +24,7 @@ def pack_buckets(
     config: PackConfig,
     step: int = 16,
     source: str = "",
+    licence: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Manifest]:
     """Pack pictures into a shard folder for each bucket, `<width>x<height>`, that has any; finished ones stay.
@@ -34,6 +35,7 @@ def pack_buckets(
         config: Settings; buckets have about as many pixels as a square of its `image_size`.
         step: See `aspect_buckets`.
         source: Where the records come from, in words.
+        licence: Of all of them.
         progress: Called with (samples done in a bucket, of).
 
     Returns:
@@ -58,7 +60,7 @@ def pack_buckets(
             manifests[folder.name] = Manifest.read(folder)
         elif found:
             shaped = replace(config, image_size=(width, height))
-            manifests[folder.name] = pack_records(found, folder, shaped, source, progress=progress)
+            manifests[folder.name] = pack_records(found, folder, shaped, source, licence, progress=progress)
     return manifests
 
 

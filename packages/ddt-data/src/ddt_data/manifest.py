@@ -32,6 +32,7 @@ class Manifest:
     samples: int
     shards: tuple[Shard, ...]
     source: str = ""  # where the samples came from, in words
+    licence: str = ""  # of all of it; `parts` have their own
     image_size: int | tuple[int, int] | None = None  # side of the pictures in pixels, or (width, height); None without
     tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
     latents: dict | None = None  # where samples hold latents: of which space

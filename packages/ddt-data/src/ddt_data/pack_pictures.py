@@ -45,6 +45,7 @@ def pack_folder(
     *,
     kind: str = "auto",
     images: str | Path | None = None,
+    licence: str = "",
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -60,6 +61,7 @@ def pack_folder(
         config: Size of the pictures and other settings; `PackConfig()` by default.
         kind: How the source is laid out; see `open_reader`.
         images: Folder of the pictures, for sources that are lists.
+        licence: Of the pictures and words, for the manifest.
         workers: Processes. With more than one, scripts need the usual `if __name__ == "__main__":`.
         progress: Called with (samples done, 0).
 
@@ -81,7 +83,8 @@ def pack_folder(
     config = config or PackConfig()
     found, _ = open_reader(source, kind, images)  # fails early
     tasks = partial(_tasks, str(source), kind, str(images) if images else None, config)
-    manifest = Manifest(0, (), source=f"{found} {Path(source).name}", image_size=config.image_size)
+    said = f"{found} {Path(source).name}"
+    manifest = Manifest(0, (), source=said, licence=licence, image_size=config.image_size)
     return build(out, Plan(tasks, partial(write_records, config), manifest), workers, progress=progress)
 
 
@@ -90,6 +93,7 @@ def pack_records(
     out: str | Path,
     config: PackConfig,
     source: str = "",
+    licence: str = "",
     parts: tuple[dict, ...] = (),
     progress: Progress | None = None,
 ) -> Manifest:
@@ -100,6 +104,7 @@ def pack_records(
         out: The shard folder to make.
         config: Settings.
         source: Where the records come from, in words.
+        licence: Of all of them.
         parts: See `Manifest`.
         progress: Called with (samples done, of).
 
@@ -119,7 +124,7 @@ def pack_records(
     plan = Plan(
         lambda: _chunks(listed, config),
         partial(write_records, config),
-        Manifest(0, (), source=source, image_size=config.image_size, parts=parts),
+        Manifest(0, (), source=source, licence=licence, image_size=config.image_size, parts=parts),
     )
     return build(out, plan, total=len(listed), progress=progress)
 

@@ -65,5 +65,5 @@ def fetch_set(
             manifests[folder] = pack_text(split.samples, place, source, parts)
         else:
             config = PackConfig(image_size, image_format="png")
-            manifests[folder] = pack_records(split.samples, place, config, source, parts, progress)
+            manifests[folder] = pack_records(split.samples, place, config, source, parts=parts, progress=progress)
     return manifests
