@@ -172,6 +172,15 @@ def test_wrong_numbers_and_taken_folders_are_refused(tmp_path):
         build(tmp_path / "out", plan(("a",)))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"image_size": 0}, {"image_size": (8, 0)}, {"samples_per_shard": 0}, {"image_format": "bmp"}, {"background": "x"}],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        PackConfig(**settings)
+
+
 def test_nothing_left_to_write_says_why(tmp_path):
     with pytest.raises(ValueError, match=r"no sample to write, 1 were left out; x: not a readable") as caught:
         pack_records([Record("x", image=b"no picture")], tmp_path / "out", CONFIG)

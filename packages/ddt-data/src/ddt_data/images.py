@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # What Pillow's readers raise on files that are broken, cut off, huge or no pictures at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the file is called; others may start programs
+ENCODINGS = {"png": {"compress_level": 4}, "webp": {"lossless": True}, "jpg": {"quality": 95}}
 MAX_PIXELS = 100_000_000  # a picture of more is refused before it is decoded, as it may be made to fill the memory
 
 
@@ -92,11 +93,10 @@ def encode_image(image: NDArray[np.uint8], image_format: str = "png") -> bytes:
         >>> encode_image(np.zeros((8, 8, 3), np.uint8))[1:4]
         b'PNG'
     """
-    options = {"png": {"compress_level": 4}, "webp": {"lossless": True}, "jpg": {"quality": 95}}
-    if image_format not in options:
-        raise ValueError(f"image_format ({image_format!r}) must be one of: {', '.join(options)}")
+    if image_format not in ENCODINGS:
+        raise ValueError(f"image_format ({image_format!r}) must be one of: {', '.join(ENCODINGS)}")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "jpeg" if image_format == "jpg" else image_format, **options[image_format])
+    Image.fromarray(image).save(buffer, "jpeg" if image_format == "jpg" else image_format, **ENCODINGS[image_format])
     return buffer.getvalue()
 
 

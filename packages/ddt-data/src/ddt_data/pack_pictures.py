@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageColor
+
 from ddt_data.building import Made, Plan, Progress, build
-from ddt_data.images import load_image
+from ddt_data.images import ENCODINGS, load_image
 from ddt_data.manifest import Manifest
 from ddt_data.members import Sample
 from ddt_data.readers import open_reader
@@ -27,7 +29,7 @@ class PackConfig:
     strict: bool = False  # stop at the first input that cannot be used, instead of naming it in the manifest
     background: str = "white"  # behind transparent parts: a colour in words, or "#rrggbb"
     samples_per_shard: int = 1000  # inputs, so that a shard may hold fewer samples
-    image_format: str = "jpg"
+    image_format: str = "jpg"  # or "png", "webp"; see `encode_image`
 
     def __post_init__(self):
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
@@ -36,6 +38,12 @@ class PackConfig:
                 f"image_size ({self.image_size}) must be at least 1 pixel, and samples_per_shard "
                 f"({self.samples_per_shard}) at least 1"
             )
+        if self.image_format not in ENCODINGS:
+            raise ValueError(f"image_format ({self.image_format!r}) must be one of: {', '.join(ENCODINGS)}")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise ValueError(f"background ({self.background!r}) is no colour; use a word, or #rrggbb") from error
 
 
 def pack_folder(
