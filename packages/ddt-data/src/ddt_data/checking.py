@@ -1,8 +1,9 @@
 """Look through a shard folder: what it holds, what is broken, what occurs twice."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,39 +71,45 @@ def check_folder(
     found, keys = Findings(), Counter()
     texts: set[str] = set()
     pictures: dict[bytes, list[str]] = defaultdict(list)
-    shown = set(np.linspace(0, manifest.samples - 1, min(100, manifest.samples), dtype=int).tolist())
-    samples_shown: list[Sample] = []
-    passed = 0
+    wanted = set(np.linspace(0, manifest.samples - 1, min(100, manifest.samples), dtype=int).tolist())
+    shown: list[Sample] = []
+    for number, sample in _samples(folder, manifest, found.broken):
+        keys[sample["key"]] += 1
+        _note(found, sample, texts, pictures)
+        if number in wanted and "image" in sample:
+            shown.append(sample)
+        if progress:
+            progress(number + 1, manifest.samples)
+    found.repeated_keys = [key for key, times in keys.items() if times > 1]
+    found.repeated_pictures = [same for same in pictures.values() if len(same) > 1]
+    if sheet and shown:
+        part = Path(sheet).with_name(f".{Path(sheet).name}.part")
+        drawn = contact_sheet([sample["image"] for sample in shown], [sample.get("text", "") for sample in shown])
+        drawn.save(part, "png")
+        os.replace(part, sheet)
+    return found
+
+
+def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[tuple[int, Sample]]:
+    """Yield number and content of each sample that can be read, and note the others."""
+    first = 0  # number of a shard's first sample
     for shard in manifest.shards:
         try:
             check_shard(folder, shard)
             opened = open_shard(folder / shard.name)
+            if len(opened) != shard.samples:
+                raise ValueError(f"holds {len(opened)} samples, the manifest says {shard.samples}")
         except (ValueError, OSError) as error:
-            found.broken.append({"name": shard.name, "why": str(error)})
-            passed += shard.samples
-            continue
-        if len(opened) != shard.samples:
-            why = f"holds {len(opened)} samples, the manifest says {shard.samples}"
-            found.broken.append({"name": shard.name, "why": why})
-        for index in range(len(opened)):
-            try:
-                sample = opened[index]
-            except ValueError as error:
-                found.broken.append({"name": f"{shard.name}, sample {index}", "why": str(error)})
-                continue
-            keys[sample["key"]] += 1
-            _note(found, sample, texts, pictures)
-            if passed + index in shown and "image" in sample:
-                samples_shown.append(sample)
-            if progress:
-                progress(passed + index + 1, manifest.samples)
-        passed += shard.samples
-    found.repeated_keys = [key for key, times in keys.items() if times > 1]
-    found.repeated_pictures = [same for same in pictures.values() if len(same) > 1]
-    if sheet and samples_shown:
-        captions = [sample.get("text", "") for sample in samples_shown]
-        contact_sheet([sample["image"] for sample in samples_shown], captions).save(sheet, "png")
-    return found
+            broken.append({"name": shard.name, "why": str(error)})
+        else:
+            for index in range(len(opened)):
+                try:
+                    sample = opened[index]
+                except ValueError as error:
+                    broken.append({"name": f"{shard.name}, sample {index}", "why": str(error)})
+                else:
+                    yield first + index, sample
+        first += shard.samples
 
 
 def _note(found: Findings, sample: Sample, texts: set[str], pictures: dict[bytes, list[str]]) -> None:
