@@ -13,7 +13,8 @@ from ddt_data.pinned import Split
 from ddt_data.records import Record
 from ddt_data.splits import is_held_out
 
-GENDERS = (("woman", "man"), ("women", "men"), ("girl", "boy"))
+GENDERS = (("woman", "man", "make it a {}"), ("women", "men", "make them {}"), ("girl", "boy", "make it a {}"))
+Pair = tuple[Drawing, Drawing, str]  # source, target, instruction
 Rendered = dict[tuple[str, str], bytes]  # encoded pictures by (style, code)
 
 
@@ -118,49 +119,50 @@ def picture_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Rec
 
 
 def edit_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record]:
-    """Yield edits between drawings: skin tone, woman and man, and style.
+    """Yield edits between drawings: of the skin tone, between woman and man, and of the style."""
+    for find in (_tone_pairs, _gender_pairs, _style_pairs):
+        for source, target, instruction in find(drawings):
+            yield _edit(source, target, instruction, rendered)
 
-    Tone: for each person and style, from the plain drawing to a tone, and from one tone to another. Gender: both ways,
-    without tones. Style: each drawing without a tone, into one other style.
-    """
-    by_style: dict[str, dict[str, Drawing]] = defaultdict(dict)
-    by_base: dict[tuple[str, str], list[Drawing]] = defaultdict(list)
-    by_label: dict[tuple[str, str], Drawing] = {}
+
+def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
+    """For each person and style: from the plain drawing to a tone, and from one tone to another."""
+    plain = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
+    toned: dict[tuple[str, str], list[Drawing]] = defaultdict(list)
     for drawing in drawings:
-        concept = drawing.concept
-        by_style[drawing.style][concept.code] = drawing
-        if concept.tone and " and " not in concept.tone:
-            by_base[drawing.style, concept.base].append(drawing)
-        elif not concept.tone:
-            by_label[drawing.style, concept.label] = drawing
-    for (style, base), toned in by_base.items():
-        start = stable(f"tones {style} {base}", len(toned))
-        turned = toned[start:] + toned[:start]
-        if base in by_style[style]:
-            yield _edit(by_style[style][base], turned[0], f"change the skin tone to {turned[0].concept.tone}", rendered)
-        if len(turned) > 1:
-            yield _edit(turned[1], turned[2 % len(turned)], _tone_words(turned[2 % len(turned)]), rendered)
-    for (style, label), drawing in by_label.items():
-        for one, other in GENDERS:
-            if one in label.split() and (pair := by_label.get((style, _swapped(label, one, other)))):
-                yield _edit(
-                    drawing, pair, f"make it a {other}" if other in ("man", "boy") else f"make them {other}", rendered
-                )
-                yield _edit(
-                    pair, drawing, f"make it a {one}" if one in ("woman", "girl") else f"make them {one}", rendered
-                )
-    styles = sorted(by_style)
+        if drawing.concept.tone and " and " not in drawing.concept.tone:
+            toned[drawing.style, drawing.concept.base].append(drawing)
+    for (style, base), tones in toned.items():
+        start = stable(f"tones {style} {base}", len(tones))
+        first, *others = tones[start:] + tones[:start]
+        if source := plain.get((style, base)):
+            yield source, first, f"change the skin tone to {first.concept.tone}"
+        if others:
+            target = others[1] if len(others) > 1 else first
+            yield others[0], target, f"change the skin tone to {target.concept.tone}"
+
+
+def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
+    """Both ways, without tones."""
+    named = {(drawing.style, drawing.concept.label): drawing for drawing in drawings if not drawing.concept.tone}
+    for (style, label), drawing in named.items():
+        for one, other, instruction in GENDERS:
+            if one in label.split() and (pair := named.get((style, _swapped(label, one, other)))):
+                yield drawing, pair, instruction.format(other)
+                yield pair, drawing, instruction.format(one)
+
+
+def _style_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
+    """Each drawing without a tone, into one other style."""
+    drawn = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
+    styles = sorted({drawing.style for drawing in drawings})
     for drawing in drawings:
         if not drawing.concept.tone:
             first = stable(f"style {drawing.style} {drawing.concept.code}", len(styles))
             for other in styles[first:] + styles[:first]:
-                if other != drawing.style and (pair := by_style[other].get(drawing.concept.code)):
-                    yield _edit(drawing, pair, f"redraw it in the {other} style", rendered)
+                if other != drawing.style and (pair := drawn.get((other, drawing.concept.code))):
+                    yield drawing, pair, f"redraw it in the {other} style"
                     break
-
-
-def _tone_words(target: Drawing) -> str:
-    return f"change the skin tone to {target.concept.tone}"
 
 
 def _swapped(label: str, one: str, other: str) -> str:
