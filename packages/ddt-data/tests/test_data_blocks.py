@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from ddt_data import Made, Plan, ShardDataset, build, write_block
+from ddt_data import Made, Plan, ShardDataset, ShardWriter, build, write_block
 from ddt_data.manifest import BLOCKS, Manifest
 
 TOKENIZER = {"fingerprint": "abc", "codebook_size": 512, "num_tokens": 16}
@@ -102,6 +103,22 @@ def test_a_damaged_block_is_named(folder):
     (folder / "000000.tar").write_bytes(data[:at] + b"xxxxxx" + data[at + 6 :])
     with pytest.raises(ValueError, match=r"000000.tar is damaged"):
         ShardDataset(folder)
+
+
+def test_a_folder_may_have_more_shards_than_a_process_may_open_files(tmp_path):
+    tasks = [(number, [number]) for number in range(150)]
+    build(tmp_path / "blocks", Plan(lambda: tasks, make, Manifest(0, (), tokenizer=TOKENIZER, format=BLOCKS)))
+    with ShardWriter(tmp_path / "members", samples_per_shard=1, tokenizer=TOKENIZER) as writer:
+        for number in range(150):
+            writer.write(random_sample(number))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        for kind in ("blocks", "members"):
+            keys = [sample["key"] for sample in ShardDataset(tmp_path / kind)]
+            assert keys == [f"{number:08d}" for number in range(150)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_reading_leaves_the_random_state_alone(folder):

@@ -5,9 +5,9 @@ A tar holds one block: `<name>.block.words.jsonl` (a line {"key", "text", "meta"
 `.block.ids.npy` [M, K] with, unless all have it, `.block.ids.rows.npy` (int32 [N]: its row, or -1).
 """
 
+import io
 import json
 from collections.abc import Sequence
-from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ class BlockShard:
         try:
             self._words = spans[f"{BLOCK}words.jsonl"][0]
             self._arrays = {
-                name[len(BLOCK) : -len(".npy")]: _array_at(tar.buffer, at)
+                name[len(BLOCK) : -len(".npy")]: _array_at(tar, at)
                 for name, (at, _) in spans.items()
                 if name.endswith(".npy")
             }
@@ -99,7 +99,7 @@ class BlockShard:
 
     def __getitem__(self, index: int) -> Sample:
         start, end = self._array("offsets")[index : index + 2] + self._words
-        sample = json.loads(self.tar.buffer[start:end])
+        sample = json.loads(self.tar.read(start, end - start))
         for field, name in ARRAYS.items():
             if name in self._arrays:
                 row = self._array(f"{name}.rows")[index] if f"{name}.rows" in self._arrays else index
@@ -120,9 +120,9 @@ class BlockShard:
         return {**self.__dict__, "_views": {}}  # each process maps the file itself
 
 
-def _array_at(buffer: mmap, at: int) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Read the header of a .npy at an offset of a file: where its values begin, their shape and type."""
-    buffer.seek(at)
-    np.lib.format.read_magic(buffer)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
-    return buffer.tell(), shape, dtype
+def _array_at(tar: TarShard, at: int) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Read the header of a .npy at an offset of a tar: where its values begin, their shape and type."""
+    header = io.BytesIO(tar.read(at, 4096))
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    return at + header.tell(), shape, dtype

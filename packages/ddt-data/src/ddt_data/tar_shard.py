@@ -1,12 +1,12 @@
 """One tar of a shard folder: written in one step, its members found without unpacking."""
 
 import hashlib
-import mmap
 import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ddt_data.manifest import Shard
 from ddt_data.members import Sample, decode_member, encode_members
@@ -80,7 +80,7 @@ class TarShard:
 
     def __init__(self, path: Path):
         self.path = path
-        self._buffer: mmap.mmap | None = None
+        self._buffer: memoryview | None = None
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: the manifest names this shard, but it is gone; copy or pack the folder again"
@@ -116,8 +116,7 @@ class TarShard:
         key = self.keys[index].decode()
         sample: Sample = {"key": key}
         for extension, (offset, size) in self.spans(index).items():
-            data = self.buffer[offset : offset + size]
-            decode_member(sample, extension, data, f"{self.path}: {key}.{extension}")
+            decode_member(sample, extension, self.read(offset, size), f"{self.path}: {key}.{extension}")
         return sample
 
     def spans(self, index: int) -> dict[str, tuple[int, int]]:
@@ -125,12 +124,17 @@ class TarShard:
         rows = self._members[self._starts[index] : self._starts[index + 1]]
         return {self.extensions[kind]: (int(offset), int(size)) for _, kind, offset, size in rows}
 
+    def read(self, offset: int, size: int) -> bytes:
+        """Read some bytes of the tar."""
+        return bytes(self.buffer[offset : offset + size])
+
     @property
-    def buffer(self) -> mmap.mmap:
-        """The bytes of the tar."""
+    def buffer(self) -> memoryview:
+        """The bytes of the tar, mapped."""
         if self._buffer is None:
-            with open(self.path, "rb") as file:
-                self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # Not Python's mmap: that keeps each file open, and folders have more shards than a process may open files.
+            size = self.path.stat().st_size
+            self._buffer = memoryview(torch.from_file(str(self.path), size=size, dtype=torch.uint8).numpy())
         return self._buffer
 
     def __getstate__(self) -> dict:
