@@ -1,4 +1,4 @@
-"""Sources with 55 planted bad inputs: every good sample arrives right, every bad one is named, nothing is lost."""
+"""Sources with 60 planted bad inputs: every good sample arrives right, every bad one is named, nothing is lost."""
 
 import io
 import json
