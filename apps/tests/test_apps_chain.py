@@ -150,7 +150,7 @@ def test_what_a_user_can_mend_is_one_line(here, tmp_path):
         (["data", "pack", tmp_path / "nowhere", "--out", out], "nowhere"),
         (["data", "pack", tmp_path / "empty", "--out", out], "empty"),
         (["data", "pack", broken, "--out", out], "a.jpg"),
-        (["data", "pack", lonely, "--out", out], "b.txt"),
+        (["data", "pack", lonely, "--out", out, "--strict"], "b.txt"),
         (["train-tokenizer", "tiny/tokenizer", data, "name=x", "tokenizer.encoder.dept=2"], "depth"),
         (["train-tokenizer", "tiny/tokeniser", data], "tiny/tokenizer"),
         (["train-tokenizer", "tiny/tokenizer", data, "name=x", "tokenizer.encoder.num_tokens=8"], "num_tokens"),

@@ -46,23 +46,89 @@ def test_a_file_of_texts_becomes_shards(tmp_path):
     assert [sample["text"] for sample in ShardDataset(tmp_path / "shards")] == ["A fox is red.", "A bell rings."]
 
 
-def test_unreadable_pictures_are_skipped_on_request_and_named(photos, tmp_path):
+def test_unreadable_pictures_are_left_out_and_named_or_stop_the_command(photos, tmp_path):
     (photos / "bell.jpg").write_bytes(b"not a picture")
-    result = ddt("data", "pack", photos, "--out", tmp_path / "shards", "--skip-bad")
+    result = ddt("data", "pack", photos, "--out", tmp_path / "shards")
     assert result.exit_code == 0
-    assert "1 samples" in result.stderr and "skipped bell.jpg" in result.stderr
+    assert (
+        "1 samples in 1 shards, 1 inputs left out" in result.stderr and "skipped bell.jpg: not a read" in result.stderr
+    )
+    result = ddt("data", "pack", photos, "--out", tmp_path / "strict", "--strict")
+    assert result.exit_code == 2 and "error: bell.jpg: not a readable picture" in result.stderr
+    assert not (tmp_path / "strict").exists()
+
+
+def test_only_a_few_of_many_bad_inputs_are_printed(photos, tmp_path):
+    for number in range(9):
+        (photos / f"{number}.jpg").write_bytes(b"not a picture")
+    result = ddt("data", "pack", photos, "--out", tmp_path / "shards")
+    assert result.stderr.count("skipped ") == 5 and "and 4 more" in result.stderr
+    assert len(ShardDataset(tmp_path / "shards").manifest.skipped) == 9
+
+
+def test_lists_of_pictures_are_told_from_lists_of_texts(photos, tmp_path):
+    (photos / "captions.jsonl").write_text('{"file_name": "fox.jpg", "text": "a red fox"}\n')
+    (photos / "fox.txt").unlink()
+    (photos / "bell.txt").unlink()
+    assert ddt("data", "pack", photos / "captions.jsonl", "--out", tmp_path / "a", "--image-size", 8).exit_code == 0
+    assert ShardDataset(tmp_path / "a")[0]["image"].shape == (8, 8, 3)
+    (tmp_path / "b.jsonl").write_text('{"text": "a red fox"}\n')
+    assert ddt("data", "pack", tmp_path / "b.jsonl", "--out", tmp_path / "b").exit_code == 0
+    assert set(ShardDataset(tmp_path / "b")[0]) == {"key", "text"}
+
+
+def test_check_tells_what_is_there_and_fails_on_what_is_broken(photos, tmp_path):
+    (photos / "empty.jpg").touch()
+    (photos / "fox2.jpg").write_bytes((photos / "fox.jpg").read_bytes())
+    (photos / "fox2.txt").write_text("a fox")
+    arguments = ["data", "pack", photos, "--out", tmp_path / "shards", "--image-size", 16, "--licence", "CC-BY-4.0"]
+    assert ddt(*arguments).exit_code == 0
+    result = ddt("data", "check", tmp_path / "shards", "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 0 and (tmp_path / "sheet.png").is_file()
+    for words in ("3 samples in 1 shards", "CC-BY-4.0", "image 3", "5 to 6 characters", "16 x 16: 3", "left out  1"):
+        assert words in result.stdout
+    assert "empty.jpg: not a readable picture" in result.stdout
+    assert "2 samples show the same" in result.stdout and "broken    0" in result.stdout
+    tar = tmp_path / "shards" / "000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-600])
+    result = ddt("data", "check", tmp_path / "shards")
+    assert result.exit_code == 1 and "000000.tar is damaged" in result.stdout
+
+
+def test_buckets_are_packed_side_by_side(photos, tmp_path):
+    Image.new("RGB", (100, 100)).save(photos / "card.png")
+    (photos / "card.txt").write_text("a card")
+    result = ddt("data", "pack", photos, "--out", tmp_path / "out", "--buckets")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["64x64", "80x48"]
+
+
+def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
+    assert ddt("data", "pack", photos, "--out", tmp_path / "a", "--image-size", 32).exit_code == 0
+    assert ddt("data", "scenes", "--out", tmp_path / "b", "--count", 5, "--preset", "tiny").exit_code == 0
+    mixture = f"{tmp_path / 'a'}:0.5,{tmp_path / 'b'}:0.5"
+    first, again, later = (
+        ddt("data", "peek", mixture, "--out", tmp_path / f"{n}.png", "--batch-size", 6, "--step", step)
+        for n, step in enumerate((0, 0, 1))
+    )
+    assert first.exit_code == 0, first.stderr
+    assert len(first.stdout.splitlines()) == 6 and first.stdout == again.stdout != later.stdout
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["data", "scenes", "--count", "0"], ["count (0)"]),
-        (["data", "scenes", "--preset", "huge"], ["preset 'huge'", "tiny or full"]),
+        (["data", "scenes", "--preset", "huge"], ["preset 'huge'", "tiny, full, hard"]),
         (["data", "scenes", "--split", "test"], ["split 'test'", "train or unseen"]),
         (["data", "pack", "nowhere"], ["nowhere", "no such folder"]),
         (["data", "pack", "empty"], ["empty", "no pictures"]),
-        (["data", "pack", "torn"], ["torn", "fox.jpg"]),
-        (["data", "pack", "orphan"], ["owl.txt", "caption without a picture"]),
+        (["data", "pack", "torn"], ["no sample to write", "fox.jpg"]),
+        (["data", "pack", "orphan", "--strict"], ["fox.jpg", "no caption"]),
+        (["data", "pack", "photos", "--kind", "zip"], ["kind of source 'zip'", "webdataset"]),
+        (["data", "pack", "photos", "--buckets", "--workers", "2"], ["workers (2)", "buckets"]),
+        (["data", "fetch", "coco"], ["set 'coco'", "emoji"]),
         (["data", "pack", "photos", "--image-size", "0"], ["image_size (0)"]),
     ],
 )

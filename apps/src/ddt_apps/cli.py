@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ddt_apps.data_cli import data
+from ddt_apps.options import Out, Seed, Workers
+
 Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
@@ -20,8 +23,6 @@ AnyTokenizer = Annotated[
 ]
 Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
 Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
-Out = Annotated[Path, typer.Option(help="Where to write the picture.")]
-Seed = Annotated[int, typer.Option(help="Another seed, another picture.")]
 
 
 class Verbs(TyperGroup):
@@ -60,7 +61,6 @@ Start with [bold]ddt demo[/]: it runs every step below on embedded data and writ
 Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption.
 Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
 )
-data = typer.Typer(no_args_is_help=True, help="Make shards: from the scene generator or from a folder of pictures.")
 app.add_typer(data, name="data", rich_help_panel="Train")
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -84,46 +84,6 @@ def demo(overrides: Overrides = None) -> None:
     from ddt_apps.demo import run_demo
 
     run_demo(overrides or [])
-
-
-@data.command("scenes")
-def data_scenes(
-    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
-    preset: Annotated[str, typer.Option(help="tiny (32 px, one or two large objects) or full (64 px).")] = "full",
-    split: Annotated[
-        str, typer.Option(help="train, or unseen: scenes with combinations that train never has.")
-    ] = "train",
-    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
-) -> None:
-    """Compose scenes of known content: captions, edits and questions come with exact truth.
-
-    Example: [bold]ddt data scenes --out data/scenes --count 20000[/]
-    """
-    from ddt_apps.data import make_scenes
-
-    make_scenes(out=out, count=count, preset=preset, split=split, seed=seed)
-
-
-@data.command("pack")
-def data_pack(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Pictures, with name.txt beside name.jpg or captions.jsonl; or a .txt or .jsonl of texts."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
-    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out unreadable pictures and list them, instead of stopping.")
-    ] = False,
-) -> None:
-    """Pack a folder of pictures and captions into shards.
-
-    Example: [bold]ddt data pack ~/photos --out data/photos --image-size 64[/]
-    """
-    from ddt_apps.data import pack_pictures
-
-    pack_pictures(folder=folder, out=out, image_size=image_size, skip_bad=skip_bad)
 
 
 @app.command("train-tokenizer", rich_help_panel="Train")
@@ -154,17 +114,32 @@ def train_renderer(config: Config, overrides: Overrides = None) -> None:
 
 @app.command(rich_help_panel="Train")
 def tokenize(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
     tokenizer: Tokenizer,
     out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
+    ] = False,
+    workers: Workers = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 256,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
+    ] = False,
 ) -> None:
     """Turn picture shards into id shards, once, so that the language model trains on ids alone.
 
     Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
-    """
-    from ddt_apps.tokenize import tokenize_shards
 
-    tokenize_shards(shards=shards, tokenizer=tokenizer, out=out)
+    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
+    tokenize ..., each rank takes its share.
+    """
+    from ddt_apps.tokenize import tokenize_shards, verify_shards
+
+    if verify:
+        count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
+        typer.echo(f"{count} samples are the same when they are made again: {out}")
+    else:
+        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
 
 
 @app.command(rich_help_panel="Train")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ddt_data import ShardDataset, prose
+from ddt_data import Mixture, ShardDataset, prose
 from ddt_llm import Example, Sequences
 
 
@@ -40,13 +40,16 @@ class Views(Dataset):
     For a `ShardStream` that counts epochs: each sample comes once an epoch, in another task or phrasing each time.
 
     Args:
-        samples: Id shards.
+        samples: Id shards, or a mixture of them.
         make: Turns a sample and a random source into an example.
         seed: Of the draws.
     """
 
-    def __init__(self, samples: ShardDataset, make: Callable[[dict[str, Any], random.Random], Example], seed: int):
+    def __init__(
+        self, samples: ShardDataset | Mixture, make: Callable[[dict[str, Any], random.Random], Example], seed: int
+    ):
         self.samples, self.make, self.seed = samples, make, seed
+        self.lengths, self.weights = getattr(samples, "lengths", [len(samples)]), getattr(samples, "weights", None)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ddt_apps.config import load_config
 from ddt_apps.language import PretrainTasks, Views, pretraining_example, text_lines
 from ddt_apps.runs import RUNS, Run
-from ddt_data import ShardDataset
+from ddt_data import Mixture, ShardDataset, open_shards
 from ddt_data.datamodule import ShardStream
 from ddt_llm import (
     MultimodalLM,
@@ -27,7 +27,7 @@ TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 class Pretrain:
     """Settings of `ddt pretrain`."""
 
-    data: str  # folder of id shards
+    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     name: str = "pretrain"  # of the run: runs/<name>
     backbone: str = "tiny"  # "tiny" trains `llama` from scratch; else a transformers folder or Hub id
     llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)
@@ -44,7 +44,7 @@ class Pretrain:
     workers: int = 0
 
 
-def build_model(config: Pretrain, dataset: ShardDataset, text: list[str]) -> MultimodalLM:
+def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
     identity = dataset.manifest.tokenizer
     sizes = {"codebook_size": identity["codebook_size"], "num_tokens": identity["num_tokens"]}
@@ -78,7 +78,7 @@ def train(config: Pretrain) -> Path:
     Raises:
         FileNotFoundError, ValueError: The id shards are missing or hold no ids; the run is of another config.
     """
-    dataset = ShardDataset(config.data)
+    dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
         raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
     run = Run(RUNS / config.name, config)

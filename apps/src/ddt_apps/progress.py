@@ -58,6 +58,8 @@ class StageProgress:
     def update(self, step: int, **facts: float) -> None:
         """Say that `step` steps are done; `facts` (such as loss=0.12) stay on the line until they are replaced."""
         self.facts |= facts
+        if step < self._seen[-1][1]:
+            self._seen.clear()  # another part of the stage, counted anew
         self._seen.append((time.monotonic(), step))
         if self._bar:
             self._bar.update(self._task, total=self.total, completed=step, line=self._line())

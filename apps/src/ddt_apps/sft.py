@@ -7,7 +7,7 @@ from ddt_apps.config import load_config
 from ddt_apps.language import InstructionTasks, Views, instruction_example
 from ddt_apps.pretrain import fit_language_model
 from ddt_apps.runs import RUNS, Run
-from ddt_data import ShardDataset
+from ddt_data import open_shards
 from ddt_llm import MultimodalLM, OptimizerConfig
 
 
@@ -15,7 +15,7 @@ from ddt_llm import MultimodalLM, OptimizerConfig
 class Tune:
     """Settings of `ddt sft`."""
 
-    data: str  # folder of id shards
+    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     model: str  # folder of a `ddt pretrain` run
     name: str = "sft"  # of the run: runs/<name>
     tasks: InstructionTasks = field(default_factory=InstructionTasks)
@@ -41,7 +41,7 @@ def train(config: Tune) -> Path:
         ValueError: The ids are of another tokenizer than the model was trained on; the run is of another config.
     """
     lm = load_language_model(config.model)
-    dataset = ShardDataset(config.data, tokenizer=lm.visual_fingerprint)
+    dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder

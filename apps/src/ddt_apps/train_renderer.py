@@ -25,7 +25,7 @@ from ddt_tokenizer.callbacks import tile
 class TrainRenderer:
     """Settings of `ddt train-renderer`."""
 
-    data: str  # folder of picture shards
+    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
     tokenizer: str  # run of `ddt train-tokenizer`
     name: str = "renderer"  # of the run: runs/<name>
     training: RendererTrainingConfig = field(default_factory=RendererTrainingConfig)

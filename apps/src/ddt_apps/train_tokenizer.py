@@ -9,13 +9,12 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
 
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import first_difference, load_config
 from ddt_apps.devices import pick_device, pick_precision
 from ddt_apps.runs import RUNS, Run
-from ddt_data import ShardDataset
+from ddt_data import Mixture, ShardDataset, open_shards
 from ddt_data.datamodule import ShardStream
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_decoder.sd3 import fill_from_sd3
@@ -28,7 +27,7 @@ from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 class TrainTokenizer:
     """Settings of `ddt train-tokenizer`."""
 
-    data: str  # folder of picture shards
+    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
     name: str = "tokenizer"  # of the run: runs/<name>
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -99,13 +98,13 @@ def pictures_of(samples: list[dict]) -> Tensor:
     return to_tensor(turns)
 
 
-def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[Dataset, Tensor]:
+def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[ShardDataset | Mixture, Tensor]:
     """Read picture shards: what to train on, and the last `held_out` pictures [n, 3, H, W].
 
     Raises:
         FileNotFoundError, ValueError: The shards are missing, hold no pictures, too few, or of another size.
     """
-    dataset = ShardDataset(folder)
+    dataset = open_shards(folder)
     size = dataset.manifest.image_size
     if size is None:
         raise ValueError(f"'{folder}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
@@ -114,12 +113,10 @@ def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[Dataset
             f"pictures in '{folder}' have {size} px, the tokenizer takes {image_size}; pack them again, or set "
             f"tokenizer.image_size and decoder.image_size"
         )
-    if not 0 <= held_out < len(dataset):
-        raise ValueError(f"held_out ({held_out}) must be 0 to {len(dataset) - 1}, of {len(dataset)} pictures")
+    kept = dataset.without_last(held_out)
     if not held_out:
-        return dataset, torch.empty(0, 3, size, size)
-    kept = len(dataset) - held_out
-    return Subset(dataset, range(kept)), to_tensor([dataset[i]["image"] for i in range(kept, len(dataset))])
+        return kept, torch.empty(0, 3, size, size)
+    return kept, to_tensor([dataset[i]["image"] for i in range(len(kept), len(dataset))])
 
 
 def build(config: TrainTokenizer) -> tuple[DDTTokenizer, DDTDecoder]:

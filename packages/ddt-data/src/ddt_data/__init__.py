@@ -1,18 +1,27 @@
 """Pictures and text for models that read and draw: scenes with exact truth, folders of pictures, shards."""
 
+from ddt_data.blocks import write_block
+from ddt_data.buckets import aspect_buckets, nearest_bucket, open_buckets, pack_buckets, split_by_shape
+from ddt_data.building import Made, Plan, build
 from ddt_data.captions import caption
+from ddt_data.checking import Findings, check_folder
 from ddt_data.edits import EDIT_KINDS, Edit, make_edit
-from ddt_data.images import decode_image, encode_image, load_image
+from ddt_data.images import decode_image, encode_image, image_shape, load_image
 from ddt_data.judge import Judge, Seen
 from ddt_data.manifest import Manifest, Shard
+from ddt_data.mixture import Mixture, open_shards
 from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
-from ddt_data.pack import make_sample, pack_folder, pack_scenes, pack_text
+from ddt_data.pack import holds_texts, make_sample, pack_scenes, pack_text
+from ddt_data.pack_pictures import PackConfig, pack_folder, pack_records
 from ddt_data.prose import prose
 from ddt_data.questions import QUESTION_KINDS, Question, make_questions
+from ddt_data.readers import open_reader
+from ddt_data.records import Record, Refused, Span
 from ddt_data.scene_config import SceneConfig
 from ddt_data.sceneeval import Asked, Prompt, level_config, load_prompts, scene_for
 from ddt_data.scenes import Scene, SceneGenerator, SceneObject, place, relation, render
-from ddt_data.shards import ShardDataset, ShardWriter
+from ddt_data.shards import ShardDataset, ShardWriter, open_shard
+from ddt_data.sheet import contact_sheet
 from ddt_data.splits import is_held_out
 from ddt_data.sprites import load_sprites, sprite
 from ddt_data.stream import StepSampler
@@ -27,10 +36,17 @@ __all__ = [
     "STYLES",
     "Asked",
     "Edit",
+    "Findings",
     "Judge",
+    "Made",
     "Manifest",
+    "Mixture",
+    "PackConfig",
+    "Plan",
     "Prompt",
     "Question",
+    "Record",
+    "Refused",
     "Scene",
     "SceneConfig",
     "SceneGenerator",
@@ -39,11 +55,18 @@ __all__ = [
     "Shard",
     "ShardDataset",
     "ShardWriter",
+    "Span",
     "StepSampler",
     "Verdict",
+    "aspect_buckets",
+    "build",
     "caption",
+    "check_folder",
+    "contact_sheet",
     "decode_image",
     "encode_image",
+    "holds_texts",
+    "image_shape",
     "is_held_out",
     "level_config",
     "load_image",
@@ -52,7 +75,14 @@ __all__ = [
     "make_edit",
     "make_questions",
     "make_sample",
+    "nearest_bucket",
+    "open_buckets",
+    "open_reader",
+    "open_shard",
+    "open_shards",
+    "pack_buckets",
     "pack_folder",
+    "pack_records",
     "pack_scenes",
     "pack_text",
     "place",
@@ -60,6 +90,8 @@ __all__ = [
     "relation",
     "render",
     "scene_for",
+    "split_by_shape",
     "sprite",
     "verdict",
+    "write_block",
 ]

@@ -12,14 +12,16 @@ from ddt_data.stream import StepSampler
 class ShardStream(LightningDataModule):
     """Training batches in the order of `StepSampler`; the whole run is one epoch of Lightning.
 
-    A Lightning checkpoint holds how many batches were trained on; fitting from it goes on with the next one. Take the
-    number of steps from the same `steps`, never from `trainer.estimated_stepping_batches`.
+    A Lightning checkpoint holds how many batches were trained on; fitting from it goes on with the next one, with the
+    same or another number of workers and of ranks. Make the Trainer with `use_distributed_sampler=False`: each rank
+    takes its slice of the batch here. Take the number of steps from the same `steps`, never from
+    `trainer.estimated_stepping_batches`.
 
     Args:
-        dataset: Map-style, such as `ShardDataset`.
+        dataset: Map-style, such as `ShardDataset`, or a `Mixture`, whose weights and whole batches are kept.
         collate_fn: Turns a list of samples into a batch.
-        batch_size: Samples in a batch.
-        steps: Steps of the whole run.
+        batch_size: Samples in a batch, of all ranks together.
+        steps: Batches of the whole run.
         seed: Of the order.
         num_workers: Processes that load; the order does not depend on it.
         count_epochs: See `StepSampler`.
@@ -47,7 +49,18 @@ class ShardStream(LightningDataModule):
         self.start = 0
 
     def train_dataloader(self) -> DataLoader:
-        order = StepSampler(len(self.dataset), self.batch_size, self.steps, self.seed, self.start, self.count_epochs)
+        order = StepSampler(
+            getattr(self.dataset, "lengths", len(self.dataset)),
+            self.batch_size,
+            self.steps,
+            self.seed,
+            self.start,
+            self.count_epochs,
+            weights=getattr(self.dataset, "weights", None),
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            whole_batches=getattr(self.dataset, "whole_batches", False),
+        )
         return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, int]:

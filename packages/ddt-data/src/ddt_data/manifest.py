@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 FORMAT = "ddt-shards-1"
+BLOCKS = "ddt-shards-2"
 MANIFEST = "manifest.json"
 
 
@@ -31,10 +32,13 @@ class Manifest:
     samples: int
     shards: tuple[Shard, ...]
     source: str = ""  # where the samples came from, in words
-    image_size: int | None = None  # side of the pictures, pixels; None without pictures
+    licence: str = ""  # of all of it; `parts` have their own
+    image_size: int | tuple[int, int] | None = None  # side of the pictures in pixels, or (width, height); None without
     tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
+    latents: dict | None = None  # where samples hold latents: of which space
     skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
-    format: str = FORMAT
+    parts: tuple[dict, ...] = field(default=())  # {"name", "samples", "source", "licence"} of what it was made from
+    format: str = FORMAT  # FORMAT, or BLOCKS where members hold many samples each
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -59,14 +63,18 @@ class Manifest:
         except ValueError as error:
             raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); pack the folder again") from error
         known = {entry.name for entry in fields(cls)}
-        if not isinstance(found, dict) or found.get("format") != FORMAT or set(found) != known:
-            form = found.get("format") if isinstance(found, dict) else None
+        form = found.get("format") if isinstance(found, dict) else None
+        if form not in (FORMAT, BLOCKS) or not {"samples", "shards"} <= set(found) <= known:
             raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r}; pack the folder again")
         shards = tuple(Shard(**shard) for shard in found["shards"])
-        return cls(**{**found, "shards": shards, "skipped": tuple(found["skipped"])})
+        listed = {name: tuple(found.get(name, ())) for name in ("skipped", "parts")}
+        if isinstance(found.get("image_size"), list):
+            found["image_size"] = tuple(found["image_size"])
+        return cls(**{**found, **listed, "shards": shards})
 
     def write(self, folder: str | Path) -> None:
         """Write the manifest into a folder in one step."""
-        part = Path(folder, f"{MANIFEST}.part")
-        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part = Path(folder, f".{MANIFEST}.{os.getpid()}.part")
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold what is no UTF-8
         os.replace(part, Path(folder, MANIFEST))

@@ -1,27 +1,23 @@
 """Shard folders: webdataset tars with a manifest, written in one step, read by random access.
 
 A sample is a dict with `key` and any of `image` and `target` (uint8 [H, W, 3]), `text` (str), `meta` (dict), `ids` and
-`target_ids` (int64 [K]).
+`target_ids` (int64 [K]), `latents` and `target_latents` (float16 [C, h, w]).
 """
 
-import hashlib
-import io
-import json
 import os
 import shutil
-import tarfile
+from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from ddt_data.images import decode_image, encode_image
+from ddt_data.blocks import BlockShard
 from ddt_data.manifest import MANIFEST, Manifest, Shard
-
-Sample = dict[str, Any]
-TOKENIZER_FIELDS = {"fingerprint", "codebook_size", "num_tokens"}
+from ddt_data.members import Sample, check_tokenizer_fields
+from ddt_data.tar_shard import TarShard, TarShardWriter, checksum
 
 
 class ShardWriter:
@@ -37,6 +33,7 @@ class ShardWriter:
         image_size: Side of the pictures in pixels, None without pictures.
         tokenizer: For id shards: {"fingerprint": str, "codebook_size": int, "num_tokens": int}.
         image_format: How `image` is stored: "png", "webp" or "jpg". `target` is always a PNG.
+        parts: See `Manifest`.
 
     Raises:
         FileExistsError: The folder holds something.
@@ -60,24 +57,20 @@ class ShardWriter:
         image_size: int | None = None,
         tokenizer: dict | None = None,
         image_format: str = "png",
+        parts: tuple[dict, ...] = (),
     ):
         self.folder = Path(folder)
         if samples_per_shard < 1:
             raise ValueError(f"samples_per_shard ({samples_per_shard}) must be at least 1")
-        if tokenizer is not None and set(tokenizer) != TOKENIZER_FIELDS:
-            raise ValueError(f"tokenizer {tokenizer} must give exactly: {', '.join(sorted(TOKENIZER_FIELDS))}")
-        if (self.folder / MANIFEST).exists():
-            raise FileExistsError(f"{self.folder} holds finished shards; delete it or choose another folder")
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise FileExistsError(f"{self.folder} is not empty; choose another folder")
+        check_tokenizer_fields(tokenizer)
+        refuse_if_taken(self.folder)
         self.samples_per_shard, self.source, self.image_size = samples_per_shard, source, image_size
-        self.tokenizer, self.image_format = tokenizer, image_format
-        self._part = self.folder.absolute().parent / f".{self.folder.name}.part"
+        self.tokenizer, self.image_format, self.parts = tokenizer, image_format, parts
+        self._part = part_of(self.folder)
         self._keys: set[str] = set()
         self._skipped: list[dict] = []
         self._shards: list[Shard] = []
-        self._tar: Any = None
-        self._in_tar = 0
+        self._tar: TarShardWriter | None = None
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._part, ignore_errors=True)  # what a killed run left
@@ -96,13 +89,11 @@ class ShardWriter:
             reason = "was written before" if key in self._keys else "must be a name without dot or slash"
             raise ValueError(f"key {key!r} {reason}")
         if self._tar is None:
-            from webdataset import TarWriter
-
-            self._tar = TarWriter(str(self._part / self._shard_name()), encoder=False, mtime=0)
-        self._tar.write({"__key__": key, **self._members(sample)})
+            path = self._part / f"{len(self._shards):06d}.tar"
+            self._tar = TarShardWriter(path, self.image_format, self.tokenizer)
+        self._tar.write(sample)
         self._keys.add(key)
-        self._in_tar += 1
-        if self._in_tar == self.samples_per_shard:
+        if self._tar.samples == self.samples_per_shard:
             self._finish_shard()
 
     def skip(self, name: str, why: str) -> None:
@@ -113,7 +104,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._in_tar:
+            if self._tar is not None:
                 self._finish_shard()
             if kind is None:
                 self._publish()
@@ -123,64 +114,28 @@ class ShardWriter:
     def _publish(self) -> None:
         if not self._keys:
             raise ValueError(f"{self.folder}: no sample to write")
-        manifest = Manifest(
+        self.manifest = Manifest(
             samples=len(self._keys),
             shards=tuple(self._shards),
             source=self.source,
             image_size=self.image_size,
             tokenizer=self.tokenizer,
             skipped=tuple(self._skipped),
+            parts=self.parts,
         )
-        manifest.write(self._part)
+        self.manifest.write(self._part)
         os.replace(self._part, self.folder)
-        self.manifest = manifest
-
-    def _shard_name(self) -> str:
-        return f"{len(self._shards):06d}.tar"
 
     def _finish_shard(self) -> None:
-        self._tar.close()
-        with open(self._part / self._shard_name(), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._shards.append(Shard(self._shard_name(), self._in_tar, digest))
-        self._tar, self._in_tar = None, 0
-
-    def _members(self, sample: Sample) -> dict[str, bytes]:
-        members = {}
-        for field, value in sample.items():
-            match field:
-                case "key":
-                    pass
-                case "image":
-                    members[self.image_format] = encode_image(value, self.image_format)
-                case "target":
-                    members["target.png"] = encode_image(value)
-                case "text":
-                    members["txt"] = value.encode()
-                case "meta":
-                    members["json"] = json.dumps(value, ensure_ascii=False).encode()
-                case "ids" | "target_ids":
-                    members["ids.npy" if field == "ids" else "target.ids.npy"] = self._encode_ids(sample["key"], value)
-                case _:
-                    raise ValueError(f"sample {sample['key']!r} has an unknown field {field!r}")
-        return members
-
-    def _encode_ids(self, key: str, ids: Any) -> bytes:
-        ids = np.asarray(ids, np.int64)
-        if self.tokenizer is None:
-            raise ValueError(f"sample {key!r} has ids; give the writer their tokenizer")
-        count, size = self.tokenizer["num_tokens"], self.tokenizer["codebook_size"]
-        if ids.shape != (count,) or ids.min() < 0 or ids.max() >= size:
-            raise ValueError(f"ids of {key!r}, shape {ids.shape}, must be {count} integers from 0 to {size - 1}")
-        buffer = io.BytesIO()
-        np.save(buffer, ids)
-        return buffer.getvalue()
+        if (shard := self._tar.close()) is not None:
+            self._shards.append(shard)
+        self._tar = None
 
 
 class ShardDataset(Dataset):
     """Read a shard folder by random access.
 
-    Opens a tar for each sample it reads, so it may be copied to worker processes and shared by threads.
+    Maps a tar into memory when a process first reads from it, so it may be handed to worker processes.
 
     Args:
         folder: A finished shard folder.
@@ -191,31 +146,52 @@ class ShardDataset(Dataset):
         ValueError: The manifest cannot be read, a shard does not hold what it says, or the ids are another tokenizer's.
     """
 
+    weights, whole_batches = None, False  # as of a `Mixture` of one source
+
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
         self.folder = Path(folder)
         self.manifest = Manifest.read(folder)
         self._check_tokenizer(tokenizer)
-        self._samples: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
+        self.shards: list[TarShard | BlockShard] = []
         for shard in self.manifest.shards:
-            samples = self._index(shard)
-            if len(samples) != shard.samples:
+            opened = open_shard(self.folder / shard.name)
+            if len(opened) != shard.samples:
                 raise ValueError(
-                    f"{self.folder / shard.name} holds {len(samples)} samples, the manifest says {shard.samples}; "
+                    f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
                     "copy or pack the folder again"
                 )
-            self._samples += samples
+            self.shards.append(opened)
+        self._ends = np.cumsum([len(shard) for shard in self.shards])
+        self._length = int(self._ends[-1])
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        path, key, members = self._samples[index]
-        sample: Sample = {"key": key}
-        with open(path, "rb") as file:
-            for extension, (offset, size) in members.items():
-                file.seek(offset)
-                self._decode(sample, extension, file.read(size), f"{path}: {key}.{extension}")
-        return sample
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self.shards[number]
+        return shard[index - int(self._ends[number]) + len(shard)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """As of a `Mixture` of one source."""
+        return [len(self)]
+
+    def without_last(self, count: int) -> Self:
+        """Give the same without the last samples, which then serve to measure.
+
+        Raises:
+            ValueError: No sample would be left.
+        """
+        if not 0 <= count < len(self):
+            raise ValueError(
+                f"held_out ({count}) must be 0 to {len(self) - 1}, of {len(self)} samples in {self.folder}"
+            )
+        fewer = copy(self)
+        fewer._length = len(self) - count
+        return fewer
 
     def check(self) -> None:
         """Compare every shard with its checksum.
@@ -224,10 +200,7 @@ class ShardDataset(Dataset):
             ValueError: A shard was changed or damaged.
         """
         for shard in self.manifest.shards:
-            with open(self.folder / shard.name, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != shard.sha256:
-                raise ValueError(f"{self.folder / shard.name} is damaged (checksum); copy or pack the folder again")
+            check_shard(self.folder, shard)
 
     def _check_tokenizer(self, fingerprint: str | None) -> None:
         if fingerprint is None:
@@ -240,34 +213,40 @@ class ShardDataset(Dataset):
                 "make the id shards again with that tokenizer, or use the one that made them"
             )
 
-    def _index(self, shard: Shard) -> list[tuple[Path, str, dict[str, tuple[int, int]]]]:
-        """Find the members of each sample: its extensions with offset and size in bytes."""
-        path = self.folder / shard.name
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: the manifest names this shard, but it is gone; copy or pack the folder again"
-            )
-        samples: dict[str, dict[str, tuple[int, int]]] = {}
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    key, _, extension = member.name.partition(".")
-                    samples.setdefault(key, {})[extension] = (member.offset_data, member.size)
-        except tarfile.TarError as error:
-            raise ValueError(f"{path} is damaged ({error}); copy or pack the folder again") from error
-        return [(path, key, members) for key, members in samples.items()]
 
-    def _decode(self, sample: Sample, extension: str, data: bytes, name: str) -> None:
-        match extension:
-            case "png" | "jpg" | "webp":
-                sample["image"] = decode_image(data, name)
-            case "target.png":
-                sample["target"] = decode_image(data, name)
-            case "txt":
-                sample["text"] = data.decode()
-            case "json":
-                sample["meta"] = json.loads(data)
-            case "ids.npy":
-                sample["ids"] = np.load(io.BytesIO(data), allow_pickle=False)
-            case "target.ids.npy":
-                sample["target_ids"] = np.load(io.BytesIO(data), allow_pickle=False)
+def open_shard(path: Path) -> TarShard | BlockShard:
+    """Open one tar, whichever way its samples are laid out.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        ValueError: It is damaged.
+    """
+    tar = TarShard(path)
+    return BlockShard(tar) if tar.holds_block else tar
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Compare one shard with its checksum.
+
+    Raises:
+        ValueError: It was changed or damaged.
+    """
+    if checksum(folder / shard.name) != shard.sha256:
+        raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
+
+
+def part_of(folder: Path) -> Path:
+    """Name the folder that stands in until a shard folder is complete."""
+    return folder.absolute().parent / f".{folder.name}.part"
+
+
+def refuse_if_taken(folder: Path) -> None:
+    """Make sure that a shard folder can be made.
+
+    Raises:
+        FileExistsError: The folder holds something.
+    """
+    if (folder / MANIFEST).exists():
+        raise FileExistsError(f"{folder} holds finished shards; delete it or choose another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; choose another folder")

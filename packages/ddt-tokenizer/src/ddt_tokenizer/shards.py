@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 FORMAT = "ddt-shards-1"
+BLOCKS = "ddt-shards-2"  # the ids of a tar in one member, block.ids.npy [N, K]
 MANIFEST = "manifest.json"
 Members = dict[str, bytes]
 
@@ -36,7 +37,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); make the shards again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in (FORMAT, BLOCKS):
         raise ValueError(f"{path} is not of format {FORMAT!r}; make the shards again")
     return manifest
 
@@ -80,10 +81,15 @@ def read_ids(folder: str | Path) -> np.ndarray:
     Raises:
         ValueError: It holds no ids.
     """
-    found = [np.load(io.BytesIO(m["ids.npy"]), allow_pickle=False) for _, m in read_shards(folder) if "ids.npy" in m]
+    found = [
+        np.atleast_2d(np.load(io.BytesIO(members[name]), allow_pickle=False))
+        for _, members in read_shards(folder)
+        for name in ("ids.npy", "block.ids.npy")
+        if name in members
+    ]
     if not found:
         raise ValueError(f"{folder} holds no ids; make id shards from it with: ddt-tokenizer encode")
-    return np.stack(found)
+    return np.concatenate(found).astype(np.int64)
 
 
 class IdShardWriter:

@@ -1,0 +1,77 @@
+"""Training on several sets by configuration alone: pictures for the tokenizer, ids for the language model."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from ddt_apps import pretrain, sft, train_tokenizer
+from ddt_apps.codec import Codec
+from ddt_apps.config import load_config
+from ddt_apps.data import make_scenes
+from ddt_apps.tokenize import tokenize_shards
+from ddt_data import PackConfig, Record, ShardDataset, pack_records
+
+TOY = [
+    "tokenizer.encoder.width=16",
+    "tokenizer.encoder.depth=1",
+    "tokenizer.encoder.num_heads=2",
+    "tokenizer.quantizer.codebook_size=32",
+    "decoder.codebook_size=32",
+    "decoder.network.width=16",
+    "decoder.network.depth=2",
+    "decoder.network.num_heads=2",
+    "training.optimizer.steps=4",
+    "training.optimizer.warmup_steps=2",
+    "training.continuous_steps=1",
+    "tensorboard=false",
+    "batch_size=10",
+    "held_out=3",
+]
+LANGUAGE = ["batch_size=10", "optimizer.steps=2", "optimizer.warmup_steps=1"]
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """Scenes, and a set of cards of one colour each, smaller."""
+    monkeypatch.chdir(tmp_path)
+    make_scenes(tmp_path / "scenes", 30, preset="tiny")
+    records = []
+    for number in range(12):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(buffer, "png")
+        question = {"kind": "name", "question": "what is this?", "answer": "a card"}
+        records.append(Record(str(number), buffer.getvalue(), text=f"card {number}", meta={"questions": [question]}))
+    pack_records(records, tmp_path / "cards", PackConfig(image_size=32))
+    return tmp_path
+
+
+def test_the_whole_chain_trains_on_a_mixture(sets):
+    config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
+    run = train_tokenizer.train(config)
+    assert Codec.from_pretrained(run).num_tokens == 16
+    for name in ("scenes", "cards"):
+        tokenize_shards(sets / name, run, sets / f"{name}-ids")
+    ids = "data=scenes-ids:0.5,cards-ids:0.5"
+    small = ["llama.width=16", "llama.depth=1", "llama.num_heads=2"]
+    language = pretrain.train(load_config(pretrain.Pretrain, "tiny/pretrain", [ids, *small, *LANGUAGE]))
+    tuned = sft.train(load_config(sft.Tune, "tiny/sft", [ids, f"model={language}", *LANGUAGE]))
+    assert (tuned / "model" / "ddt.json").is_file()
+
+
+def test_each_set_has_its_share_and_held_out_pictures_are_not_trained_on(sets, monkeypatch):
+    fed = []
+    monkeypatch.setattr(train_tokenizer, "pictures_of", lambda samples: fed.append(samples) or _blank(samples))
+    config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
+    train_tokenizer.train(config)
+    samples = [sample for batch in fed[:4] for sample in batch]
+    cards = [sample["text"] for sample in samples if sample["text"].startswith("card ")]
+    assert len(samples) == 40 and 8 <= len(cards) <= 24
+    assert not {"card 9", "card 10", "card 11"} & set(cards)  # the last three of the last set
+    assert all(len(set(cards[at : at + 9])) == len(cards[at : at + 9]) for at in range(0, len(cards), 9))
+    assert len(ShardDataset("cards")) == 12
+
+
+def _blank(samples):
+    return torch.zeros(len(samples), 3, 32, 32)

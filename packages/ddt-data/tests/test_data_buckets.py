@@ -1,0 +1,67 @@
+"""Aspect-ratio buckets: pictures keep about their shape, batches are of one shape."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddt_data import (
+    PackConfig,
+    ShardDataset,
+    aspect_buckets,
+    nearest_bucket,
+    open_buckets,
+    open_reader,
+    pack_buckets,
+)
+from ddt_data.datamodule import ShardStream
+
+
+@pytest.mark.parametrize(("image_size", "step"), [(64, 16), (128, 16), (256, 32), (48, 8)])
+def test_buckets_keep_about_the_area_and_fit_the_step(image_size, step):
+    buckets = aspect_buckets(image_size, step)
+    assert (image_size, image_size) in buckets and len(set(buckets)) == len(buckets)
+    for width, height in buckets:
+        assert width % step == height % step == 0 and max(width, height) <= 2 * min(width, height)
+        assert abs(width * height - image_size**2) <= step * max(width, height)
+        assert (height, width) in buckets
+
+
+def test_the_nearest_bucket_cuts_least_off():
+    buckets = aspect_buckets(128)
+    rng = np.random.default_rng(0)
+    for width, height in rng.integers(20, 2000, (50, 2)):
+        chosen = nearest_bucket(width, height, buckets)
+
+        def kept(bucket, ratio=width / height):
+            return min(bucket[0] / bucket[1] / ratio, ratio * bucket[1] / bucket[0])
+
+        assert kept(chosen) == max(map(kept, buckets))
+
+
+@pytest.mark.parametrize(("options", "words"), [((60, 16), "image_size"), ((64, 16, 0.5), "max_ratio")])
+def test_numbers_out_of_range_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        aspect_buckets(*options)
+
+
+def test_pictures_are_packed_by_shape_and_batches_stack(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(24):
+        size = [(90, 90), (160, 90), (90, 160)][number % 3]
+        Image.new("RGB", size, (number * 10, 0, 0)).save(tmp_path / "photos" / f"{number:02}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side: upright it is a portrait
+    Image.new("RGB", (160, 90)).save(tmp_path / "photos" / "turned.jpg", exif=exif)
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    config = PackConfig(64, image_format="png")
+    made = pack_buckets(open_reader(tmp_path / "photos")[1], tmp_path / "out", config)
+    assert {name: manifest.samples for name, manifest in made.items()} == {"48x80": 9, "64x64": 8, "80x48": 8}
+    assert [entry["name"] for entry in made["64x64"].skipped] == ["bad.png"]
+    again = pack_buckets(open_reader(tmp_path / "photos")[1], tmp_path / "out", config)
+    assert again == made and ShardDataset(tmp_path / "out" / "48x80").manifest.image_size == (48, 80)
+    mixture = open_buckets(tmp_path / "out")
+    stream = ShardStream(mixture, lambda batch: np.stack([s["image"] for s in batch]), 4, steps=60, seed=0)
+    shapes = [batch.shape for batch in stream.train_dataloader()]
+    assert set(shapes) == {(4, 80, 48, 3), (4, 64, 64, 3), (4, 48, 80, 3)}
+    with pytest.raises(FileNotFoundError, match="holds no buckets"):
+        open_buckets(tmp_path / "photos")
