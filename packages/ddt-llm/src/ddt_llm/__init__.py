@@ -2,12 +2,13 @@
 
 from importlib.metadata import version
 
-from ddt_llm.backbone import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+from ddt_llm.backbone import TinyLlamaConfig, load_backbone, tiny_llama, train_text_tokenizer
+from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
 from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.sequences import Example, Sequences, collate
-from ddt_llm.vocabulary import VisualVocabulary, expand_vocabulary
+from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "VisualVocabulary",
     "collate",
     "expand_vocabulary",
+    "load_backbone",
+    "remove_vocabulary",
     "tiny_llama",
     "token_loss",
     "train_text_tokenizer",
