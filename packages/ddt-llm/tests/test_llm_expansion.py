@@ -2,68 +2,16 @@ import copy
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GemmaConfig,
-    GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ddt_llm import Sequences, VisualVocabulary, expand_vocabulary, remove_vocabulary
 from ddt_llm.expansion import _draw_new_rows, unused_rows
 
-SMALL = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-}
-HEADS = {"head_dim": 8}
-BUILD = {
-    "llama": lambda v: LlamaForCausalLM(LlamaConfig(**SMALL, vocab_size=v)),
-    "smollm2": lambda v: LlamaForCausalLM(
-        LlamaConfig(**SMALL, vocab_size=v, tie_word_embeddings=True, rope_theta=1e5, rms_norm_eps=1e-5)
-    ),
-    "qwen2": lambda v: Qwen2ForCausalLM(Qwen2Config(**SMALL, vocab_size=v, tie_word_embeddings=True)),
-    "qwen3": lambda v: Qwen3ForCausalLM(Qwen3Config(**SMALL, **HEADS, vocab_size=v)),
-    "gemma": lambda v: GemmaForCausalLM(GemmaConfig(**SMALL, **HEADS, vocab_size=v)),
-    "gemma2": lambda v: Gemma2ForCausalLM(Gemma2Config(**SMALL, **HEADS, vocab_size=v)),
-    "mistral": lambda v: MistralForCausalLM(MistralConfig(**SMALL, vocab_size=v)),
-    "phi3": lambda v: Phi3ForCausalLM(Phi3Config(**SMALL, vocab_size=v)),
-    "phi": lambda v: PhiForCausalLM(PhiConfig(**{**SMALL, "num_key_value_heads": 2}, vocab_size=v)),  # its head has a bias
-    "gpt2": lambda v: GPT2LMHeadModel(GPT2Config(vocab_size=v, n_embd=16, n_layer=2, n_head=2, n_positions=128)),
-}
-
-
-def backbone(kind: str, rows: int):
-    torch.manual_seed(0)
-    return BUILD[kind](rows).eval()
-
 
 @pytest.mark.parametrize("unused", [0, 5])
-@pytest.mark.parametrize("kind", BUILD)
-def test_any_backbone_keeps_its_text_and_can_be_restored(kind, unused, text_tokenizer, tmp_path):
+def test_any_backbone_keeps_its_text_and_can_be_restored(any_backbone, unused, text_tokenizer, tmp_path):
     rows = len(text_tokenizer) + unused
-    model, tokens = backbone(kind, rows), torch.randint(rows, (2, 9))
+    model, tokens = any_backbone(rows), torch.randint(rows, (2, 9))
     before = model(tokens).logits
     original = copy.deepcopy(model)
     model, tokenizer = expand_vocabulary(model, text_tokenizer, codebook_size=12, num_tokens=4, multiple=16)
@@ -73,8 +21,8 @@ def test_any_backbone_keeps_its_text_and_can_be_restored(kind, unused, text_toke
     assert tokenizer.convert_tokens_to_ids(["<v_0>", "<v_11>", "<boi>", "<eoi>"]) == [rows + i for i in (0, 11, 12, 13)]
     assert list(unused_rows(tokenizer).values()) == list(range(rows - unused, rows))
 
-    # Plain transformers folders: equal without any code of ours. Two of them, because beside a Qwen2 config transformers
-    # takes any tokenizer for Qwen2's own and adds the token that it expects of that.
+    # Plain transformers folders: equal without any code of ours. Two of them, because beside a Qwen2 config
+    # transformers takes any tokenizer for Qwen2's own and adds the token that it expects of that.
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "text")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -90,11 +38,13 @@ def test_any_backbone_keeps_its_text_and_can_be_restored(kind, unused, text_toke
         assert all(torch.equal(state[name], tensor) for name, tensor in original.state_dict().items())
         assert torch.equal(restored(tokens).logits, before)
         assert text.get_vocab() == text_tokenizer.get_vocab()
-    assert remove_vocabulary(*expand_vocabulary(restored, text, codebook_size=3, num_tokens=2))[1]("<v_1>") == text("<v_1>")
+    assert remove_vocabulary(*expand_vocabulary(restored, text, codebook_size=3, num_tokens=2))[1]("<v_1>") == text(
+        "<v_1>"
+    )
 
 
 @pytest.mark.parametrize("typed", ["<v_3>", "<v_12>", "see <boi><v_1><eoi>", "<unused_row_0>", "<bos> a <eos>"])
-def test_what_a_user_types_never_becomes_a_visual_id(typed, text_tokenizer, tmp_path):
+def test_what_a_user_types_never_becomes_a_visual_id(backbone, typed, text_tokenizer, tmp_path):
     model, tokenizer = expand_vocabulary(
         backbone("llama", len(text_tokenizer) + 2), text_tokenizer, codebook_size=16, num_tokens=4
     )
@@ -105,7 +55,7 @@ def test_what_a_user_types_never_becomes_a_visual_id(typed, text_tokenizer, tmp_
 
 
 @pytest.mark.parametrize("kind", ["smollm2", "llama"])
-def test_rows_from_a_codebook_keep_its_neighbourhoods_and_the_scale_of_the_text(kind, text_tokenizer):
+def test_rows_from_a_codebook_keep_its_neighbourhoods_and_the_scale_of_the_text(backbone, kind, text_tokenizer):
     codebook = torch.randn(500, 3, generator=torch.Generator().manual_seed(1))
     model, _ = expand_vocabulary(
         backbone(kind, len(text_tokenizer)), text_tokenizer, codebook_size=500, num_tokens=4, codebook=codebook
@@ -125,7 +75,7 @@ def test_rows_from_a_codebook_keep_its_neighbourhoods_and_the_scale_of_the_text(
         )
 
 
-def test_new_rows_have_mean_and_covariance_of_the_old_ones(text_tokenizer):
+def test_new_rows_have_mean_and_covariance_of_the_old_ones(backbone, text_tokenizer):
     model, _ = expand_vocabulary(
         backbone("smollm2", len(text_tokenizer)), text_tokenizer, codebook_size=20000, num_tokens=4
     )
@@ -138,7 +88,7 @@ def test_new_rows_have_mean_and_covariance_of_the_old_ones(text_tokenizer):
     assert len(new.unique(dim=0)) == len(new)
 
 
-def test_what_cannot_be_expanded_is_refused(text_tokenizer):
+def test_what_cannot_be_expanded_is_refused(backbone, text_tokenizer):
     model, tokenizer = expand_vocabulary(
         backbone("llama", len(text_tokenizer)), text_tokenizer, codebook_size=8, num_tokens=4
     )
@@ -155,7 +105,7 @@ def test_what_cannot_be_expanded_is_refused(text_tokenizer):
         remove_vocabulary(backbone("llama", 300), text_tokenizer)
 
 
-def test_a_folder_is_expanded_by_its_name(tmp_path, text_tokenizer):
+def test_a_folder_is_expanded_by_its_name(backbone, tmp_path, text_tokenizer):
     backbone("mistral", len(text_tokenizer)).save_pretrained(tmp_path)
     text_tokenizer.save_pretrained(tmp_path)
     model, tokenizer = expand_vocabulary(tmp_path, codebook_size=8, num_tokens=4, visual_order="tokenizer")

@@ -7,6 +7,7 @@ from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
 from ddt_llm.optimizer import OptimizerConfig
+from ddt_llm.packing import collate_packed, pack
 from ddt_llm.sequences import Example, Sequences, collate
 from ddt_llm.vocabulary import VisualVocabulary
 
@@ -22,8 +23,10 @@ __all__ = [
     "VisualTokenizer",
     "VisualVocabulary",
     "collate",
+    "collate_packed",
     "expand_vocabulary",
     "load_backbone",
+    "pack",
     "remove_vocabulary",
     "tiny_llama",
     "token_loss",

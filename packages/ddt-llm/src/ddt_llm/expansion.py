@@ -76,7 +76,8 @@ def expand_vocabulary(
     rows = model.get_input_embeddings().weight.shape[0]
     if len(text_tokenizer) > rows:
         raise ValueError(
-            f"text_tokenizer has {len(text_tokenizer)} tokens, the language model {rows} rows: they do not belong together"
+            f"text_tokenizer has {len(text_tokenizer)} tokens, the language model {rows} rows: "
+            "they do not belong together"
         )
 
     vocabulary = VisualVocabulary(rows, codebook_size, num_tokens, visual_order)
@@ -90,7 +91,7 @@ def expand_vocabulary(
 def remove_vocabulary(
     model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """Undo `expand_vocabulary`: the text model (changed in place) and its tokenizer, bit for bit if nothing was trained.
+    """Undo `expand_vocabulary`: the text model (changed in place) and its tokenizer, to the bit if nothing was trained.
 
     Raises:
         ValueError: if the model has no visual vocabulary.
