@@ -131,10 +131,25 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
     Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
+
+    vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
+    Diffusion 3, init_from=RUN with training.freeze=encoder or codebook fine-tunes. Configurations: tiny/tokenizer,
+    small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
     """
     from ddt_apps.train_tokenizer import run_train_tokenizer
 
     run_train_tokenizer(config, overrides or [])
+
+
+@app.command("train-renderer", rich_help_panel="Train")
+def train_renderer(config: Config, overrides: Overrides = None) -> None:
+    """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
+
+    Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
+    """
+    from ddt_apps.train_renderer import run_train_renderer
+
+    run_train_renderer(config, overrides or [])
 
 
 @app.command(rich_help_panel="Train")
@@ -176,7 +191,12 @@ def sft(config: Config, overrides: Overrides = None) -> None:
 
 @app.command(rich_help_panel="Use")
 def reconstruct(
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")], tokenizer: Tokenizer, out: Out
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    tokenizer: Tokenizer,
+    out: Out,
+    renderer: Annotated[
+        Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
+    ] = None,
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
@@ -184,7 +204,7 @@ def reconstruct(
     """
     from ddt_apps.use import reconstruct_images
 
-    reconstruct_images(images=images, tokenizer=tokenizer, out=out)
+    reconstruct_images(images=images, tokenizer=tokenizer, out=out, renderer=renderer)
 
 
 @app.command(rich_help_panel="Use")

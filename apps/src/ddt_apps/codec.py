@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_decoder import DDTDecoder
+from ddt_decoder import DDTDecoder, DDTRenderer
 from ddt_tokenizer import DDTTokenizer
 
 
@@ -19,40 +19,68 @@ class Codec:
         tokenizer: Writes ids.
         decoder: Draws them.
         num_steps: Denoising steps of `decode`.
+        renderer: Draws whole sets of ids in one step in the decoder's place.
 
     Raises:
         ValueError: The two do not belong together; names what differs.
     """
 
-    def __init__(self, tokenizer: DDTTokenizer, decoder: DDTDecoder, num_steps: int = 1):
+    def __init__(
+        self,
+        tokenizer: DDTTokenizer,
+        decoder: DDTDecoder,
+        num_steps: int = 1,
+        renderer: DDTRenderer | None = None,
+    ):
         self.tokenizer, self.decoder, self.num_steps = tokenizer.eval(), decoder.eval(), num_steps
+        self.renderer = None if renderer is None else renderer.eval()
         self.codebook_size, self.num_tokens = tokenizer.codebook_size, tokenizer.num_tokens
         self.image_size = tokenizer.config.image_size
         self.fingerprint = tokenizer.fingerprint()
-        for name, mine, theirs in (
-            ("codebook_size", self.codebook_size, decoder.config.codebook_size),
-            ("num_tokens", self.num_tokens, decoder.num_tokens),
-            ("image_size", self.image_size, decoder.config.image_size),
-            ("fingerprint", self.fingerprint, decoder.tokenizer_fingerprint),
-        ):
-            if mine != theirs:
-                raise ValueError(
-                    f"tokenizer and decoder do not belong together ({name}: {mine}, {theirs}); load both from one run"
-                )
+        mine = (self.codebook_size, self.num_tokens, self.image_size, self.fingerprint)
+        for part, drawer in (("decoder", decoder), ("renderer", renderer)):
+            if drawer is None:
+                continue
+            config = drawer.config
+            theirs = (config.codebook_size, drawer.num_tokens, config.image_size, drawer.tokenizer_fingerprint)
+            for name, a, b in zip(
+                ("codebook_size", "num_tokens", "image_size", "fingerprint"), mine, theirs, strict=True
+            ):
+                if a != b:
+                    raise ValueError(
+                        f"tokenizer and {part} do not belong together ({name}: {a}, {b}); load both of one run"
+                    )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu", num_steps: int = 1) -> "Codec":
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        num_steps: int = 1,
+        renderer: str | Path | None = None,
+    ) -> "Codec":
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
+        Args:
+            folder: The run.
+            device: Where to put it.
+            num_steps: Denoising steps of `decode`.
+            renderer: A `ddt train-renderer` run of that tokenizer.
+
         Raises:
-            FileNotFoundError: The run is missing or unfinished.
-            ValueError: The two do not belong together.
+            FileNotFoundError: A run is missing or unfinished.
+            ValueError: The parts do not belong together.
         """
         folder = Path(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
         tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer").to(device)
-        return cls(tokenizer, DDTDecoder.from_pretrained(folder / "decoder").to(device), num_steps)
+        decoder = DDTDecoder.from_pretrained(folder / "decoder").to(device)
+        if renderer is not None:
+            if not (Path(renderer) / "renderer" / "config.json").is_file():
+                raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
+            renderer = DDTRenderer.from_pretrained(Path(renderer) / "renderer").to(device)
+        return cls(tokenizer, decoder, num_steps, renderer)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -73,9 +101,12 @@ class Codec:
     def decode(self, ids: Tensor, keep_tokens: int | None = None, **settings: Any) -> Tensor:
         """Draw ids [N, K], or their n coarsest, as images float32 [N, 3, H, W] in [-1, 1].
 
-        Settings are those of `DDTDecoder.decode`.
+        Settings are those of `DDTDecoder.decode`. A renderer takes none: with settings, or from a part of the ids, the
+        decoder draws.
         """
         ids = ids.to(self.decoder.codebook.device)
+        if self.renderer is not None and keep_tokens is None and not settings:
+            return self.renderer.decode(ids).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
 
 

@@ -20,6 +20,8 @@ UNWANTED_ADVICE = (
     ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
     ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
     ".*have no `val_dataloader`",  # validation is `ddt`'s own
+    ".*in eval mode at the start of training",  # what is frozen is meant to be
+    ".*smaller than the logging interval",  # the last step is always logged
 )
 
 
@@ -43,11 +45,18 @@ class RunRecorder(lightning.Callback):
         self.stage, self.steps = stage, steps
         self.log_every, self.save_every_seconds = log_every, save_every_seconds
         self.stopped_by: int | None = None
+        self.values: dict[str, float] = {}  # of the last row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = state_dict["values"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
-        self._saved = time.monotonic()
+        self._saved, self._step = time.monotonic(), trainer.global_step
         # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
         # one acts at once.
         self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
@@ -56,10 +65,13 @@ class RunRecorder(lightning.Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
+        if step == self._step:  # gradients are gathered over several batches: no checkpoint holds half a step
+            return
+        self._step = step
         if step % self.log_every == 0 or step == self.steps:
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.metrics.append(step, values)
-            self.progress.update(step, **{name: values[name] for name in ("loss",) if name in values})
+            self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.metrics.append(step, self.values)
+            self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
         if self.stopped_by is not None:
             trainer.should_stop = True
         due = time.monotonic() - self._saved >= self.save_every_seconds

@@ -9,27 +9,21 @@ import torch
 from torch import Tensor
 
 from ddt_apps.codec import Codec, to_tensor, to_uint8
-from ddt_data import BACKGROUNDS, ShardDataset
+from ddt_apps.evaluation import pixels
+from ddt_data import ShardDataset
+from ddt_data.verdicts import background_of
 from ddt_llm import MultimodalLM
 from ddt_tokenizer.health import codebook_health
 
 
 def psnr(images: Tensor, references: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images [N, 3, H, W] in [-1, 1], averaged over images."""
-    error = ((images - references) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
-    return float((-10 * error.log10()).mean())
+    """Mean PSNR in dB."""
+    return float(pixels.psnr(images, references).mean())
 
 
 def l1(images: Tensor, references: Tensor) -> float:
-    """Mean absolute difference in percent of the full range (MagicBrush's L1, times 100)."""
-    return float((images - references).abs().mean() / 2 * 100)
-
-
-def background_of(image: np.ndarray) -> str:
-    """Name the background of a scene uint8 [H, W, 3]: the named colour nearest to the median of its rim."""
-    rim = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    colour = np.median(rim, axis=0)
-    return min(BACKGROUNDS, key=lambda name: float(np.square(colour - BACKGROUNDS[name]).sum()))
+    """Mean L1 in percent of the range."""
+    return float(pixels.l1(images, references).mean())
 
 
 @dataclass

@@ -3,11 +3,14 @@
 config.yaml    the resolved configuration
 last.ckpt      what Lightning needs to continue (never needed to use the model)
 metrics.csv    one row per logged step
+tensorboard/   the same for TensorBoard, where a run asks for it
 done.json      written last: the run is complete and is not repeated
 """
 
 import dataclasses
+import importlib.util
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +79,16 @@ class Run:
         device: str = "auto",
         precision: str = "auto",
         gradient_clip: float | None = None,
+        accumulate: int = 1,
+        callbacks: "Sequence[lightning.Callback]" = (),
+        tensorboard: bool = False,
         log_every: int = 10,
         save_every_seconds: float = 30.0,
     ) -> None:
         """Train to `steps` optimizer steps, continuing from `last.ckpt` if there is one.
 
-        What the module logs in its training step goes to `metrics.csv`; its "loss" is shown on the progress line.
+        What the module and the callbacks log goes to `metrics.csv`, where a value stays in the rows until it is
+        measured again; the "loss" is shown on the progress line.
         Ctrl-C and SIGTERM end the current step and save before they take effect.
 
         Args:
@@ -90,7 +97,10 @@ class Run:
             stage: The word on the progress line.
             steps: Optimizer steps of the whole run.
             device, precision: See `ddt_apps.devices`.
-            gradient_clip: Largest gradient norm, or None.
+            gradient_clip: Largest gradient norm, or None; None for a module that steps its optimizers itself.
+            accumulate: Batches whose gradients make one step.
+            callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
+            tensorboard: Log for TensorBoard too, if it is installed.
             log_every: Steps between rows of `metrics.csv`.
             save_every_seconds: Time between two checkpoints.
 
@@ -104,6 +114,9 @@ class Run:
 
         chosen = pick_device(device)
         recorder = RunRecorder(self.metrics, self.save_checkpoint, stage, steps, log_every, save_every_seconds)
+        logger = False
+        if tensorboard and importlib.util.find_spec("tensorboard"):
+            logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
         with quiet_lightning():
             trainer = lightning.Trainer(
                 accelerator=chosen.type,
@@ -112,8 +125,10 @@ class Run:
                 max_steps=steps,
                 max_epochs=-1,
                 gradient_clip_val=gradient_clip,
-                logger=False,
-                callbacks=[recorder],
+                accumulate_grad_batches=accumulate,
+                logger=logger,
+                log_every_n_steps=log_every,
+                callbacks=[*callbacks, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

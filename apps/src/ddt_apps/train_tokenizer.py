@@ -1,18 +1,26 @@
 """ddt train-tokenizer: encoder, codebook and decoder together, from picture shards."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
-from ddt_apps.codec import to_tensor
-from ddt_apps.config import load_config
+from ddt_apps.codec import Codec, to_tensor
+from ddt_apps.config import first_difference, load_config
+from ddt_apps.devices import pick_device, pick_precision
 from ddt_apps.runs import RUNS, Run
 from ddt_data import ShardDataset
 from ddt_data.datamodule import ShardStream
 from ddt_decoder import DDTDecoder, DecoderConfig
-from ddt_tokenizer import DDTTokenizer, TokenizerConfig
+from ddt_decoder.sd3 import fill_from_sd3
+from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
+from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
 
@@ -25,8 +33,16 @@ class TrainTokenizer:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    # Folder or Hub id of a diffusers autoencoder whose latents encoder and decoder work on: replaces their `latents`.
+    vae: str | None = None
+    init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
+    init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
     batch_size: int = 64
-    gradient_clip: float = 1.0  # largest gradient norm
+    accumulate: int = 1  # batches whose gradients make one step
+    gradient_clip: float | None = 1.0  # largest gradient norm
+    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
+    watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
+    tensorboard: bool = True  # where tensorboard is installed
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -38,6 +54,7 @@ class TrainTokenizer:
             ("codebook_size", self.tokenizer.quantizer.codebook_size, self.decoder.codebook_size),
             ("num_tokens / sum of schedule", self.tokenizer.encoder.num_tokens, sum(self.decoder.schedule)),
             ("code_width / token_width", self.tokenizer.quantizer.code_width, self.decoder.network.token_width),
+            ("latents", asdict(self.tokenizer.latents), asdict(self.decoder.latents)),
         )
         for name, tokenizer, decoder in pairs:
             if tokenizer != decoder:
@@ -49,15 +66,122 @@ class TrainTokenizer:
                 f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
                 f"({self.training.optimizer.steps}), or no codebook is learned"
             )
+        if self.init_from and self.training.continuous_steps:
+            raise ValueError(
+                f"training.continuous_steps ({self.training.continuous_steps}) must be 0 with init_from: the codebook "
+                f"is there"
+            )
+        if self.init_from and self.init_sd3:
+            raise ValueError("init_from and init_sd3 both give the decoder its first weights; set one")
+
+
+class ResumedHealthMonitor(HealthMonitor):
+    """A `HealthMonitor` whose figures after a resume are those of an uninterrupted run."""
+
+    def __init__(self, quantizer: nn.Module, file: Path, every: int):
+        super().__init__(file, every)
+        self.quantizer = quantizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ids": list(self.ids), "revived": getattr(self.quantizer, "revived", 0)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ids.extend(state_dict["ids"])
+        self.quantizer.revived = state_dict["revived"]
 
 
 def pictures_of(samples: list[dict]) -> Tensor:
-    """Collate the pictures of samples, targets of edits included, into latents [B, 3, H, W].
+    """Collate the pictures of samples, targets of edits included, into images [B, 3, H, W].
 
     The target of an edit stands in for its source in half of the samples, so that the batch keeps its size.
     """
     turns = [sample["target"] if "target" in sample and i % 2 else sample["image"] for i, sample in enumerate(samples)]
     return to_tensor(turns)
+
+
+def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[Dataset, Tensor]:
+    """Read picture shards: what to train on, and the last `held_out` pictures [n, 3, H, W].
+
+    Raises:
+        FileNotFoundError, ValueError: The shards are missing, hold no pictures, too few, or of another size.
+    """
+    dataset = ShardDataset(folder)
+    size = dataset.manifest.image_size
+    if size is None:
+        raise ValueError(f"'{folder}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
+    if size != image_size:
+        raise ValueError(
+            f"pictures in '{folder}' have {size} px, the tokenizer takes {image_size}; pack them again, or set "
+            f"tokenizer.image_size and decoder.image_size"
+        )
+    if not 0 <= held_out < len(dataset):
+        raise ValueError(f"held_out ({held_out}) must be 0 to {len(dataset) - 1}, of {len(dataset)} pictures")
+    if not held_out:
+        return dataset, torch.empty(0, 3, size, size)
+    kept = len(dataset) - held_out
+    return Subset(dataset, range(kept)), to_tensor([dataset[i]["image"] for i in range(kept, len(dataset))])
+
+
+def build(config: TrainTokenizer) -> tuple[DDTTokenizer, DDTDecoder]:
+    """Make the tokenizer and the decoder as they are before the first step.
+
+    Raises:
+        FileNotFoundError, ValueError: What they should start from is missing or of another shape; a VAE is missing.
+    """
+    tokenizer_config, decoder_config = config.tokenizer, config.decoder
+    if config.vae:
+        latents = LatentConfig.from_vae(config.vae)
+        encoder = replace(tokenizer_config.encoder, channels=latents.channels)
+        network = replace(decoder_config.network, channels=latents.channels)
+        tokenizer_config = replace(tokenizer_config, latents=latents, encoder=encoder)
+        theirs = type(decoder_config.latents)(**asdict(latents))
+        decoder_config = replace(decoder_config, latents=theirs, network=network)
+    elif not tokenizer_config.latents.pixels and tokenizer_config.latents.vae is None:
+        raise ValueError("latents are those of an autoencoder, and none is named; set vae=<folder or Hub id>")
+    torch.manual_seed(config.seed)
+    tokenizer, decoder = DDTTokenizer(tokenizer_config), DDTDecoder(decoder_config)
+    if config.init_from:
+        _start_from(config.init_from, tokenizer, decoder)
+    if config.init_sd3:
+        unfilled = fill_from_sd3(decoder.network, config.init_sd3)
+        names = dict.fromkeys(re.sub(r"blocks\.\d+\.", "blocks.*.", name) for name in unfilled)
+        print(f"not filled from '{config.init_sd3}', and trained from scratch: {', '.join(names)}", flush=True)
+    return tokenizer, decoder
+
+
+def _start_from(run: str, tokenizer: DDTTokenizer, decoder: DDTDecoder) -> None:
+    source = Codec.from_pretrained(run)
+    theirs, ours = source.tokenizer.config, tokenizer.config
+    network = decoder.config.network
+    checkpointing = {"activation_checkpointing": network.activation_checkpointing}
+    for part, old, new in (
+        ("tokenizer.encoder", theirs.encoder, ours.encoder),
+        ("tokenizer.quantizer", theirs.quantizer, ours.quantizer),
+        ("latents", replace(theirs.latents, vae=ours.latents.vae), ours.latents),
+        ("decoder.network", replace(source.decoder.config.network, **checkpointing), network),
+    ):
+        if difference := first_difference(old, new, part):
+            key, before, now = difference
+            raise ValueError(f"init_from '{run}' has {key}={before}, not {now}; take its config.yaml as CONFIG")
+    tokenizer.load_state_dict(source.tokenizer.state_dict())
+    decoder.load_state_dict(source.decoder.state_dict())
+
+
+def watchers(config: TrainTokenizer, run: Run, tokenizer: DDTTokenizer, held_out: Tensor) -> list[lightning.Callback]:
+    """What watches the run: codebook health, samples, and the guard against NaN."""
+    callbacks: list[lightning.Callback] = [
+        ResumedHealthMonitor(tokenizer.quantizer, run.folder / "health.json", config.watch_every)
+    ]
+    if len(held_out):
+        draw = partial(DDTDecoder.decode, num_steps=1)
+        callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every, draw))
+    return callbacks + nan_guard(config.precision, config.device, run)
+
+
+def nan_guard(precision: str, device: str, run: Run) -> list[lightning.Callback]:
+    """Stop a run, with a checkpoint, before a gradient that is not finite reaches the weights."""
+    # With loss scaling gradients overflow now and then, and their step is left out.
+    return [] if pick_precision(precision, pick_device(device)) == "16-mixed" else [NaNGuard(run.checkpoint)]
 
 
 def run_train_tokenizer(config: str, overrides: list[str]) -> None:
@@ -68,34 +192,35 @@ def run_train_tokenizer(config: str, overrides: list[str]) -> None:
 def train(config: TrainTokenizer) -> Path:
     """Train, or continue, and export `tokenizer/` and `decoder/` in the run folder, which is returned.
 
+    With `training.ema_decay` the exported decoder has the averaged weights. Beside it: `samples/<step>.png` (held-out
+    pictures, and below them what one step makes of their ids) and `health.json`.
+
     Raises:
-        FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config.
+        FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config;
+            a gradient is not finite.
     """
-    dataset = ShardDataset(config.data)
-    if dataset.manifest.image_size is None:
-        raise ValueError(f"'{config.data}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
-    if dataset.manifest.image_size != config.tokenizer.image_size:
-        raise ValueError(
-            f"pictures in '{config.data}' have {dataset.manifest.image_size} px, the tokenizer takes "
-            f"{config.tokenizer.image_size}; pack them again, or set tokenizer.image_size and decoder.image_size"
-        )
+    dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    torch.manual_seed(config.seed)
-    tokenizer, decoder = DDTTokenizer(config.tokenizer), DDTDecoder(config.decoder)
-    steps = config.training.optimizer.steps
+    tokenizer, decoder = build(config)
+    steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
+    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed)
     run.fit(
-        TokenizerTraining(tokenizer, decoder, config.training, config.seed),
-        ShardStream(dataset, pictures_of, config.batch_size, steps, config.seed, config.workers),
+        module,
+        ShardStream(dataset, pictures_of, config.batch_size, batches, config.seed, config.workers),
         stage="train-tokenizer",
         steps=steps,
         device=config.device,
         precision=config.precision,
         gradient_clip=config.gradient_clip,
+        accumulate=config.accumulate,
+        callbacks=watchers(config, run, tokenizer, held_out),
+        tensorboard=config.tensorboard,
     )
     tokenizer.save_pretrained(run.folder / "tokenizer")
-    decoder.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
-    decoder.save_pretrained(run.folder / "decoder")
+    exported = decoder if module.average is None else module.average.module
+    exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
+    exported.save_pretrained(run.folder / "decoder")
     run.finish()
     return run.folder

@@ -38,10 +38,15 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
     )
 
 
-def reconstruct_images(images: list[Path], tokenizer: Path, out: Path, num_steps: int = 1) -> None:
-    """Write a sheet: each row an original, its reconstruction, and drawings from its 1, 2, 4, ... coarsest ids."""
+def reconstruct_images(
+    images: list[Path], tokenizer: Path, out: Path, num_steps: int = 1, renderer: Path | None = None
+) -> None:
+    """Write a sheet: each row an original, its reconstruction, and drawings from its 1, 2, 4, ... coarsest ids.
+
+    A renderer (a `ddt train-renderer` run) draws the reconstruction; fewer ids are always drawn by the decoder.
+    """
     _format(out)
-    codec = Codec.from_pretrained(tokenizer, pick_device(), num_steps)
+    codec = Codec.from_pretrained(tokenizer, pick_device(), num_steps, renderer)
     ids = codec.encode(images)
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
     originals = torch.stack([_read(path, codec.image_size) for path in images])

@@ -1,8 +1,10 @@
 """Two processes keep one codebook: equal to the bit on both, and that of one process on the whole batch."""
 
+import subprocess
+import sys
+
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ddt_tokenizer import QuantizerConfig, VectorQuantizer
 from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
@@ -43,7 +45,9 @@ def work(rank, folder):
 
 
 def test_two_processes_keep_one_codebook(tmp_path):
-    mp.spawn(work, (tmp_path,), nprocs=2)
+    # This file run as a program: pytest's name for this module means nothing to a process of its own.
+    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [process.wait() for process in processes] == [0, 0]
     for kind, config in CONFIGS.items():
         first, second = (torch.load(tmp_path / f"{kind}{rank}.pt", weights_only=True) for rank in (0, 1))
         alone = train(config, 0, 1)
@@ -54,3 +58,7 @@ def test_two_processes_keep_one_codebook(tmp_path):
             else:
                 assert torch.equal(first[name], second[name]), (kind, name)
                 assert torch.allclose(first[name].double(), tensor.double(), atol=1e-5), (kind, name)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddt_apps.codec import Codec
 from ddt_apps.devices import pick_device
+from ddt_apps.train_renderer import load_renderer_run
 from ddt_apps.use import load_pair
 from ddt_llm import MultimodalLM
 
@@ -114,8 +115,9 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
     """Load what is to be evaluated.
 
     Args:
-        source: Folder of a run (`ddt train-tokenizer` gives its codec, `ddt pretrain` and `ddt sft` an `Assistant`), or
-            `file.py:function` whose function returns an object with the methods of this module.
+        source: Folder of a run (`ddt train-tokenizer` gives its codec, `ddt train-renderer` that of its tokenizer with
+            the renderer, `ddt pretrain` and `ddt sft` an `Assistant`), or `file.py:function` whose function returns an
+            object with the methods of this module.
         guidance, temperature: Of drawing, for runs.
 
     Raises:
@@ -132,6 +134,8 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
         if not callable(make := getattr(module, function, None)):
             raise ValueError(f"'{file}' has no function '{function}'; write it to return the model")
         return make()
+    if (Path(source) / "renderer" / "config.json").is_file():
+        return load_renderer_run(source, pick_device())
     if (Path(source) / "tokenizer" / "config.json").is_file() and (Path(source) / "decoder").is_dir():
         return Codec.from_pretrained(source, pick_device())
     lm, codec = load_pair(Path(source), None)

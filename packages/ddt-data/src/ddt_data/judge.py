@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ddt_data.nouns import COLOURS, NOUNS
 
-JUDGES = ("a", "b")  # embedded; "b" learned from another seed and one more style of drawings
+# Embedded judges and their hashes; "b" learned from another seed and one more style of drawings.
+JUDGES = {"a": "b43cdfa360b75c33", "b": "91b4705b9239d172"}
 STRIDE = 4  # canvas pixels a cell
 CANVAS = 64  # side in pixels that a picture is brought to; sprites of 12 to 48 px are read there
 THRESHOLD = 0.35  # least confidence of a thing that counts
@@ -194,11 +195,13 @@ class Judge(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It was trained on other nouns.
+            ValueError: It was trained on other nouns, or an embedded one is not the one that was shipped.
         """
         path = judge_file(name_or_path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such judge; embedded ones are: {', '.join(JUDGES)}")
+        if (shipped := JUDGES.get(str(name_or_path))) and judge_hash(path) != shipped:
+            raise ValueError(f"the judge {path} has hash {judge_hash(path)}, not {shipped}; install ddt-data again")
         with safe_open(path, "pt") as stored:
             if (stored.metadata() or {}).get("nouns") != " ".join(NOUNS):
                 raise ValueError(f"the judge {path} was trained on other nouns; train it again")
