@@ -3,6 +3,7 @@
 Shape letters: R rows, T tokens of one call, S tokens seen so far, H heads, D width, E width of a head.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,8 +80,15 @@ class LlamaNetwork(CachedNetwork):
         example = backbone.embed_tokens.weight[:1]
         positions = torch.arange(length, device=example.device)[None]
         self.cos, self.sin = (table[0] for table in backbone.rotary_emb(example, positions))  # [length, E]
+        self.sin[:, : self.sin.shape[-1] // 2].neg_()  # for `_rotate`
         shape = (2, len(self.input_ids), config.num_key_value_heads, length, self.cos.shape[-1])
         self.cache = [example.new_zeros(shape) for _ in backbone.layers]
+        # RMSNorm of width D as x * gain / hypot(|x|, floor): half the time of `F.rms_norm` for one token on a CPU.
+        norms = [backbone.norm]
+        for layer in backbone.layers:
+            norms += [layer.input_layernorm, layer.post_attention_layernorm]
+        self.gains = {norm: norm.weight * math.sqrt(config.hidden_size) for norm in norms}
+        self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         backbone, new = self.model.base_model, tokens.shape[1]
@@ -93,9 +101,9 @@ class LlamaNetwork(CachedNetwork):
             mask |= torch.eye(new, self.read, dtype=torch.bool, device=tokens.device) if new == self.read else False
         x = backbone.embed_tokens(tokens)
         for layer, cache in zip(backbone.layers, self.cache, strict=True):
-            x = x + self._attend(layer.self_attn, _normalize(layer.input_layernorm, x), cache, cos, sin, mask)
-            x = x + layer.mlp(_normalize(layer.post_attention_layernorm, x))
-        return _normalize(backbone.norm, x)
+            x = x + self._attend(layer.self_attn, self._normalize(layer.input_layernorm, x), cache, cos, sin, mask)
+            x = x + layer.mlp(self._normalize(layer.post_attention_layernorm, x))
+        return self._normalize(backbone.norm, x)
 
     def _attend(self, attention, x: Tensor, cache: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         before, width = self.read - x.shape[1], cos.shape[-1]
@@ -110,6 +118,10 @@ class LlamaNetwork(CachedNetwork):
         mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), keys, values, attn_mask=mask, enable_gqa=grouped)
         return attention.o_proj(mixed.transpose(1, 2).flatten(2))
 
+    def _normalize(self, norm: torch.nn.Module, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x * self.gains[norm] / torch.hypot(length, self.floor)).to(x.dtype)
+
 
 def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> CachedNetwork:
     """The quickest network for a model."""
@@ -119,11 +131,6 @@ def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: 
     return network(model, rows, new_tokens)
 
 
-def _normalize(norm: torch.nn.Module, x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv:2104.09864) in the layout of halves that transformers uses."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv:2104.09864) of [R, H, T, E] in the layout of halves that transformers uses."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
