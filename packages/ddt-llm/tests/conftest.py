@@ -89,10 +89,14 @@ def text_tokenizer():
 def make_lm(text_tokenizer):
     """A function that builds a random language model of 16 codes and K = 6 with the given template."""
 
-    def make(template="caption", seed=0, **config):
+    def make(template="caption", seed=0, visual_order="coarse_to_fine", **config):
         small = TinyLlamaConfig(**{"width": 32, "depth": 2, "num_heads": 2, "max_positions": 128, **config})
         model, tokenizer = expand_vocabulary(
-            tiny_llama(small, text_tokenizer, seed), text_tokenizer, codebook_size=16, num_tokens=6
+            tiny_llama(small, text_tokenizer, seed),
+            text_tokenizer,
+            codebook_size=16,
+            num_tokens=6,
+            visual_order=visual_order,
         )
         with torch.no_grad():  # larger weights than at initialisation, so that predictions differ clearly
             for parameter in model.parameters():

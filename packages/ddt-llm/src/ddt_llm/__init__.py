@@ -9,10 +9,12 @@ from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
 from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.packing import collate_packed, pack
 from ddt_llm.sequences import Example, Sequences, collate
+from ddt_llm.streaming import Event
 from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")
 __all__ = [
+    "Event",
     "Example",
     "Generation",
     "MultimodalLM",

@@ -78,7 +78,11 @@ class Sampling:
     @property
     def text(self) -> Choice:
         """Choice of text tokens."""
-        pairs = ((self.text_temperature, self.temperature), (self.text_top_k, self.top_k), (self.text_top_p, self.top_p))
+        pairs = (
+            (self.text_temperature, self.temperature),
+            (self.text_top_k, self.top_k),
+            (self.text_top_p, self.top_p),
+        )
         return Choice(*(image if text is None else text for text, image in pairs))
 
 
@@ -179,10 +183,8 @@ def generate_tokens(
     Raises:
         ValueError: if a prompt leaves no room for an answer.
     """
-    writers: Sequence[Writer] = ()
     steps = stream_tokens(model, vocabulary, requests, sampling, eos=eos, unconditional=unconditional, never=never)
-    for writers in steps:
-        pass
+    *_, writers = steps
     return [writer.tokens for writer in writers]
 
 
