@@ -4,6 +4,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -111,3 +113,24 @@ def make_lm(text_tokenizer):
 def ids():
     """Visual ids of four images, int64 [4, 6]."""
     return torch.randint(16, (4, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def train_steps(tmp_path):
+    """A function that trains a module on a list of batches, one step each, and returns the trainer."""
+
+    def train(module, batches, callbacks=(), ckpt_path=None):
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=len(batches),
+            logger=False,
+            callbacks=list(callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path, weights_only=True)
+        return trainer
+
+    return train

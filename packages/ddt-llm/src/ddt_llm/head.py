@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def vocabulary_weights(model: "PreTrainedModel") -> list[nn.Parameter]:
+    """Parameters with a row for each token: the embedding and, unless it is tied, the head with its bias."""
+    head = model.get_output_embeddings()
+    weights = (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
+    return list({id(weight): weight for weight in weights if weight is not None}.values())
 
 
 def head_nats(model: "PreTrainedModel", hidden: Tensor, targets: Tensor, largest: int = LARGEST_LOGITS) -> Tensor:
