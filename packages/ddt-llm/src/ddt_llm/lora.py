@@ -1,6 +1,7 @@
 """Low-rank adapters on every linear layer (LoRA, arXiv:2106.09685) through peft: extra `lora`."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,12 @@ def add_lora(model: "PreTrainedModel", config: LoRAConfig, seed: int = 0) -> "Pe
 
     Returns:
         What `merge_lora` takes; `model` itself is used as before.
+
+    Raises:
+        ValueError: if peft is missing.
     """
+    if find_spec("peft") is None:
+        raise ValueError("lora needs the package peft: pip install peft")
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng(devices=[]):

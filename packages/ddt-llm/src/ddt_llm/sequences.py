@@ -96,9 +96,10 @@ class Sequences:
         """`<bos> <boi> v.. <eoi> <eos>`."""
         return self.document([ids])
 
-    def text_only(self, text: str) -> Example:
-        """`<bos> text <eos>`."""
-        return self.document([text])
+    def text_only(self, text: str, longest: int | None = None) -> Example:
+        """`<bos> text <eos>`, or its first `longest` tokens."""
+        example = self.document([text])
+        return Example(example.input_ids[:longest], example.labels[:longest])
 
     def instruction(self, prompt: Sequence[Part], answer: Sequence[Part]) -> Example:
         """`<bos> USER: prompt ASSISTANT: answer <eos>`; only the answer and `<eos>` are trained."""
