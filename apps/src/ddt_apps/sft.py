@@ -52,4 +52,7 @@ def load_language_model(run: str | Path) -> MultimodalLM:
     folder = Path(run) / "model"
     if not (folder / "ddt.json").is_file():
         raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     return MultimodalLM.from_pretrained(folder)
