@@ -141,6 +141,7 @@ def test_a_chat_through_a_pipe_answers_and_goes_on_after_mistakes(here, tmp_path
 
 def test_a_chat_remembers_as_much_as_fits(here, tmp_path):
     lm, codec = load_pair(here / "sft", None)
+    lm.model.config.max_position_embeddings = 200
     settings = {"output": "image", "max_text_tokens": 8, "preview_every": 4}
     chat = Chat(lm, codec, tmp_path, settings, thumbnails=True)
     shown = "".join(chat.answer("a red star"))
@@ -150,9 +151,9 @@ def test_a_chat_remembers_as_much_as_fits(here, tmp_path):
     assert question == ["a red star"] and sum(not isinstance(part, str) for part in answer) == len(files)
     list(chat.answer(f"and {files[0]} ?"))
     assert len(chat.history) == 2 and chat.history[1][0][1].shape == (16,)
-    for _ in range(40):
+    for _ in range(6):
         list(chat.answer("a red star on a black background"))
-    assert 2 < len(chat.history) < 42
+    assert 2 < len(chat.history) < 8
 
 
 def test_a_folder_of_photographs_goes_through_the_same_commands(here, tmp_path):

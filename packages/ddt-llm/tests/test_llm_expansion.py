@@ -114,12 +114,14 @@ def test_a_folder_is_expanded_by_its_name(backbone, tmp_path, text_tokenizer):
         expand_vocabulary(tmp_path / "nowhere", codebook_size=8, num_tokens=4)
 
 
-def test_the_rows_of_llama_3_8b_come_out_as_in_the_paper(text_tokenizer):
-    """On the meta device: shapes only, no memory. 128,256 + 65,536 + 2 rows."""
+def test_a_model_of_llama_3_8b_expands_on_the_meta_device(text_tokenizer):
+    """Shapes only, no memory: 128,256 + 65,536 + 2 rows, padded, in a model of 8 billion weights."""
     config = LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=1, num_key_value_heads=8
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model.resize_token_embeddings(193_794, mean_resizing=False)
-    assert model.get_output_embeddings().weight.shape == (VisualVocabulary(128256, 65536, 480).size, 4096)
+    assert sum(weight.numel() for weight in model.parameters()) == 8_030_261_248
+    model, _ = expand_vocabulary(model, text_tokenizer, codebook_size=65536, num_tokens=480, multiple=128)
+    assert model.get_output_embeddings().weight.shape == model.get_input_embeddings().weight.shape == (193_920, 4096)
+    assert VisualVocabulary.from_config(model.config).size == 193_794

@@ -83,7 +83,8 @@ def expand_vocabulary(
     vocabulary = VisualVocabulary(rows, codebook_size, num_tokens, visual_order)
     text_tokenizer = _with_visual_tokens(text_tokenizer, vocabulary)
     model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
-    _draw_new_rows(model, vocabulary, codebook, torch.Generator().manual_seed(seed))
+    if not model.get_input_embeddings().weight.is_meta:  # shapes without values have no rows to draw
+        _draw_new_rows(model, vocabulary, codebook, torch.Generator().manual_seed(seed))
     model.config.ddt = asdict(vocabulary)
     return model, text_tokenizer
 
