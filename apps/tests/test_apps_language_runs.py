@@ -141,7 +141,7 @@ def test_a_run_that_loses_its_text_is_stopped(here):
     assert [row["step"] for row in told["measured"]] == [0, 3]
     with pytest.raises(ValueError, match="retention_limit needs text"):
         sft.train(
-            load_config(Tune, "tiny/sft", [*TOY, "model=runs/first", "name=no-text", "retention_limit=2", "text="])
+            load_config(Tune, "tiny/sft", [*TOY, "model=runs/first", "name=no-text", "retention_limit=2", "text=''"])
         )
 
 

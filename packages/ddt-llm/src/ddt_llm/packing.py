@@ -4,6 +4,7 @@ Shape letters: B rows, L row length.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from ddt_llm.sequences import IGNORED, Example, collate
 
 
 def pack(examples: Sequence[Example], row_length: int) -> list[list[Example]]:
-    """Distribute examples over as few rows as hold them, in rows as even as possible.
+    """Distribute examples over few rows, as even as possible.
 
     The longest example first, each into the row with the most room. Rows are then padded to the longest of them, not to
-    `row_length`, so even rows waste little.
+    `row_length`; of eight numbers of rows, from the least that holds all, the one with the least padding is taken.
 
     Raises:
         ValueError: if an example is longer than a row.
@@ -25,19 +26,28 @@ def pack(examples: Sequence[Example], row_length: int) -> list[list[Example]]:
     [[6, 2], [5, 3]]
     """
     ordered = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)
-    lengths = [len(example.input_ids) for example in ordered]
-    if lengths and lengths[0] > row_length:
-        raise ValueError(f"an example has {lengths[0]} tokens, a packed row {row_length}: raise the row length")
-    count = -(-sum(lengths) // row_length)
-    while True:
-        rows, filled = [[] for _ in range(count)], [0] * count
-        for example, length in zip(ordered, lengths, strict=True):
-            row = filled.index(min(filled))
-            rows[row].append(example)
-            filled[row] += length
-        if max(filled, default=0) <= row_length:
-            return rows
-        count += 1
+    if ordered and len(ordered[0].input_ids) > row_length:
+        raise ValueError(
+            f"an example has {len(ordered[0].input_ids)} tokens, a packed row {row_length}: raise the row length"
+        )
+    least = -(-sum(len(example.input_ids) for example in ordered) // row_length)
+    spread = (_spread(ordered, count) for count in range(least, len(ordered) + 1))
+    fitting = list(islice((rows for rows in spread if _longest(rows) <= row_length), 8))
+    return min(fitting, key=lambda rows: len(rows) * _longest(rows))
+
+
+def _spread(ordered: Sequence[Example], count: int) -> list[list[Example]]:
+    rows: list[list[Example]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for example in ordered:
+        row = filled.index(min(filled))
+        rows[row].append(example)
+        filled[row] += len(example.input_ids)
+    return rows
+
+
+def _longest(rows: list[list[Example]]) -> int:
+    return max((sum(len(example.input_ids) for example in row) for row in rows), default=0)
 
 
 def collate_packed(examples: Sequence[Example], pad_id: int, row_length: int) -> dict[str, Tensor]:
