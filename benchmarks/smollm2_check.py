@@ -22,14 +22,19 @@ WINDOW = 1024
 
 
 @torch.inference_mode()
-def nats(model: torch.nn.Module, windows: list[torch.Tensor]) -> float:
-    """Mean cross-entropy of a token over all rows of the head, in nats."""
-    total, count = 0.0, 0
+def nats(model: torch.nn.Module, windows: list[torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of a token of each window over all rows of the head, in nats."""
+    found = []
     for window in windows:
         hidden = model.base_model(input_ids=window[None, :-1], use_cache=False).last_hidden_state[0]
-        total += float(F.cross_entropy(head_logits(model, hidden), window[1:], reduction="sum"))
-        count += len(window) - 1
-    return total / count
+        found.append(F.cross_entropy(head_logits(model, hidden), window[1:]))
+    return torch.stack(found)
+
+
+def mean(nats: torch.Tensor, windows: list[torch.Tensor]) -> float:
+    """Mean over all tokens."""
+    counts = torch.tensor([len(window) - 1 for window in windows])
+    return float((nats * counts).sum() / counts.sum())
 
 
 def main() -> None:
@@ -49,17 +54,18 @@ def main() -> None:
         text = file.read_text()
         tokens = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
         windows = list(tokens.split(WINDOW))[: arguments.windows]
-        before = nats(model, windows)
+        each = nats(model, windows)
+        before = mean(each, windows)
         size = len(tokenizer.decode(torch.cat(windows)).encode()) / sum(map(len, windows))
         line = f"{file.name}: perplexity {math.exp(before):.3f}, {before / math.log(2) / size:.3f} bits a byte"
         if number < len(arguments.expected):
             line += f", {100 * (math.exp(before) / arguments.expected[number] - 1):+.1f} % of the expected"
-        print(line, flush=True)
+        print(f"{line}; windows {', '.join(f'{value:.2f}' for value in each.exp())}", flush=True)
         measured.append((file.name, windows, before))
     head = model.get_input_embeddings().weight.detach().clone()
     model, grown = expand_vocabulary(model, tokenizer, codebook_size=512, num_tokens=64)
     for name, windows, before in measured:
-        after = nats(model, windows)
+        after = mean(nats(model, windows), windows)
         print(
             f"{name}: expanded by 514 rows {math.exp(after):.3f}, {math.expm1(after - before):+.1e} of it", flush=True
         )
