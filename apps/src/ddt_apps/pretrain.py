@@ -36,19 +36,21 @@ class Pretrain(LanguageRun):
 def build_model(config: Pretrain, dataset: ShardDataset, text: list[str]) -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
     identity = dataset.manifest.tokenizer
-    sizes = {"codebook_size": identity["codebook_size"], "num_tokens": identity["num_tokens"]}
     if config.backbone == "tiny":
         texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
         text_tokenizer = train_text_tokenizer(texts, config.text_vocabulary)
         backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
+        spread = 1.0  # there is no text ability yet to be careful with
     else:
-        backbone, text_tokenizer = config.backbone, None
+        backbone, text_tokenizer, spread = config.backbone, None, 0.5
     model, text_tokenizer = expand_vocabulary(
         backbone,
         text_tokenizer,
-        **sizes,
+        codebook_size=identity["codebook_size"],
+        num_tokens=identity["num_tokens"],
         visual_order=config.visual_order,
         codebook=None if config.codebook is None else _codebook(config.codebook, identity["fingerprint"]),
+        spread=spread,
         multiple=config.multiple,
         seed=config.seed,
     )

@@ -58,7 +58,12 @@ def test_what_a_user_types_never_becomes_a_visual_id(backbone, typed, text_token
 def test_rows_from_a_codebook_keep_its_neighbourhoods_and_the_scale_of_the_text(backbone, kind, text_tokenizer):
     codebook = torch.randn(500, 3, generator=torch.Generator().manual_seed(1))
     model, _ = expand_vocabulary(
-        backbone(kind, len(text_tokenizer)), text_tokenizer, codebook_size=500, num_tokens=4, codebook=codebook
+        backbone(kind, len(text_tokenizer)),
+        text_tokenizer,
+        codebook_size=500,
+        num_tokens=4,
+        codebook=codebook,
+        spread=1.0,
     )
     vocabulary = VisualVocabulary.from_config(model.config)
     for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
@@ -75,16 +80,17 @@ def test_rows_from_a_codebook_keep_its_neighbourhoods_and_the_scale_of_the_text(
         )
 
 
-def test_new_rows_have_mean_and_covariance_of_the_old_ones(backbone, text_tokenizer):
+@pytest.mark.parametrize("spread", [1.0, 0.5])
+def test_new_rows_have_mean_and_covariance_of_the_old_ones(backbone, spread, text_tokenizer):
     model, _ = expand_vocabulary(
         backbone("smollm2", len(text_tokenizer)), text_tokenizer, codebook_size=20000, num_tokens=4
     )
     vocabulary, table = VisualVocabulary.from_config(model.config), model.get_input_embeddings().weight.data
     table[: vocabulary.text_size, 1] += table[: vocabulary.text_size, 0] + 0.1
-    _draw_new_rows(model, vocabulary, None, torch.Generator().manual_seed(0))
+    _draw_new_rows(model, vocabulary, None, spread, torch.Generator().manual_seed(0))
     old, new = table[: vocabulary.text_size], table[vocabulary.visual]
     torch.testing.assert_close(new.mean(0), old.mean(0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(new.T.cov(), old.T.cov(correction=0), atol=5e-5, rtol=0)
+    torch.testing.assert_close(new.T.cov(), spread**2 * old.T.cov(correction=0), atol=5e-5, rtol=0)
     assert len(new.unique(dim=0)) == len(new)
 
 

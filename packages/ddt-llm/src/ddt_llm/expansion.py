@@ -29,16 +29,17 @@ def expand_vocabulary(
     num_tokens: int,
     visual_order: VisualOrder = "coarse_to_fine",
     codebook: Tensor | None = None,
+    spread: float = 0.5,
     multiple: int = 1,
     seed: int = 0,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Add visual tokens, `<boi>` and `<eoi>` to a causal LM and its text tokenizer.
 
     Rows of the text model keep every bit, those beyond its tokenizer too: these get names, `<unused_row_0>` and so on,
-    and visual ids start after them. New rows are drawn from a normal distribution with the mean and the covariance of
-    the text rows, in the embedding and, if it has its own weights, in the head. With a codebook, rows of visual tokens
-    are its vectors under a random linear map that gives them this mean and, on average, this covariance: ids that look
-    alike to the visual tokenizer start alike in the language model.
+    and visual ids start after them. New rows are drawn from a normal distribution with the mean of the text rows and
+    their covariance times spread squared, in the embedding and, if it has its own weights, in the head. With a
+    codebook, rows of visual tokens are its vectors under a random linear map that gives them this mean and, on average,
+    this covariance: ids that look alike to the visual tokenizer start alike in the language model.
 
     Args:
         model: Any transformers causal LM (changed in place) or what `load_backbone` takes.
@@ -47,6 +48,7 @@ def expand_vocabulary(
         num_tokens: Visual tokens of one image, K.
         visual_order: Order in which the model writes an image.
         codebook: Vectors [V, C] of the visual tokenizer to start from.
+        spread: Below 1, new rows take less probability from the text of a pretrained model before they are trained.
         multiple: The number of rows is padded to a multiple of this; 64 or 128 suits accelerators.
         seed: Seed of the new rows.
 
@@ -84,7 +86,7 @@ def expand_vocabulary(
     text_tokenizer = _with_visual_tokens(text_tokenizer, vocabulary)
     model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
     if not model.get_input_embeddings().weight.is_meta:  # shapes without values have no rows to draw
-        _draw_new_rows(model, vocabulary, codebook, torch.Generator().manual_seed(seed))
+        _draw_new_rows(model, vocabulary, codebook, spread, torch.Generator().manual_seed(seed))
     model.config.ddt = asdict(vocabulary)
     return model, text_tokenizer
 
@@ -140,13 +142,18 @@ def _with_visual_tokens(text_tokenizer, vocabulary: VisualVocabulary):
 
 @torch.no_grad()
 def _draw_new_rows(
-    model: nn.Module, vocabulary: VisualVocabulary, codebook: Tensor | None, generator: torch.Generator
+    model: nn.Module,
+    vocabulary: VisualVocabulary,
+    codebook: Tensor | None,
+    spread: float,
+    generator: torch.Generator,
 ) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tables = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
     new = slice(vocabulary.text_size, vocabulary.size)
     for table in tables:
-        mean, scale, axes = _moments(table[: vocabulary.text_size].float())
+        mean, deviations, axes = _moments(table[: vocabulary.text_size].float())
+        scale = spread * deviations
         noise = torch.randn(new.stop - new.start, len(mean), generator=generator).to(mean.device)
         table[new] = (mean + noise * scale @ axes.T).to(table.dtype)
         if codebook is not None:
