@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ddt_llm import MultimodalLM, VisualTokenizer
+from ddt_llm import MultimodalLM, VisualTokenizer, expand_vocabulary
+from ddt_llm.expansion import unused_rows
 from ddt_llm.generation import Request, Sampling, generate_tokens
 from ddt_llm.streaming import Reader
 
@@ -139,6 +140,21 @@ def test_a_conversation_goes_on(make_lm, ids):
     assert prompt[: len(prompt) - 1] != lm.sequences.prompt(["make it blue"], "instruction")
     with pytest.raises(ValueError, match="tune it on instructions"):
         make_lm().generate("make it blue", history=history)
+
+
+def test_rows_that_stand_for_no_token_are_never_written(backbone, text_tokenizer):
+    model, tokenizer = expand_vocabulary(
+        backbone("smollm2", len(text_tokenizer) + 3), text_tokenizer, codebook_size=16, num_tokens=6
+    )
+    lm = MultimodalLM(model, tokenizer)
+    unused = list(unused_rows(tokenizer).values())
+    with torch.no_grad():  # they would be the likeliest
+        model.get_input_embeddings().weight[unused] = 50 * model.get_input_embeddings().weight[5]
+    tokens = generate_tokens(
+        model, lm.vocabulary, [Request([1, 5, 6], seed, "text") for seed in range(8)], Sampling(), eos=1, never=lm.never
+    )
+    assert len(unused) == 3 and not set(unused) & {token for answer in tokens for token in answer}
+    assert lm.sequences.eos not in lm.never and lm.sequences.pad in lm.never
 
 
 def test_batches_keep_order_and_seeds(make_lm, ids):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from ddt_llm.expansion import unused_rows
 from ddt_llm.generation import Output, Request, Sampling, generate_tokens, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
@@ -89,6 +90,9 @@ class MultimodalLM:
         self.visual_fingerprint = visual_fingerprint
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.sequences = Sequences(self.vocabulary, text_tokenizer)
+        # Text tokens that no answer holds.
+        special = {*text_tokenizer.all_special_ids, *unused_rows(text_tokenizer).values()}
+        self.never = sorted(special - {self.sequences.eos})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> "MultimodalLM":
@@ -256,10 +260,9 @@ class MultimodalLM:
         ]
 
     def _marks(self) -> dict[str, Any]:
-        """What generation needs to know of the text tokenizer."""
-        eos, special = self.sequences.eos, self.text_tokenizer.all_special_ids
+        """What generation needs to know of the text tokenizer and the template."""
         unconditional = self.sequences.prompt([], self.template)
-        return {"eos": eos, "unconditional": unconditional, "never": [token for token in special if token != eos]}
+        return {"eos": self.sequences.eos, "unconditional": unconditional, "never": self.never}
 
     def _output(self, parts: list[Part], output: Output) -> Output:
         if output == "auto" and self.template == "caption":
