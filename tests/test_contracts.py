@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 import ddt_data
+import ddt_decoder.positions
 import ddt_tokenizer.cli
 import ddt_tokenizer.images
+import ddt_tokenizer.positions
 from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
@@ -45,6 +47,12 @@ def test_the_decoder_embeds_ids_as_the_tokenizer_does(codec, scenes):
     ids = codec.encode(scenes)
     assert torch.equal(codec.decoder.embed(ids), codec.tokenizer.embed(ids))
     assert torch.equal(codec.decode(ids), codec.decode(codec.tokenizer.embed(ids)))
+
+
+@pytest.mark.parametrize(("count", "side"), [(16, 4), (64, 8), (7, 9)])
+def test_tokens_stand_where_queries_look(count, side):
+    places = ddt_tokenizer.positions.spread_points(count, side)
+    assert torch.equal(places, ddt_decoder.positions.spread_points(count, side))
 
 
 def test_a_codec_is_a_visual_tokenizer_of_the_language_model(codec, scenes):

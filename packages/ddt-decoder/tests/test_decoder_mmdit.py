@@ -7,7 +7,7 @@ from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_emb
 
 from ddt_decoder.attention import JointAttention
 from ddt_decoder.mmdit import MMDiT, MMDiTConfig, embedder, from_patches, to_patches
-from ddt_decoder.positions import centre_crop, sincos, sincos_table
+from ddt_decoder.positions import centre_crop, sincos, sincos_table, spread_points
 
 POSITION = {"token_modulation": "position", "qk_norm": False}
 
@@ -148,3 +148,25 @@ def test_bad_settings_are_named():
         MMDiTConfig(token_modulation="index")
     with pytest.raises(ValueError, match="num_heads"):
         MMDiTConfig(width=30)
+
+
+def test_with_a_token_grid_a_token_first_changes_the_patches_near_its_place():
+    def distance(**settings):
+        """How far from its token's place, in patches, the output changes: mean weighted by squared change."""
+        torch.manual_seed(0)
+        model = MMDiT(MMDiTConfig(patch_size=4, width=64, depth=1, num_heads=2, token_width=5, **settings), 16)
+        torch.nn.init.normal_(model.patch_out.weight)
+        x, tokens = torch.zeros(1, 3, 32, 32), torch.randn(1, 16, 5)
+        rows, columns = torch.meshgrid(*[torch.arange(8) - 3.5] * 2, indexing="ij")
+        mean = []
+        for k, place in enumerate(spread_points(16, 8)):
+            other = tokens.clone()
+            other[:, k] += 1
+            change = (model(x, torch.ones(1), other) - model(x, torch.ones(1), tokens)).square().sum((0, 1))
+            share = change.unfold(0, 4, 4).unfold(1, 4, 4).sum((2, 3))
+            away = ((rows - place[0]).square() + (columns - place[1]).square()).sqrt()
+            mean.append((away * share).sum() / share.sum())
+        return torch.stack(mean).mean()
+
+    with torch.no_grad():
+        assert distance(token_grid=8) < 0.7 * distance()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddt_decoder import DDTDecoder, DecoderConfig, FlowConfig, MMDiTConfig
-from ddt_decoder.flow import denoise, noised
+from ddt_decoder.flow import denoise, draw_visible, noised
 
 NETWORK = MMDiTConfig(patch_size=4, width=32, depth=3, num_heads=2, token_width=6)
 POSITION = dataclasses.replace(NETWORK, token_modulation="position", qk_norm=False, table_side=12)
@@ -153,6 +153,27 @@ def test_every_loss_is_its_formula(output, prediction, monkeypatch):
     velocity_loss = (v - (noise - latents)).square().mean(dim=(1, 2, 3))
     wanted = velocity_loss if prediction == "velocity" else s.square() * velocity_loss  # ddt-spec 2.4
     assert torch.allclose(decoder.loss(latents, tokens), wanted.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["x0", "velocity"])
+def test_own_estimates_stand_in_for_the_image_below_pure_noise(output, monkeypatch):
+    decoder = build(network_output=output, own_estimates=1.0, token_dropout=0.0)
+    latents, tokens = torch.randn(3, 3, 16, 16), torch.randn(3, 12, 6)
+    t = torch.tensor([0.2, 0.7, 1.0])
+    monkeypatch.setattr("ddt_decoder.decoder.draw_times", lambda *_: t)
+    times = []
+    decoder.network.register_forward_pre_hook(lambda _, arguments: times.append(arguments[:2]))
+    torch.manual_seed(5)
+    decoder.loss(latents, tokens).backward()
+    (_, first), (x_t, second) = times
+    assert torch.equal(first, torch.ones(2)) and torch.equal(second, t)
+    torch.manual_seed(5)
+    draw_visible(t, decoder.schedule, decoder.config.flow)
+    noise = torch.randn_like(latents)
+    estimate = noise - decoder.velocity(noise, torch.ones(3), tokens)
+    assert torch.allclose(x_t, noised(estimate, noise, t), atol=1e-5)
+    with pytest.raises(ValueError, match=r"own_estimates \(0.5\) needs prediction=x0"):
+        FlowConfig(own_estimates=0.5, prediction="velocity")
 
 
 def test_reweighting_changes_the_encoders_gradient_and_not_the_loss():

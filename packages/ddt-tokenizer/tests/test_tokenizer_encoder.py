@@ -7,7 +7,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_em
 
 from ddt_tokenizer import Encoder, EncoderConfig
 from ddt_tokenizer.attention import EncoderBlock
-from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, token_positions
+from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, spread_points, token_positions
 
 FORMS = {
     "joint": {},
@@ -153,3 +153,28 @@ def test_bad_settings_and_sizes_are_named():
         build("joint")(torch.zeros(1, 3, 16, 18))
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         build("joint")(torch.zeros(1, 4, 16, 16))
+
+
+def test_queries_with_a_start_grid_first_read_the_patches_near_their_place():
+    def distance(**settings):
+        """How far from its place, in patches, what moves a query lies: mean weighted by squared gradients."""
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig(patch_size=4, width=64, depth=1, num_heads=2, num_tokens=16, **settings))
+        pictures = torch.randn(4, 3, 32, 32, requires_grad=True)
+        vectors = encoder(pictures)
+        rows, columns = torch.meshgrid(*[torch.arange(8) - 3.5] * 2, indexing="ij")
+        mean = []
+        for k, place in enumerate(spread_points(16, 8)):
+            (gradient,) = torch.autograd.grad(vectors[:, k].square().sum(), pictures, retain_graph=True)
+            share = gradient.square().sum((0, 1)).unfold(0, 4, 4).unfold(1, 4, 4).sum((2, 3))
+            away = ((rows - place[0]).square() + (columns - place[1]).square()).sqrt()
+            mean.append((away * share).sum() / share.sum())
+        return torch.stack(mean).mean()
+
+    assert distance(start_grid=8) < 0.6 * distance()
+
+
+@pytest.mark.parametrize("form", ["one-way", "spatial"])
+def test_a_start_grid_is_for_joint_queries(form):
+    with pytest.raises(ValueError, match=r"start_grid \(8\) needs mode=queries and attention=joint"):
+        EncoderConfig(**FORMS[form], start_grid=8)

@@ -116,6 +116,29 @@ def compare_scores(paths: Sequence[Path]) -> tuple[list[str], list[list[str]], l
     return header, rows, warnings
 
 
+def beside_controls(scores: Scores) -> tuple[list[str], list[list[str]]]:
+    """Put the scores of one model beside those of its controls: header and rows.
+
+    A control that has none of the model's figures gets rows of its own.
+
+    >>> header, rows = beside_controls(Scores("edits", {"name": "mine"}, {}, {"l1": 2.0}, {"copy": {"l1": 9.0}}))
+    >>> header, rows[0]
+    (['figure', 'mine', 'copy'], ['l1', '2', '9'])
+    """
+    figures = dict(_figures(scores.scores))
+    controls = {name: dict(_figures(control)) for name, control in scores.controls.items()}
+    columns = {name: found for name, found in controls.items() if found.keys() & figures.keys()}
+    header = ["figure", str(scores.model.get("name", "model")), *(name.replace("_", " ") for name in columns)]
+    rows = [
+        [name, f"{value:.4g}", *(f"{found[name]:.4g}" if name in found else "-" for found in columns.values())]
+        for name, value in figures.items()
+    ]
+    for name, found in controls.items():
+        if name not in columns:
+            rows += [[f"{name}.{key}", f"{value:.4g}", *["-"] * len(columns)] for key, value in found.items()]
+    return header, rows
+
+
 def _figures(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """Numbers of a nested dict by dotted names."""
     found = []

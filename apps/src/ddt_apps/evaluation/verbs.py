@@ -14,7 +14,7 @@ from ddt_apps.evaluation.models import load_model
 from ddt_apps.evaluation.page import page, rows_of_scenes
 from ddt_apps.evaluation.reconstruction import ReconstructionSettings, evaluate_reconstruction
 from ddt_apps.evaluation.scenes import ScenesSettings, evaluate_scenes
-from ddt_apps.evaluation.scores import Scores, compare_scores
+from ddt_apps.evaluation.scores import Scores, beside_controls, compare_scores
 from ddt_apps.report import save_report
 
 BENCHMARKS = {
@@ -47,9 +47,13 @@ def run_evaluation(benchmark: str, source: str, out: Path | None, overrides: lis
     save_report(folder / "index.html", page(scores, shown, command))
     if benchmark == "scenes":
         print_table(*rows_of_scenes(scores))
+        agree, prefixes = scores.controls["judges_agree"], scores.controls.get("tokenizer_prefixes", {})
+        print(f"the judges agree on {agree['drawn']:.1f} % of drawn and {agree['real']:.1f} % of real pictures")
+        if prefixes:
+            kept = ", ".join(f"{n}: {overall:.1f}" for n, overall in prefixes.items())
+            print(f"the tokenizer's ceiling from its n coarsest ids: {kept}")
     else:
-        header, rows, _ = compare_scores([folder])
-        print_table(header, rows)
+        print_table(*beside_controls(scores))
     print(f"protocol {scores.protocol_id}; open {folder / 'index.html'}")
     return scores
 

@@ -80,7 +80,11 @@ class DDTDecoder(TokenTable):
         visible = draw_visible(t, self.schedule, flow)
         shifted = shift_time(t, flow.time_shift)
         noise = torch.randn_like(latents)
-        x_t = noised(latents, noise, shifted)
+        clean = latents
+        if flow.own_estimates:
+            chosen = (t < 1) & (torch.rand_like(t) < flow.own_estimates)
+            clean = latents.index_copy(0, *self._estimates(noise, tokens, chosen.nonzero().flatten()))
+        x_t = noised(clean, noise, shifted)
         output = self.network(x_t, shifted, tokens, visible).float()
         times = shifted.view(-1, 1, 1, 1)
         if flow.prediction == flow.network_output:
@@ -90,6 +94,13 @@ class DDTDecoder(TokenTable):
         else:
             error = (output - latents) / times.clamp(min=0.05)
         return error.square().mean(dim=(1, 2, 3)).mean()
+
+    @torch.no_grad()
+    def _estimates(self, noise: Tensor, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the given rows in one step from noise: rows, and clean latents [len(rows), C, h, w]."""
+        pure, start = noise[rows], torch.ones(len(rows), device=noise.device)
+        output = self.network(pure, start, tokens[rows]).to(noise.dtype)
+        return rows, output if self.config.flow.network_output == "x0" else pure - output
 
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int | None = None) -> Tensor:
         """Call the network once, for any times.

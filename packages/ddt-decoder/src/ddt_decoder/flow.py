@@ -25,15 +25,20 @@ class FlowConfig:
     token_dropout: float = 0.1  # share that sees no token, for guidance
     network_output: Literal["x0", "velocity"] = "x0"  # what the network's raw output means (SD3, Selftok: velocity)
     logit_normal: tuple[float, float] | None = None  # mean, std of logit t in training; None draws t uniformly
+    # Share of noisy images that are made of the network's own one-step estimate instead of the image, so that training
+    # knows the states which a decode of many steps meets (after DREAM, arXiv:2312.00210).
+    own_estimates: float = 0.0
     reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
         for name in ("prediction", "network_output"):
             if getattr(self, name) not in ("x0", "velocity"):
                 raise ValueError(f"{name} ({getattr(self, name)!r}) must be x0 or velocity")
-        for name in ("full_noise_share", "coarse_share", "token_dropout"):
+        for name in ("full_noise_share", "coarse_share", "token_dropout", "own_estimates"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")
+        if self.own_estimates and self.prediction != "x0":
+            raise ValueError(f"own_estimates ({self.own_estimates}) needs prediction=x0, not {self.prediction}")
         if self.time_shift <= 0:
             raise ValueError(f"time_shift ({self.time_shift}) must be above 0")
         if self.logit_normal is not None and self.logit_normal[1] <= 0:

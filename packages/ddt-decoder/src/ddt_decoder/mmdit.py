@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ddt_decoder.attention import JointAttention
-from ddt_decoder.positions import centre_crop, exact_sincos, sincos, sincos_grid, sincos_table
+from ddt_decoder.positions import (
+    at_points,
+    centre_crop,
+    exact_sincos,
+    sincos,
+    sincos_grid,
+    sincos_table,
+    spread_points,
+)
 
 FREQUENCIES = 256  # values in which a time or a token's position enters its embedder
 
@@ -32,6 +40,9 @@ class MMDiTConfig:
     token_modulation: Literal["time", "position"] = "time"  # what modulates tokens: t (SD3), or their index (Selftok)
     tokens_see_patches: bool = True  # else tokens attend to tokens alone
     open_gates: bool = True  # residual gates start at one; else at zero (adaLN-zero), as in SD3
+    # Patches a side of the grid that the tokens are spread over, each patch looking at the nearest at the start; None
+    # tells tokens apart by their order alone.
+    token_grid: int | None = None
     table_side: int | None = None  # patches to a side of SD3's stored position table (192); None computes any grid
     activation_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third more time
 
@@ -120,7 +131,7 @@ class MMDiT(nn.Module):
 
     Args:
         config: Shape of the network.
-        num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538).
+        num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538), or with `token_grid` at a point of it.
 
     Example:
         >>> network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2), num_tokens=4)
@@ -146,13 +157,25 @@ class MMDiT(nn.Module):
         nn.init.zeros_(self.patch_out.bias)
         positions = torch.arange(num_tokens, device="cpu") * 8 + 1000
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
-        order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
+        if config.token_grid is None:
+            order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
+        else:
+            order = at_points(spread_points(num_tokens, config.token_grid), width)
+            self._look_at_tokens()
         here = torch.get_default_device()
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
         if config.table_side is not None:
             table = torch.empty(config.table_side**2, width)
             self.register_buffer("patch_table", table if table.is_meta else sincos_table(config.table_side, width))
+
+    @torch.no_grad()
+    def _look_at_tokens(self) -> None:
+        # A patch that asks as tokens offer attends to the tokens near it. Only first values: nothing holds it there.
+        width = self.config.width
+        for block in self.blocks:
+            patches, tokens = block.attention.qkv
+            patches.weight[:width] = tokens.weight[width : 2 * width]
 
     def grid(self, height: int, width: int) -> Tensor:
         """Embed the places of h x w patches: [h * w, D].

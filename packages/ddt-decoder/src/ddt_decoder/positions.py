@@ -38,13 +38,33 @@ def sincos_grid(height: int, width: int, channels: int, device: torch.device) ->
 
     Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
     """
-    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=device)
-    halves = []
-    for size in (height, width):
-        angles = (torch.arange(size, device=device) - (size - 1) / 2)[:, None] * frequencies
-        halves.append(torch.cat([angles.cos(), angles.sin()], dim=-1))
-    rows, columns = halves
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1).flatten(0, 1)
+    rows, columns = (torch.arange(size, device=device) - (size - 1) / 2 for size in (height, width))
+    return at_points(torch.cartesian_prod(rows, columns), channels)
+
+
+def at_points(points: Tensor, channels: int) -> Tensor:
+    """Embed points [n, 2], rows and columns in patches from the middle, as [n, channels]; see `sincos_grid`."""
+    frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=points.device)
+    angles = points[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)
+
+
+def spread_points(count: int, side: int) -> Tensor:
+    """Spread points over a square of side x side patches: [count, 2], rows and columns from its middle.
+
+    They form a grid, as near to a square as `count` allows, and follow one another in golden-section strides through
+    it, so that any run of consecutive points covers the square evenly. ddt-tokenizer starts its queries at the same
+    places.
+
+    >>> spread_points(4, 2).tolist()
+    [[-0.5, -0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]]
+    """
+    rows = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
+    columns = count // rows
+    step = next(n for n in range(round(0.618 * count), 2 * count) if math.gcd(n, count) == 1)
+    cells = torch.arange(count, device="cpu") * step % count
+    places = [(cells // columns + 0.5) / rows, (cells % columns + 0.5) / columns]
+    return (torch.stack(places, dim=1) - 0.5) * side
 
 
 def sincos_table(side: int, channels: int) -> Tensor:

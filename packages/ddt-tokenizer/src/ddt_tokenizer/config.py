@@ -64,7 +64,7 @@ class TokenizerConfig:
     @classmethod
     def small(cls) -> Self:
         """For 64 px on a desktop machine: 64 ids of 512."""
-        return cls()
+        return cls(encoder=EncoderConfig(start_grid=8))
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
-from ddt_tokenizer.positions import centred_grid, cropped_table, sincos
+from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class EncoderConfig:
     image_heads: int | None = None  # of the patches, None for `num_heads`
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
     query_position: Literal["learned", "sincos", "adaln"] = "learned"
+    # Patches a side of the grid that the queries start spread over, each looking at its place; None: start anywhere.
+    start_grid: int | None = None
     position_table: int | None = None  # side of the sin-cos table that a grid is cut from; None: centred, any grid
     qk_norm: bool = True
     affine_norms: bool = True  # whether the norms inside the blocks learn a scale and a shift
@@ -46,6 +48,11 @@ class EncoderConfig:
             raise ValueError(
                 f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width "
                 f"({self.width}) and num_heads ({self.num_heads}) in joint attention; set attention=one_way"
+            )
+        if self.start_grid is not None and (self.mode, self.attention) != ("queries", "joint"):
+            raise ValueError(
+                f"start_grid ({self.start_grid}) needs mode=queries and attention=joint, not {self.mode} and "
+                f"{self.attention}; remove it"
             )
         if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
             raise ValueError(
@@ -105,6 +112,18 @@ class Encoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
+        if config.start_grid is not None:
+            self._look_at_places(config.start_grid)
+
+    @torch.no_grad()
+    def _look_at_places(self, side: int) -> None:
+        # A query whose embedding is that of a place, asked for as patches offer theirs, attends to the patches nearby.
+        # Nothing holds it there: these are first values of ordinary weights.
+        width = self.config.width
+        places = at_points(spread_points(self.config.num_tokens, side), width).to(self.queries)
+        self.queries.copy_(places + 0.1 * self.queries)
+        for block in self.blocks:
+            block.qkv[str(QUERIES)].weight[:width] = block.qkv[str(IMAGE)].weight[width : 2 * width]
 
     def grid(self, latents: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of latents [B, C, H, W].

@@ -1,0 +1,206 @@
+"""Recipe study: train small tokenizers that differ in one thing each, and measure all of them in the same way.
+
+    ddt data scenes --out data/scenes --count 60000
+    python benchmarks/tokenizer_recipes.py data/scenes [--rows base adamw ...] [--steps 200] [--set key=value ...]
+
+A row is configs/small/tokenizer.yaml with the row's overrides. Each is a run of its own, runs/recipe-<row>: it resumes
+where it was stopped, and a finished one is only measured. The table goes to runs/recipes.md as well.
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from ddt_apps.codec import Codec, to_tensor, to_uint8
+from ddt_apps.config import load_config
+from ddt_apps.evaluation.heldout import held_out_scenes
+from ddt_apps.evaluation.pixels import psnr
+from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
+from ddt_apps.train_tokenizer import TrainTokenizer, train
+from ddt_data import Judge, load_prompts, render, verdict
+from ddt_data.sceneeval import canvas_of
+from ddt_tokenizer.health import codebook_health
+
+TOKENS = "tokenizer.encoder.num_tokens={}"
+ROWS = {
+    "base": [],
+    # optimizer and start
+    "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
+    "quantized-from-start": ["training.continuous_steps=0"],
+    # noise and loss
+    "noise-20": ["decoder.flow.full_noise_share=0.2"],
+    "noise-50": ["decoder.flow.full_noise_share=0.5"],
+    "noise-100": ["decoder.flow.full_noise_share=1.0"],
+    "shift-1": ["decoder.flow.time_shift=1.0"],
+    "shift-10": ["decoder.flow.time_shift=10.0"],
+    "velocity-loss": ["decoder.flow.prediction=velocity"],
+    "no-prefixes": ["decoder.flow.coarse_share=0.0"],
+    "prefixes-40": ["decoder.flow.coarse_share=0.4"],
+    # schedules: the same tokens, most of them hidden only late
+    "early-schedule": ["decoder.schedule=[38,14,6,4,2]"],
+    "late-schedule": ["decoder.schedule=[2,4,6,14,38]"],
+    # bits
+    "k16": [TOKENS.format(16)],
+    "k32": [TOKENS.format(32)],
+    "v256": ["tokenizer.quantizer.codebook_size=256"],
+    "v2048": ["tokenizer.quantizer.codebook_size=2048"],
+    "fsq": [
+        "tokenizer.quantizer.kind=fsq",
+        "tokenizer.quantizer.levels=[8,8,8]",
+        "tokenizer.quantizer.code_width=3",
+        "decoder.codebook_size=512",
+    ],
+    # codebook
+    "random-replacement": ["tokenizer.quantizer.replacement=random"],
+    "position-replacement": ["tokenizer.quantizer.replacement=position"],
+    "commitment-quarter": ["tokenizer.quantizer.commitment=0.25"],
+    "diversity": ["tokenizer.quantizer.diversity=0.02"],
+    # network
+    "one-way": ["tokenizer.encoder.attention=one_way"],
+    "spatial": ["tokenizer.encoder.mode=spatial"],
+    "patch-4": ["tokenizer.encoder.patch_size=4"],
+    "drawn-in-16": ["decoder.network.patch_size=16"],
+    "k32-drawn-in-16": [TOKENS.format(32), "decoder.network.patch_size=16"],
+    # batches
+    "batch-32": ["batch_size=32"],
+}
+
+
+@dataclass
+class Measures:
+    """One tokenizer's figures on held-out scenes."""
+
+    psnr: float  # drawn in one step, dB
+    psnr_8: float  # in 8 Euler steps
+    psnr_25: float
+    ceiling: float  # percent of SceneEval's real pictures right after encoding and decoding
+    usage: float  # share of the codebook in use
+    dimensions: float  # effective, of the codebook
+    codes: float  # distinct ones at one position
+    bits: float  # entropy at one position
+    white_codes: float  # distinct ones at one position while the patch that it changes most is plain white
+    locality: float  # share of what a swapped token changes that lies in one patch
+    coarse: dict[int, float]  # PSNR from the n coarsest ids
+    fine: dict[int, float]  # and from the n finest
+
+
+def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures:
+    """Measure a tokenizer on `count` held-out scenes, the ceiling on one picture a prompt."""
+    scenes, config = held_out_scenes(level, codec.image_size, count, seed=0)
+    images = to_tensor([render(s.scene, config) for s in scenes])
+    ids = codec.encode(images)
+    drawn = decoded(codec, ids, num_steps=1)
+
+    def score(**settings: int) -> float:
+        return float(psnr(decoded(codec, ids, **settings), images).mean())
+
+    prompts = load_prompts(level)
+    real = real_pictures(prompts, ScenesSettings(level=level), codec.image_size)
+    again = to_uint8(decoded(codec, codec.encode(to_tensor(real)), num_steps=1))
+    seen = read(Judge.from_pretrained("a"), again, canvas_of(level))
+    health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
+    changes = patch_changes(codec, ids[:64], drawn[:64])
+    kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
+    return Measures(
+        psnr=float(psnr(drawn, images).mean()),
+        psnr_8=score(num_steps=8),
+        psnr_25=score(num_steps=25),
+        ceiling=summary(prompts, [verdict(p, s) for p, s in zip(prompts, seen, strict=True)])["overall"],
+        usage=health.usage,
+        dimensions=health.effective_dimensions,
+        codes=health.codes_per_position,
+        bits=health.bits_per_position,
+        white_codes=white_patch_codes(ids, images, changes),
+        locality=float((changes.max(1).values / changes.sum(1)).mean()),
+        coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
+        fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
+    )
+
+
+def decoded(codec: Codec, ids: Tensor, **settings: int) -> Tensor:
+    """Draw in parts that fit the cache."""
+    return torch.cat([codec.decoder.decode(part, **settings) for part in ids.split(64)])
+
+
+@torch.inference_mode()
+def from_finest(codec: Codec, ids: Tensor, count: int) -> Tensor:
+    """Draw in one step from the `count` finest ids, V_1..V_count."""
+    decoder = codec.decoder
+    t = torch.ones(len(ids))
+    noise = torch.randn(len(ids), 3, codec.image_size, codec.image_size, generator=torch.Generator().manual_seed(0))
+    output = decoder.network(noise, t, decoder.as_tokens(ids)[:, :count])
+    clean = output if decoder.config.flow.network_output == "x0" else noise - output
+    return clean.clamp(-1, 1)
+
+
+def patch_changes(codec: Codec, ids: Tensor, drawn: Tensor) -> Tensor:
+    """Squared change of each patch when one id is taken from the next picture, mean over pictures: [K, patches]."""
+    patch = codec.tokenizer.config.multiple
+    changes = []
+    for k in range(codec.num_tokens):
+        swapped = ids.clone()
+        swapped[:, k] = ids.roll(1, 0)[:, k]
+        squared = (decoded(codec, swapped, num_steps=1) - drawn).square().mean(1)
+        changes.append(squared.unfold(1, patch, patch).unfold(2, patch, patch).mean((0, 3, 4)).flatten())
+    return torch.stack(changes)
+
+
+def white_patch_codes(ids: Tensor, images: Tensor, changes: Tensor) -> float:
+    """Count the codes that a position takes over pictures in which its patch is plain white, mean over positions."""
+    side = math.isqrt(changes.shape[1])
+    patch = images.shape[-1] // side
+    white = (images.unfold(2, patch, patch).unfold(3, patch, patch) > 0.99).all(-1).all(-1).all(1).flatten(1)
+    own = changes.argmax(1)
+    return float(torch.tensor([len(ids[white[:, own[k]], k].unique()) for k in range(ids.shape[1])]).float().mean())
+
+
+def table(rows: dict[str, tuple[list[str], float, Measures]]) -> str:
+    """Write markdown."""
+    names = "one step|8 steps|25 steps|ceiling %|usage %|dims|codes/pos|bits/pos|white codes|locality"
+    lines = [f"| row | overrides | min |{names}|", "|" + "---|" * (4 + names.count("|"))]
+    for name, (overrides, minutes, m) in rows.items():
+        figures = [m.psnr, m.psnr_8, m.psnr_25, m.ceiling, 100 * m.usage, m.dimensions, m.codes, m.bits, m.white_codes]
+        cells = [*(f"{value:.1f}" for value in figures), f"{m.locality:.2f}"]
+        said = " ".join(f"`{part}`" for part in overrides) or "none"
+        lines.append(f"| {name} | {said} | {minutes:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of picture shards of the level `standard`")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--steps", type=int, default=200, help="of each run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], help="overrides for all rows")
+    args = parser.parse_args()
+    done: dict[str, tuple[list[str], float, Measures]] = {}
+    for name in track(args.rows, "recipes"):
+        common = [f"data={args.data}", f"seed={args.seed}", f"training.optimizer.steps={args.steps}"]
+        config = load_config(
+            TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *args.set, *ROWS[name]]
+        )
+        started = time.perf_counter()
+        run = train(config)
+        minutes = (time.perf_counter() - started) / 60  # of the last sitting, if the run was interrupted
+        file = run / "measures.json"
+        if not file.is_file():
+            measures = measure(Codec.from_pretrained(run))
+            file.write_text(json.dumps({"minutes": minutes, **asdict(measures)}, indent=2))
+        values = json.loads(file.read_text())
+        done[name] = (ROWS[name], values.pop("minutes"), Measures(**values))
+        Path("runs/recipes.md").write_text(table(done))
+    print(f"{args.steps} steps of {config.batch_size} pictures, seed {args.seed}, {platform.machine()}\n")
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
