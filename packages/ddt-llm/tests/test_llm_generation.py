@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddt_llm import collate, token_loss
+from ddt_llm import MultimodalLM, collate, expand_vocabulary, token_loss
 from ddt_llm.generation import Choice, Request, Sampling, Writer, generate_tokens, sample
 
 PROMPTS = ["a red fox", "two blue kites on a green ground", "a bell", "what colour is the fox?"]
@@ -105,6 +105,23 @@ def test_cached_equals_uncached(make_lm, scale):
     with torch.inference_mode():
         expected = [uncached(lm, request, scale) for request in requests]
     assert write(lm, requests, temperature=0, guidance_scale=scale) == expected
+    assert len({tuple(answer) for answer in expected}) > 1
+
+
+def test_any_backbone_writes_what_it_would_without_a_cache(any_backbone, text_tokenizer):
+    """Prompts of different lengths in one batch: padding, positions and the cache must not matter."""
+    model, tokenizer = expand_vocabulary(
+        any_backbone(len(text_tokenizer)), text_tokenizer, codebook_size=16, num_tokens=6
+    )
+    with torch.no_grad():  # larger weights than at initialisation, so that predictions differ clearly
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    lm = MultimodalLM(model.eval(), tokenizer)
+    requests = [Request(lm.sequences.prompt([prompt], "caption"), output="image") for prompt in PROMPTS]
+    with torch.inference_mode():
+        expected = [uncached(lm, request, 2.0) for request in requests]
+    assert write(lm, requests, temperature=0, guidance_scale=2.0) == expected
     assert len({tuple(answer) for answer in expected}) > 1
 
 
