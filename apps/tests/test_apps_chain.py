@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from ddt_apps.chat import Chat
 from ddt_apps.cli import app
+from ddt_apps.use import load_pair
 
 SMALL = [
     "scenes=60",
@@ -113,6 +115,45 @@ def test_using_verbs_write_pictures_and_answers(here, tmp_path):
     assert ddt("caption", picture, "--model", here / "pretrain")[0] == 0
     code, said = ddt("ask", picture, "what is this?", "--model", here / "pretrain")
     assert code == 2 and "ddt sft" in said
+
+
+def test_a_picture_is_finished_from_a_sketch(here, tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "sketch.png")
+    model, out = here / "pretrain", tmp_path / "finished.png"
+    arguments = ["generate", "a red star", "--model", model, "--sketch", tmp_path / "sketch.png", "--out", out]
+    assert ddt(*arguments, "--keep", "4")[0] == 0 and Image.open(out).size[0] >= 32
+    code, said = ddt(*arguments, "--keep", "16")
+    assert code == 2 and "keep_tokens" in said
+
+
+def test_a_chat_through_a_pipe_answers_and_goes_on_after_mistakes(here, tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    said = f"a red star\nwhat is in {tmp_path / 'red.png'}?\nnowhere.png\n" + "a bell\n" * 3 + "/new\nhello\n/quit\nno"
+    result = CliRunner().invoke(
+        app, ["chat", "--model", str(here / "sft"), "--out", str(tmp_path / "drawn")], input=said
+    )
+    assert result.exit_code == 0 and "error: picture 'nowhere.png' does not exist" in result.output
+    drawn = sorted((tmp_path / "drawn").glob("*.png"))
+    assert [str(file) in result.output for file in drawn] == [True] * len(drawn)
+    code, said = ddt("chat", "--model", here / "pretrain")
+    assert code == 2 and "ddt sft" in said
+
+
+def test_a_chat_remembers_as_much_as_fits(here, tmp_path):
+    lm, codec = load_pair(here / "sft", None)
+    lm.model.config.max_position_embeddings = 200
+    settings = {"output": "image", "max_text_tokens": 8, "preview_every": 4}
+    chat = Chat(lm, codec, tmp_path, settings, thumbnails=True)
+    shown = "".join(chat.answer("a red star"))
+    files = sorted(tmp_path.glob("*.png"))
+    assert files and shown.count("\x1b[16A") == 3 * len(files) and all(str(file) in shown for file in files)
+    ((question, answer),) = chat.history
+    assert question == ["a red star"] and sum(not isinstance(part, str) for part in answer) == len(files)
+    list(chat.answer(f"and {files[0]} ?"))
+    assert len(chat.history) == 2 and chat.history[1][0][1].shape == (16,)
+    for _ in range(6):
+        list(chat.answer("a red star on a black background"))
+    assert 2 < len(chat.history) < 8
 
 
 def test_a_folder_of_photographs_goes_through_the_same_commands(here, tmp_path):

@@ -58,7 +58,7 @@ app = typer.Typer(
 
 Start with [bold]ddt demo[/]: it runs every step below on embedded data and writes runs/demo/report.html.
 
-Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption.
+Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption, chat.
 Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
 )
 app.add_typer(data, name="data", rich_help_panel="Train")
@@ -191,6 +191,8 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.")] = 0.7,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
+    sketch: Annotated[Path | None, typer.Option(help="A picture to start from: its coarsest ids are kept.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Ids kept of the sketch; by default half.")] = None,
 ) -> None:
     """Draw what a sentence says.
 
@@ -198,9 +200,7 @@ def generate(
     """
     from ddt_apps.use import generate_image
 
-    generate_image(
-        prompt=prompt, model=model, out=out, tokenizer=tokenizer, guidance=guidance, temperature=temperature, seed=seed
-    )
+    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep)
 
 
 @app.command(rich_help_panel="Use")
@@ -246,6 +246,25 @@ def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
     from ddt_apps.use import caption_image
 
     typer.echo(caption_image(image=image, model=model, tokenizer=tokenizer))
+
+
+@app.command(rich_help_panel="Use")
+def chat(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures that the model draws.")] = Path("chat"),
+    guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.")] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Of pictures.")] = 0.7,
+    text_temperature: Annotated[float, typer.Option(help="Of text; 0 writes the likeliest.")] = 0.0,
+    seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
+) -> None:
+    """Talk: ask for pictures, show some by their path, ask about them, have them changed.
+
+    Example: [bold]ddt chat --model runs/demo/sft[/], then: a red fox on a black background
+    """
+    from ddt_apps.chat import run_chat
+
+    run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed)
 
 
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.")]

@@ -1,6 +1,7 @@
 """Examples for the language model: id shards to sequences, drawn afresh each time a sample comes by."""
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from torch.utils.data import Dataset
 
 from ddt_data import Mixture, ShardDataset, prose
 from ddt_llm import Example, Sequences
+from ddt_llm.sequences import Turn
+
+PIECE = re.compile(r".{1,2000}(?:\s|$)|\S{2000}", re.DOTALL)  # as many whole words as fit
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class InstructionTasks:
     ask: float = 0.35
     draw: float = 0.2
     describe: float = 0.05
+    talk: float = 0.0  # several turns about one picture, shown or drawn: questions, then its edit
     prompt_dropout: float = 0.1  # share of prompts left out before an image, for guidance
 
 
@@ -58,14 +63,16 @@ class Views(Dataset):
         return self.make(self.samples[index % len(self.samples)], random.Random(f"{self.seed} {index}"))
 
 
-def pretraining_example(sequences: Sequences, tasks: PretrainTasks, text: list[str]) -> Callable[..., Example]:
-    """Make examples `caption -> image`, `image -> caption` and plain text, the last from the lines of `text`."""
+def pretraining_example(
+    sequences: Sequences, tasks: PretrainTasks, text: list[str], longest: int | None = None
+) -> Callable[..., Example]:
+    """Make examples `caption -> image`, `image -> caption` and plain text: `longest` tokens of a line of `text`."""
 
     def make(sample: dict[str, Any], rng: random.Random) -> Example:
         ids = torch.from_numpy(sample["ids"])
         task = _draw(tasks, rng, ("text_to_image", "image_to_text", "text_only"))
         if task == "text_only" and text:
-            return sequences.text_only(rng.choice(text))
+            return sequences.text_only(rng.choice(text), longest)
         if "text" not in sample:
             return sequences.image_only(ids)
         if task == "image_to_text":
@@ -80,7 +87,7 @@ def instruction_example(sequences: Sequences, tasks: InstructionTasks) -> Callab
 
     def make(sample: dict[str, Any], rng: random.Random) -> Example:
         ids, meta = torch.from_numpy(sample["ids"]), sample.get("meta", {})
-        task = _draw(tasks, rng, ("edit", "ask", "draw", "describe"))
+        task = _draw(tasks, rng, ("edit", "ask", "draw", "describe", "talk"))
         blind = rng.random() < tasks.prompt_dropout
         if task == "edit" and "target_ids" in sample:
             prompt = [] if blind else [ids, meta["edit"]["instruction"]]
@@ -88,6 +95,8 @@ def instruction_example(sequences: Sequences, tasks: InstructionTasks) -> Callab
         if task == "ask" and meta.get("questions"):
             question = rng.choice(meta["questions"])
             return sequences.instruction([ids, question["question"]], [question["answer"]])
+        if task == "talk" and (turns := conversation(sample, rng)):
+            return sequences.conversation(turns)
         if task == "describe" and "text" in sample:
             return sequences.instruction([ids, "describe the picture"], [sample["text"]])
         prompt = [] if blind or "text" not in sample else [sample["text"]]
@@ -96,14 +105,39 @@ def instruction_example(sequences: Sequences, tasks: InstructionTasks) -> Callab
     return make
 
 
+def conversation(sample: dict[str, Any], rng: random.Random) -> list[Turn]:
+    """Turns about the picture of a sample, shown with the first question or drawn first; none if nothing is known."""
+    ids, meta = torch.from_numpy(sample["ids"]), sample.get("meta", {})
+    turns: list[Turn] = []
+    if "text" in sample and rng.random() < 0.5:
+        turns.append(([sample["text"]], [ids]))
+    questions = meta.get("questions", [])
+    asked = [(q["question"], q["answer"]) for q in rng.sample(questions, min(2, len(questions)))]
+    if "target_ids" in sample:
+        asked.append((meta["edit"]["instruction"], torch.from_numpy(sample["target_ids"])))
+    for question, answer in asked:
+        turns.append(([question] if turns else [ids, question], [answer]))
+    return turns
+
+
 def text_lines(source: str) -> list[str]:
-    """Lines for the text-only share: "prose" is the embedded text, else a folder of text shards, "" is none."""
+    """Pieces of text of up to 2,000 characters: "prose" is the embedded text, else a folder of text shards, "" none.
+
+    Raises:
+        FileNotFoundError, ValueError: The shards are missing or hold no text.
+    """
     if source in ("", "prose"):
         return list(prose()) if source else []
     dataset = ShardDataset(Path(source))
     if "text" not in dataset[0]:
         raise ValueError(f"text ('{source}') holds no text; pack a .txt or .jsonl file with: ddt data pack")
-    return [dataset[i]["text"] for i in range(len(dataset))]
+    pieces = (PIECE.findall(dataset[i]["text"]) for i in range(len(dataset)))
+    return [piece.strip() for some in pieces for piece in some if piece.strip()]
+
+
+def split_lines(text: list[str]) -> tuple[list[str], list[str]]:
+    """Split pieces of text into those to train on and every twentieth, held out."""
+    return [line for i, line in enumerate(text) if i % 20], text[::20]
 
 
 def _draw(tasks: Any, rng: random.Random, names: tuple[str, ...]) -> str:

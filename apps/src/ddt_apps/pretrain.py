@@ -1,63 +1,68 @@
 """ddt pretrain: a causal language model with a visual vocabulary, on captions, ids and text."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ddt_apps.codec import Codec
 from ddt_apps.config import load_config
-from ddt_apps.language import PretrainTasks, Views, pretraining_example, text_lines
+from ddt_apps.language import PretrainTasks, Views, pretraining_example, split_lines, text_lines
+from ddt_apps.language_run import LanguageRun, fit_language_model, longest_text
 from ddt_apps.runs import RUNS, Run
 from ddt_data import Mixture, ShardDataset, open_shards
-from ddt_data.datamodule import ShardStream
-from ddt_llm import (
-    MultimodalLM,
-    OptimizerConfig,
-    TinyLlamaConfig,
-    collate,
-    expand_vocabulary,
-    tiny_llama,
-    train_text_tokenizer,
-)
-from ddt_llm.training import LanguageModelTraining
+from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_llm.vocabulary import VisualOrder
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 
 
-@dataclass(frozen=True)
-class Pretrain:
-    """Settings of `ddt pretrain`."""
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(LanguageRun):
+    """Settings of `ddt pretrain`; more in `LanguageRun`."""
 
-    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     name: str = "pretrain"  # of the run: runs/<name>
-    backbone: str = "tiny"  # "tiny" trains `llama` from scratch; else a transformers folder or Hub id
+    # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
+    backbone: str = "tiny"
     llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)
     text_vocabulary: int = 768  # size of the BPE trained on the captions, for backbone "tiny"
-    text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
-    visual_order: str = "coarse_to_fine"
+    visual_order: VisualOrder = "coarse_to_fine"
+    codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
+    multiple: int = 1  # rows of the vocabulary are padded to a multiple of this
     tasks: PretrainTasks = field(default_factory=PretrainTasks)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))
-    batch_size: int = 64
-    gradient_clip: float = 1.0  # largest gradient norm
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0
 
 
 def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
     identity = dataset.manifest.tokenizer
-    sizes = {"codebook_size": identity["codebook_size"], "num_tokens": identity["num_tokens"]}
     if config.backbone == "tiny":
         texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
         text_tokenizer = train_text_tokenizer(texts, config.text_vocabulary)
         backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
+        spread = 1.0  # there is no text ability yet to be careful with
     else:
-        backbone, text_tokenizer = config.backbone, None
+        backbone, text_tokenizer, spread = config.backbone, None, 0.5
     model, text_tokenizer = expand_vocabulary(
-        backbone, text_tokenizer, **sizes, visual_order=config.visual_order, seed=config.seed
+        backbone,
+        text_tokenizer,
+        codebook_size=identity["codebook_size"],
+        num_tokens=identity["num_tokens"],
+        visual_order=config.visual_order,
+        codebook=None if config.codebook is None else _codebook(config.codebook, identity["fingerprint"]),
+        spread=spread,
+        multiple=config.multiple,
+        seed=config.seed,
     )
     return MultimodalLM(model, text_tokenizer, "caption", identity["fingerprint"])
+
+
+def _codebook(run: str, fingerprint: str) -> Tensor:
+    codec = Codec.from_pretrained(run)
+    if codec.fingerprint != fingerprint:
+        raise ValueError(f"codebook '{run}' is of another tokenizer than the ids; name the run that wrote them")
+    with torch.inference_mode():
+        return codec.tokenizer.embed(torch.arange(codec.codebook_size))
 
 
 def _words(sample: dict) -> list[str]:
@@ -86,23 +91,8 @@ def train(config: Pretrain) -> Path:
         return run.folder
     text = text_lines(config.text)
     lm = build_model(config, dataset, text)
-    examples = Views(dataset, pretraining_example(lm.sequences, config.tasks, text), config.seed)
-    fit_language_model(run, lm, examples, "pretrain", config)
+    if config.retention_limit is not None:
+        text, _ = split_lines(text)
+    make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))
+    fit_language_model(run, lm, Views(dataset, make, config.seed), "pretrain", config)
     return run.folder
-
-
-def fit_language_model(run: Run, lm: MultimodalLM, examples: Views, stage: str, config) -> None:
-    """Train `lm` on `examples` within `run` and export it to `model/`; shared by pretraining and tuning."""
-    steps = config.optimizer.steps
-    batches = partial(collate, pad_id=lm.sequences.pad)
-    run.fit(
-        LanguageModelTraining(lm.model, config.optimizer, config.seed),
-        ShardStream(examples, batches, config.batch_size, steps, config.seed, config.workers, count_epochs=True),
-        stage=stage,
-        steps=steps,
-        device=config.device,
-        precision=config.precision,
-        gradient_clip=config.gradient_clip,
-    )
-    lm.save_pretrained(run.folder / "model")
-    run.finish()

@@ -5,27 +5,19 @@ from pathlib import Path
 
 from ddt_apps.config import load_config
 from ddt_apps.language import InstructionTasks, Views, instruction_example
-from ddt_apps.pretrain import fit_language_model
+from ddt_apps.language_run import LanguageRun, fit_language_model
 from ddt_apps.runs import RUNS, Run
 from ddt_data import open_shards
-from ddt_llm import MultimodalLM, OptimizerConfig
+from ddt_llm import MultimodalLM
 
 
-@dataclass(frozen=True)
-class Tune:
-    """Settings of `ddt sft`."""
+@dataclass(frozen=True, kw_only=True)
+class Tune(LanguageRun):
+    """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
 
-    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     model: str  # folder of a `ddt pretrain` run
     name: str = "sft"  # of the run: runs/<name>
     tasks: InstructionTasks = field(default_factory=InstructionTasks)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))
-    batch_size: int = 64
-    gradient_clip: float = 1.0  # largest gradient norm
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0
 
 
 def run_sft(config: str, overrides: list[str]) -> None:
@@ -45,7 +37,7 @@ def train(config: Tune) -> Path:
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    tuned = MultimodalLM(lm.model.train(), lm.text_tokenizer, "instruction", lm.visual_fingerprint)
+    tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
     fit_language_model(run, tuned, examples, "sft", config)
     return run.folder
@@ -60,4 +52,7 @@ def load_language_model(run: str | Path) -> MultimodalLM:
     folder = Path(run) / "model"
     if not (folder / "ddt.json").is_file():
         raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     return MultimodalLM.from_pretrained(folder)

@@ -13,6 +13,7 @@ from ddt_apps.devices import pick_device
 from ddt_apps.sft import load_language_model
 from ddt_llm import MultimodalLM
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names of the formats
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
 
@@ -60,12 +61,23 @@ def reconstruct_images(
 
 
 def generate_image(
-    prompt: str, model: Path, out: Path, tokenizer: Path | None, guidance: float, temperature: float, seed: int
+    prompt: str,
+    model: Path,
+    out: Path,
+    tokenizer: Path | None,
+    guidance: float,
+    temperature: float,
+    seed: int,
+    sketch: Path | None = None,
+    keep_tokens: int | None = None,
 ) -> None:
-    """Draw what a sentence says."""
+    """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
     _format(out)
     lm, codec = load_pair(model, tokenizer)
-    drawn = lm.generate(prompt, codec, output="image", guidance_scale=guidance, temperature=temperature, seed=seed)
+    settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
+    if sketch is not None:
+        settings |= {"sketch": sketch, "keep_tokens": codec.num_tokens // 2 if keep_tokens is None else keep_tokens}
+    drawn = lm.generate(prompt, codec, output="image", **settings)
     save_picture(to_uint8(drawn.images)[0], out)
 
 
@@ -73,7 +85,7 @@ def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer:
     """Change a picture as a sentence says."""
     _format(out)
     lm, codec = load_pair(model, tokenizer)
-    _need_instructions(lm, model)
+    need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)
     save_picture(to_uint8(drawn.images)[0], out)
 
@@ -81,7 +93,7 @@ def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer:
 def answer_question(image: Path, question: str, model: Path, tokenizer: Path | None) -> str:
     """Answer a question about a picture."""
     lm, codec = load_pair(model, tokenizer)
-    _need_instructions(lm, model)
+    need_instructions(lm, model)
     return lm.generate([image, question], codec, output="text", temperature=0.0).text
 
 
@@ -102,13 +114,13 @@ def save_picture(picture: np.ndarray, out: Path) -> None:
 
 def _format(out: Path) -> str:
     """Pillow's name of the format of a file; called before any work is done."""
-    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-    if out.suffix.lower() not in formats:
-        raise ValueError(f"--out '{out}' must end in {', '.join(formats)}")
-    return formats[out.suffix.lower()]
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out '{out}' must end in {', '.join(PICTURES)}")
+    return PICTURES[out.suffix.lower()]
 
 
-def _need_instructions(lm: MultimodalLM, run: Path) -> None:
+def need_instructions(lm: MultimodalLM, run: Path) -> None:
+    """Refuse a model that was only pretrained."""
     if lm.template != "instruction":
         raise ValueError(f"the model in '{run}' was not tuned on instructions; use a run of: ddt sft")
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ddt_llm import collate, token_loss
-from ddt_llm.generation import Request, Sampling, Writer, generate_tokens, sample
+from ddt_llm import MultimodalLM, collate, expand_vocabulary, token_loss
+from ddt_llm.generation import Choice, Request, Sampling, Writer, generate_tokens, sample
 
 PROMPTS = ["a red fox", "two blue kites on a green ground", "a bell", "what colour is the fox?"]
 
@@ -45,7 +45,7 @@ def test_a_thousand_random_answers_are_well_formed(make_lm):
     seen = set()
     for index in range(1000):
         request = Request([0] * (index % 40), output=("auto", "image", "text")[index % 3])
-        writer = Writer(vocabulary, request, Sampling(max_text_tokens=12), lm.sequences.eos, positions=50)
+        writer = Writer(vocabulary, request, Sampling(max_text_tokens=12), lm.sequences.eos, positions=60)
         while not writer.done:
             draw = int(torch.randint(6, (), generator=generator))
             if writer.forced is not None:
@@ -57,7 +57,7 @@ def test_a_thousand_random_answers_are_well_formed(make_lm):
             else:
                 token = lm.sequences.eos if draw == 1 else 10 + draw
             writer.write(token)
-        assert len(request.prompt) + len(writer.tokens) <= 50
+        assert len(request.prompt) + len(writer.tokens) <= 60
         images = images_of(lm, writer.tokens)
         assert request.output == "auto" or images == (request.output == "image")
         seen.add(images)
@@ -108,6 +108,23 @@ def test_cached_equals_uncached(make_lm, scale):
     assert len({tuple(answer) for answer in expected}) > 1
 
 
+def test_any_backbone_writes_what_it_would_without_a_cache(any_backbone, text_tokenizer):
+    """Prompts of different lengths in one batch: padding, positions and the cache must not matter."""
+    model, tokenizer = expand_vocabulary(
+        any_backbone(len(text_tokenizer)), text_tokenizer, codebook_size=16, num_tokens=6
+    )
+    with torch.no_grad():  # larger weights than at initialisation, so that predictions differ clearly
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    lm = MultimodalLM(model.eval(), tokenizer)
+    requests = [Request(lm.sequences.prompt([prompt], "caption"), output="image") for prompt in PROMPTS]
+    with torch.inference_mode():
+        expected = [uncached(lm, request, 2.0) for request in requests]
+    assert write(lm, requests, temperature=0, guidance_scale=2.0) == expected
+    assert len({tuple(answer) for answer in expected}) > 1
+
+
 def test_guidance_of_one_equals_none(make_lm):
     lm = make_lm()
     requests = [Request(lm.sequences.prompt([prompt], "caption"), i, "image") for i, prompt in enumerate(PROMPTS)]
@@ -141,18 +158,18 @@ def test_no_image_starts_that_cannot_finish(make_lm):
 def test_sampling_follows_the_distribution():
     logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf]).expand(20000, 4)
     uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0))
-    shares = sample(logits, uniform, Sampling()).bincount(minlength=4) / 20000
+    shares = sample(logits, uniform, Choice()).bincount(minlength=4) / 20000
     torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.01, rtol=0)
-    assert set(sample(logits, uniform, Sampling(top_k=2)).tolist()) == {1, 2}
-    assert set(sample(logits, uniform, Sampling(top_p=0.6)).tolist()) == {2}
-    assert set(sample(logits, uniform, Sampling(top_p=0.7)).tolist()) == {1, 2}
-    assert set(sample(logits, uniform, Sampling(temperature=0)).tolist()) == {2}
+    assert set(sample(logits, uniform, Choice(top_k=2)).tolist()) == {1, 2}
+    assert set(sample(logits, uniform, Choice(top_p=0.6)).tolist()) == {2}
+    assert set(sample(logits, uniform, Choice(top_p=0.7)).tolist()) == {1, 2}
+    assert set(sample(logits, uniform, Choice(temperature=0)).tolist()) == {2}
 
 
 def test_sampling_at_the_ends_of_the_unit_interval_stays_possible():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
     for uniform in (0.0, 1 - 2**-24):
-        assert sample(logits, torch.tensor([uniform]), Sampling()).item() == 1
+        assert sample(logits, torch.tensor([uniform]), Choice()).item() == 1
 
 
 @pytest.mark.parametrize(

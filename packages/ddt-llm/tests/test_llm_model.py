@@ -5,7 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ddt_llm import MultimodalLM, VisualTokenizer
+from ddt_llm import MultimodalLM, VisualTokenizer, expand_vocabulary
+from ddt_llm.expansion import unused_rows
+from ddt_llm.generation import Request, Sampling, generate_tokens
+from ddt_llm.streaming import Reader
 
 
 class Blocks:
@@ -16,8 +19,9 @@ class Blocks:
     def encode(self, images):
         return torch.stack([((image.mean(0).flatten() + 1) * 7.5).round().long() for image in images])
 
-    def decode(self, ids):
-        return (ids / 7.5 - 1).view(-1, 1, 2, 3).expand(-1, 3, -1, -1)
+    def decode(self, ids, keep_tokens=6):
+        known = torch.arange(6) >= 6 - keep_tokens  # the coarsest come last
+        return (torch.where(known, ids, 0) / 7.5 - 1).view(-1, 1, 2, 3).expand(-1, 3, -1, -1)
 
 
 def test_a_saved_model_loads_equal_with_and_without_this_package(tmp_path, make_lm):
@@ -74,6 +78,83 @@ def test_pictures_go_in_and_come_out(make_lm, ids):
     same = lm.generate([ids[0], "make the fox blue"], output="image", seed=3)  # ids in place of the picture
     assert torch.equal(same.ids, drawn.ids) and same.images is None
     assert lm.generate([picture, "what is it?"], visual, output="text").images is None
+
+
+@pytest.mark.parametrize("order", ["coarse_to_fine", "tokenizer"])
+def test_a_sketch_is_kept_and_finished(make_lm, ids, order):
+    lm, visual = make_lm(visual_order=order), Blocks()
+    written = lm.generate("a bell", temperature=0).ids[0]
+    for keep in range(6):  # its own beginning leads to the same end
+        assert torch.equal(lm.generate("a bell", temperature=0, sketch=written, keep_tokens=keep).ids[0], written)
+    kept = slice(2, 6) if order == "coarse_to_fine" else slice(4)
+    finished = lm.generate_batch(["a bell"] * 40, visual, sketches=[visual.decode(ids[:1])[0]] * 40, keep_tokens=4)
+    assert all(torch.equal(answer.ids[0, kept], ids[0, kept]) for answer in finished)
+    assert len({tuple(answer.ids[0].tolist()) for answer in finished}) > 20  # and the rest is drawn anew
+    alone = lm.generate("a bell", visual, sketch=ids[0], keep_tokens=4, seed=7)
+    assert torch.equal(alone.ids, finished[7].ids) and alone.images.shape == (1, 3, 2, 3)
+    with pytest.raises(ValueError, match="keep_tokens"):
+        lm.generate("a bell", sketch=ids[0], keep_tokens=6)
+
+
+def test_a_stream_tells_what_generate_returns(make_lm):
+    lm, visual, kinds = make_lm("instruction"), Blocks(), set()
+    with torch.no_grad():  # make images likely
+        lm.model.get_input_embeddings().weight[lm.vocabulary.boi] *= 3
+    for seed in range(8):
+        events = list(lm.stream("a fox", visual, seed=seed, preview_every=2, max_text_tokens=20))
+        whole = [event for event in events if event.ids is not None and len(event.ids) == 6]
+        expected = lm.generate("a fox", visual, seed=seed, max_text_tokens=20)
+        assert len(whole) == len(expected.ids)
+        for event, ids, image in zip(whole, expected.ids, [] if not whole else expected.images, strict=True):
+            assert torch.equal(event.ids, ids) and torch.equal(event.image, image)
+        if not whole:
+            assert "".join(event.text for event in events).strip() == expected.text
+        for event in events:
+            if event.ids is not None and len(event.ids) < 6:
+                n = len(event.ids)
+                assert any(torch.equal(event.ids, finished.ids[6 - n :]) for finished in whole)
+                assert (event.image is not None) == (n % 2 == 0)
+        kinds |= {bool(whole)}
+    assert kinds == {True, False}
+
+
+def test_text_of_several_bytes_a_character_is_streamed_whole(make_lm):
+    lm = make_lm()
+    tokens = lm.sequences.encode_text("a cr\u00e8me \U0001f98a fox")
+    reader = Reader(lm.vocabulary, lm.text_tokenizer, None, 0)
+    pieces = [event.text for n in range(1, len(tokens) + 1) for event in reader.read(tokens[:n])]
+    assert (
+        "".join(pieces) == "a cr\u00e8me \U0001f98a fox" and len(pieces) > 5 and not any("\ufffd" in p for p in pieces)
+    )
+
+
+def test_a_conversation_goes_on(make_lm, ids):
+    lm = make_lm("instruction")
+    history = [(["a red fox"], [ids[0]]), ([ids[1], "what is it?"], ["a bell"])]
+    answer = lm.generate("make it blue", history=history, output="image", seed=1)
+    prompt = lm.sequences.prompt(["make it blue"], "instruction", history)
+    (tokens,) = generate_tokens(
+        lm.model, lm.vocabulary, [Request(prompt, 1, "image")], Sampling(), eos=lm.sequences.eos
+    )
+    assert torch.equal(lm.vocabulary.to_ids(torch.tensor(tokens[1:-1])), answer.ids[0])
+    assert prompt[: len(prompt) - 1] != lm.sequences.prompt(["make it blue"], "instruction")
+    with pytest.raises(ValueError, match="tune it on instructions"):
+        make_lm().generate("make it blue", history=history)
+
+
+def test_rows_that_stand_for_no_token_are_never_written(backbone, text_tokenizer):
+    model, tokenizer = expand_vocabulary(
+        backbone("smollm2", len(text_tokenizer) + 3), text_tokenizer, codebook_size=16, num_tokens=6
+    )
+    lm = MultimodalLM(model, tokenizer)
+    unused = list(unused_rows(tokenizer).values())
+    with torch.no_grad():  # they would be the likeliest
+        model.get_input_embeddings().weight[unused] = 50 * model.get_input_embeddings().weight[5]
+    tokens = generate_tokens(
+        model, lm.vocabulary, [Request([1, 5, 6], seed, "text") for seed in range(8)], Sampling(), eos=1, never=lm.never
+    )
+    assert len(unused) == 3 and not set(unused) & {token for answer in tokens for token in answer}
+    assert lm.sequences.eos not in lm.never and lm.sequences.pad in lm.never
 
 
 def test_batches_keep_order_and_seeds(make_lm, ids):

@@ -17,7 +17,7 @@ def test_python_blocks_of_the_readme_run():
     exec(compile(code, str(README), "exec"), {})
 
 
-@pytest.mark.parametrize("module", ["backbone", "optimizer", "sequences", "vocabulary"])
+@pytest.mark.parametrize("module", ["backbone", "expansion", "optimizer", "packing", "sequences", "vocabulary"])
 def test_examples_in_docstrings_run(module):
     result = doctest.testmod(importlib.import_module(f"ddt_llm.{module}"))
     assert result.attempted and not result.failed

@@ -66,3 +66,33 @@ def test_a_text_tokenizer_needs_texts_and_room():
         train_text_tokenizer([], 300)
     with pytest.raises(ValueError, match="vocab_size"):
         train_text_tokenizer(["a"], 100)
+
+
+def test_a_conversation_trains_every_answer_and_nothing_else(make_lm, ids):
+    sequences = make_lm("instruction").sequences
+    turns = [
+        ([ids[0], "what is it?"], ["a fox"]),
+        (["make it blue"], [ids[1]]),
+        (["and two"], [ids[2], "here", ids[3]]),
+    ]
+    example = sequences.conversation(turns)
+    answers = []
+    for turn in turns:
+        alone = sequences.instruction(*turn)
+        answers += alone.labels[alone.labels != -100].tolist()
+    assert example.labels[example.labels != -100].tolist() == answers
+    assert ((example.labels == example.input_ids) | (example.labels == -100)).all()
+    # What the model reads before the last answer while generating is what it read in training.
+    prompt = sequences.prompt(turns[-1][0], "instruction", history=turns[:-1])
+    assert example.input_ids[: len(prompt)].tolist() == prompt
+    assert sequences.conversation(turns[:1]).input_ids.tolist() == sequences.instruction(*turns[0]).input_ids.tolist()
+    with pytest.raises(ValueError, match="caption"):
+        sequences.prompt(["a fox"], "caption", history=turns[:1])
+
+
+def test_a_document_holds_several_images(make_lm, ids):
+    sequences = make_lm().sequences
+    example = sequences.document([ids[0], "becomes", ids[1]])
+    image = sequences.encode_image
+    expected = [sequences.bos, *image(ids[0]), *sequences.encode_text("becomes"), *image(ids[1]), sequences.eos]
+    assert example.input_ids.tolist() == example.labels.tolist() == expected

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from ddt_llm import OptimizerConfig, collate
+from ddt_llm import OptimizerConfig, collate, token_loss
 from ddt_llm.muon import Muon, orthogonalize
 from ddt_llm.optimizer import build_optimizer
 from ddt_llm.training import LanguageModelTraining
@@ -155,3 +155,53 @@ def test_the_rate_warms_up_stays_positive_and_ends_near_zero(schedule):
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         OptimizerConfig(**{"steps": 10, **settings})
+
+
+def test_at_first_only_the_rows_of_visual_tokens_learn(make_lm, ids, train_steps):
+    for kept, steps in ((True, 4), (False, 6)):
+        lm = make_lm()
+        before, text = copy.deepcopy(lm.model.state_dict()), lm.vocabulary.text_size
+        config = OptimizerConfig(steps=6, warmup_steps=0, new_rows_steps=4, weight_decay=0.5)
+        train_steps(LanguageModelTraining(lm.model, config), list(batches(lm, ids))[:1] * steps)
+        table = "model.embed_tokens.weight"
+        now = lm.model.state_dict()
+        assert not torch.equal(now[table][text:], before[table][text:])
+        assert torch.equal(now[table][:text], before[table][:text]) == kept
+        rest = [name for name in before if name not in (table, "lm_head.weight")]
+        assert all(torch.equal(now[name], before[name]) == kept for name in rest)
+
+
+def test_text_rows_are_kept_to_the_bit(make_lm, ids, train_steps):
+    lm = make_lm()
+    before, text = lm.model.get_input_embeddings().weight.detach().clone(), lm.vocabulary.text_size
+    config = OptimizerConfig(steps=3, optimizer="muon", weight_decay=0.5)
+    train_steps(LanguageModelTraining(lm.model, config, keep_text=True), list(batches(lm, ids))[:3])
+    after = lm.model.get_input_embeddings().weight
+    assert torch.equal(after[:text], before[:text]) and not torch.equal(after[text:], before[text:])
+
+
+def test_activation_checkpointing_changes_no_gradient(make_lm, ids):
+    found = []
+    for checkpointing in (False, True):
+        lm = make_lm()
+        if checkpointing:
+            lm.model.gradient_checkpointing_enable()
+        module = LanguageModelTraining(lm.model.train(), OptimizerConfig(steps=1))
+        batch = next(iter(batches(lm, ids)))
+        token_loss(module.model, module.vocabulary, **batch).mean.backward()
+        found.append([parameter.grad for parameter in lm.model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_gathered_gradients_equal_one_large_batch(make_lm, ids, tmp_path):
+    weights = []
+    for gather in (1, 4):
+        lm = make_lm()
+        examples = [lm.sequences.text_to_image("a bell", image) for image in ids]
+        groups = [examples] if gather == 1 else [[example] for example in examples]
+        run = trainer(tmp_path, 1, accumulate_grad_batches=gather)
+        loader = DataLoader([collate(group, lm.sequences.pad) for group in groups], batch_size=None)
+        run.fit(LanguageModelTraining(lm.model, OptimizerConfig(steps=1, warmup_steps=0)), loader)
+        weights.append(lm.model.state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=1e-4)

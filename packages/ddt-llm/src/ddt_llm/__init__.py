@@ -2,15 +2,19 @@
 
 from importlib.metadata import version
 
-from ddt_llm.backbone import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+from ddt_llm.backbone import TinyLlamaConfig, load_backbone, tiny_llama, train_text_tokenizer
+from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
 from ddt_llm.optimizer import OptimizerConfig
+from ddt_llm.packing import collate_packed, pack
 from ddt_llm.sequences import Example, Sequences, collate
-from ddt_llm.vocabulary import VisualVocabulary, expand_vocabulary
+from ddt_llm.streaming import Event
+from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")
 __all__ = [
+    "Event",
     "Example",
     "Generation",
     "MultimodalLM",
@@ -21,7 +25,11 @@ __all__ = [
     "VisualTokenizer",
     "VisualVocabulary",
     "collate",
+    "collate_packed",
     "expand_vocabulary",
+    "load_backbone",
+    "pack",
+    "remove_vocabulary",
     "tiny_llama",
     "token_loss",
     "train_text_tokenizer",

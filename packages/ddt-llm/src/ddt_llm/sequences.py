@@ -21,6 +21,7 @@ USER, ASSISTANT = "USER:", " ASSISTANT:"
 
 Template = Literal["caption", "instruction"]
 Part = str | Tensor  # a text, or the visual ids int64 [K] of an image in tokenizer order
+Turn = tuple[Sequence[Part], Sequence[Part]]  # what the user said, and what the assistant answered
 
 
 @dataclass(frozen=True)
@@ -56,47 +57,71 @@ class Sequences:
         """Visual ids int64 [K] in tokenizer order -> `<boi>`, K tokens, `<eoi>`."""
         return [self.vocabulary.boi, *self.vocabulary.to_tokens(ids).tolist(), self.vocabulary.eoi]
 
-    def prompt(self, parts: Sequence[Part], template: Template) -> list[int]:
+    def prompt(self, parts: Sequence[Part], template: Template, history: Sequence[Turn] = ()) -> list[int]:
         """Everything before the answer.
 
         Args:
             parts: Texts and images. No part at all gives the unconditional prompt of guidance.
             template: "caption" takes one text or one image: `<bos> caption` or `<bos> <boi> v.. <eoi>`.
                 "instruction" takes any number of both: `<bos> USER: parts ASSISTANT:`.
+            history: Earlier turns of an instruction model, each closed by `<eos>`.
 
         Raises:
-            ValueError: if the caption template gets more than one part.
+            ValueError: if the caption template gets more than one part or a history.
         """
         if template == "instruction":
-            return [self.bos, *self.encode_text(USER), *self._words(parts), *self.encode_text(ASSISTANT)]
-        if len(parts) > 1:
+            before = [token for turn in history for side in self._turn(*turn) for token in side]
+            return [self.bos, *before, *self._question(parts)]
+        if len(parts) > 1 or history:
             raise ValueError(
-                f"the prompt has {len(parts)} parts, but a model with template 'caption' takes one text or one image: "
-                "tune it on instructions first"
+                f"the prompt has {len(parts) + 2 * len(history)} parts, but a model with template 'caption' takes one "
+                "text or one image: tune it on instructions first"
             )
-        return [self.bos, *(token for part in parts for token in self._caption_part(part))]
+        return [self.bos, *self._document(parts)]
+
+    def document(self, parts: Sequence[Part]) -> Example:
+        """`<bos> parts <eos>`: any texts and images in any order, as they come, for pretraining."""
+        tokens = torch.tensor([self.bos, *self._document(parts), self.eos])
+        return Example(tokens, tokens.clone())
 
     def text_to_image(self, caption: str, ids: Tensor) -> Example:
         """`<bos> caption <boi> v.. <eoi> <eos>`; an empty caption gives `image_only`."""
-        return self._trained([*self.prompt([caption], "caption"), *self.encode_image(ids), self.eos])
+        return self.document([caption, ids])
 
     def image_to_text(self, ids: Tensor, caption: str) -> Example:
         """`<bos> <boi> v.. <eoi> caption <eos>`."""
-        return self._trained([*self.prompt([ids], "caption"), *self.encode_text(caption), self.eos])
+        return self.document([ids, caption])
 
     def image_only(self, ids: Tensor) -> Example:
         """`<bos> <boi> v.. <eoi> <eos>`."""
-        return self._trained([*self.prompt([], "caption"), *self.encode_image(ids), self.eos])
+        return self.document([ids])
 
-    def text_only(self, text: str) -> Example:
-        """`<bos> text <eos>`."""
-        return self._trained([*self.prompt([text], "caption"), self.eos])
+    def text_only(self, text: str, longest: int | None = None) -> Example:
+        """`<bos> text <eos>`, or its first `longest` tokens."""
+        example = self.document([text])
+        return Example(example.input_ids[:longest], example.labels[:longest])
 
     def instruction(self, prompt: Sequence[Part], answer: Sequence[Part]) -> Example:
         """`<bos> USER: prompt ASSISTANT: answer <eos>`; only the answer and `<eos>` are trained."""
-        given = self.prompt(prompt, "instruction")
-        trained = [*self._words(answer), self.eos]
-        return Example(torch.tensor(given + trained), torch.tensor([IGNORED] * len(given) + trained))
+        return self.conversation([(prompt, answer)])
+
+    def conversation(self, turns: Sequence[Turn]) -> Example:
+        """`<bos> USER: prompt ASSISTANT: answer <eos> USER: ...`; answers, each with its `<eos>`, are trained."""
+        input_ids, labels = [self.bos], [IGNORED]
+        for turn in turns:
+            question, answer = self._turn(*turn)
+            input_ids += question + answer
+            labels += [IGNORED] * len(question) + answer
+        return Example(torch.tensor(input_ids), torch.tensor(labels))
+
+    def _turn(self, prompt: Sequence[Part], answer: Sequence[Part]) -> tuple[list[int], list[int]]:
+        return self._question(prompt), [*self._words(answer), self.eos]
+
+    def _question(self, parts: Sequence[Part]) -> list[int]:
+        return [*self.encode_text(USER), *self._words(parts), *self.encode_text(ASSISTANT)]
+
+    def _document(self, parts: Sequence[Part]) -> list[int]:
+        return [token for part in parts for token in self._caption_part(part)]
 
     def _caption_part(self, part: Part) -> list[int]:
         return self.encode_text(part) if isinstance(part, str) else self.encode_image(part)
@@ -106,10 +131,6 @@ class Sequences:
         for part in parts:
             tokens += self.encode_text(f" {part}") if isinstance(part, str) else self.encode_image(part)
         return tokens
-
-    def _trained(self, tokens: list[int]) -> Example:
-        input_ids = torch.tensor(tokens)
-        return Example(input_ids, input_ids.clone())
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from ddt_llm.head import vocabulary_weights
 from ddt_llm.loss import token_loss
-from ddt_llm.optimizer import OptimizerConfig, build_optimizer
+from ddt_llm.optimizer import VOCABULARY, OptimizerConfig, build_optimizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -15,21 +16,28 @@ if TYPE_CHECKING:
 
 
 class LanguageModelTraining(LightningModule):
-    """Trains a causal LM on batches of `collate`; what differs between the stages is the data alone.
+    """Trains a causal LM on batches of `collate` or `collate_packed`; the stages differ in their data alone.
 
     Randomness is a function of (seed, step), so a resumed run continues exactly. Logs `loss` (nats a token),
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
+
+    Args:
+        model: Causal LM with a visual vocabulary.
+        config: Optimizer, schedule and length.
+        seed: Of what is random in a step.
+        keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
 
     Raises:
         ValueError: if the model has no visual vocabulary.
     """
 
-    def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0):
+    def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0, *, keep_text: bool = False):
         super().__init__()
         self.model = model
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.config = config
         self.seed = seed
+        self.keep_text = keep_text
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make the step's randomness a function of (seed, step)."""
@@ -47,6 +55,23 @@ class LanguageModelTraining(LightningModule):
             }
         )
         return loss.mean
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hold still what this step must not change: text rows, and at first all but the rows of visual tokens."""
+        starting = self.global_step < self.config.new_rows_steps
+        held = starting or self.keep_text
+        tables = vocabulary_weights(self.model)
+        if starting:
+            new = {id(table) for table in tables}
+            for parameter in self.model.parameters():
+                if id(parameter) not in new:
+                    parameter.grad = None  # the optimizer passes it over, decay included
+        if held:
+            for table in tables:
+                table.grad[: self.vocabulary.text_size] = 0
+        for group in optimizer.param_groups:
+            if group.get("name") == VOCABULARY:
+                group["weight_decay"] = 0.0 if held else self.config.weight_decay
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the means over all validation tokens, each token with the same weight."""

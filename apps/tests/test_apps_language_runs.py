@@ -1,0 +1,185 @@
+"""Runs of ddt pretrain and ddt sft: packed, resumed, with adapters, guarded, from other backbones; shipped settings."""
+
+import csv
+import json
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from ddt_apps import pretrain, sft
+from ddt_apps.config import load_config
+from ddt_apps.data import make_scenes
+from ddt_apps.language import PIECE, conversation, instruction_example, pretraining_example, split_lines, text_lines
+from ddt_apps.pretrain import Pretrain, build_model
+from ddt_apps.sft import Tune, load_language_model
+from ddt_data import ShardDataset, ShardWriter
+from ddt_llm import VisualVocabulary, collate_packed, expand_vocabulary, pack, train_text_tokenizer
+from ddt_llm.optimizer import build_optimizer
+from ddt_llm.training import LanguageModelTraining
+
+TOY = [
+    "data=ids",
+    "optimizer.steps=6",
+    "optimizer.warmup_steps=2",
+    "batch_size=8",
+    "watch_every=3",
+    "tensorboard=false",
+]
+SMALL = ["llama.width=32", "llama.depth=1", "llama.num_heads=2", "text_vocabulary=400"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Id shards of some scenes, K = 64 and V = 512, random; and a pretrained run `first`."""
+    folder = tmp_path_factory.mktemp("language_runs")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        make_scenes(folder / "scenes", 100, preset="tiny")
+        scenes, generator = ShardDataset("scenes"), np.random.default_rng(0)
+        identity = {"fingerprint": "0" * 16, "codebook_size": 512, "num_tokens": 64}
+        with ShardWriter(folder / "ids", source="random", tokenizer=identity) as writer:
+            for i in range(len(scenes)):
+                sample = {name: value for name, value in scenes[i].items() if name not in ("image", "target")}
+                ids = {"ids": generator.integers(512, size=64), "target_ids": generator.integers(512, size=64)}
+                writer.write(sample | ids)
+        pretrain.train(load_config(Pretrain, "tiny/pretrain", [*TOY, *SMALL, "name=first"]))
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_the_shipped_small_settings_fill_packed_rows(here):
+    """At least 95 % of the tokens of a batch are no padding, in pretraining and in tuning on scenes."""
+    dataset = ShardDataset("ids")
+    samples = [dataset[i] for i in range(len(dataset))]
+    settings = load_config(Pretrain, "small/pretrain", ["data=ids"])
+    lm = build_model(settings, dataset, text_lines("prose"))
+    tuning = load_config(Tune, "small/sft", ["data=ids", "model=first"])
+    for config, make in (
+        (settings, pretraining_example(lm.sequences, settings.tasks, text_lines("prose"))),
+        (tuning, instruction_example(lm.sequences, tuning.tasks)),
+    ):
+        rng, used, room = random.Random(0), 0, 0
+        for _ in range(8):
+            examples = [make(rng.choice(samples), rng) for _ in range(config.batch_size)]
+            used += sum(len(example.input_ids) for example in examples)
+            room += collate_packed(examples, lm.sequences.pad, config.row_length)["input_ids"].numel()
+        assert used / room >= 0.95
+    assert 3e6 < sum(weight.numel() for weight in lm.model.parameters()) < 10e6
+
+
+def test_a_packed_run_with_gathered_gradients_resumes_to_the_same_weights(here, monkeypatch):
+    overrides = [*TOY, *SMALL, "row_length=200", "accumulate=2", "activation_checkpointing=true", "retention_limit=99"]
+    whole = pretrain.train(load_config(Pretrain, "tiny/pretrain", [*overrides, "name=whole"]))
+    original = LanguageModelTraining.training_step
+
+    def stopping(self, batch, batch_idx):
+        if self.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    config = load_config(Pretrain, "tiny/pretrain", [*overrides, "name=resumed"])
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelTraining, "training_step", stopping)
+        with pytest.raises(SystemExit):
+            pretrain.train(config)
+    signal.signal(signal.SIGTERM, handler)
+    resumed = pretrain.train(config)
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+    for file in ("retention.json", "metrics.csv"):
+        assert (resumed / file).read_text() == (whole / file).read_text()
+    rows = list(csv.DictReader((whole / "throughput.csv").open()))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert all(0 < float(row["useful_tokens_per_second"]) <= float(row["tokens_per_second"]) for row in rows)
+
+
+def test_another_backbone_is_one_line_and_adapters_leave_its_text_alone(here, tmp_path):
+    tokenizer = train_text_tokenizer(text_lines("prose"), 500)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**small, vocab_size=len(tokenizer))).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    run = pretrain.train(load_config(Pretrain, "tiny/pretrain", [*TOY, "name=swapped", f"backbone={tmp_path}"]))
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    text = VisualVocabulary.from_config(model.config).text_size
+    assert text == len(tokenizer) and model.config.hidden_size == 32
+
+    tuning = ["model=runs/swapped", "name=adapted", "lora.rank=2", "lora.alpha=4", "optimizer.optimizer=adamw"]
+    tuned = weights(sft.train(load_config(Tune, "tiny/sft", [*TOY, *tuning])))
+    before = weights(run)
+    assert tuned.keys() == before.keys()
+    assert torch.equal(tuned["model.embed_tokens.weight"][:text], before["model.embed_tokens.weight"][:text])
+    assert not torch.equal(tuned["model.embed_tokens.weight"][text:], before["model.embed_tokens.weight"][text:])
+    assert not torch.equal(*(state["model.layers.0.mlp.up_proj.weight"] for state in (tuned, before)))
+    assert torch.equal(*(state["model.norm.weight"] for state in (tuned, before)))
+    assert load_language_model("runs/adapted").template == "instruction"
+
+
+def test_a_run_that_loses_its_text_is_stopped(here):
+    first = [*TOY, "model=runs/first", "name=lost", "retention_limit=1.01", "optimizer.lr=0.5", "tasks.ask=0"]
+    with pytest.raises(ValueError, match="perplexity of held-out text rose"):
+        sft.train(load_config(Tune, "tiny/sft", first))
+    assert not (here / "runs" / "lost" / "model").exists()
+    told = json.loads((here / "runs" / "lost" / "retention.json").read_text())
+    assert [row["step"] for row in told["measured"]] == [0, 3]
+    with pytest.raises(ValueError, match="retention_limit needs text"):
+        sft.train(
+            load_config(Tune, "tiny/sft", [*TOY, "model=runs/first", "name=no-text", "retention_limit=2", "text=''"])
+        )
+
+
+def test_a_talk_shows_or_draws_its_picture_once(here):
+    sample = ShardDataset("ids")[0]
+    kinds = set()
+    for seed in range(20):
+        turns = conversation(sample, random.Random(seed))
+        drawn = not any(isinstance(part, torch.Tensor) for part in turns[0][0])
+        shown = [part for question, _ in turns for part in question if isinstance(part, torch.Tensor)]
+        assert len(shown) == (not drawn) and torch.equal(turns[-1][1][0], torch.from_numpy(sample["target_ids"]))
+        assert 2 <= len(turns) <= 4
+        kinds.add(drawn)
+    assert kinds == {True, False}
+    assert conversation({"ids": sample["ids"]}, random.Random(0)) == []
+
+
+def test_long_texts_come_in_pieces_and_some_are_held_out():
+    text = "word " * 1500 + "x" * 4100
+    pieces = PIECE.findall(text)
+    assert all(len(piece) <= 2001 for piece in pieces) and "".join(pieces).split() != []
+    assert sum(len(piece.replace(" ", "")) for piece in pieces) >= len(text.replace(" ", "")) - 100
+    trained, held_out = split_lines([str(i) for i in range(100)])
+    assert len(held_out) == 5 and not set(trained) & set(held_out) and len(trained) == 95
+
+
+def test_the_settings_of_the_full_run_build_on_the_meta_device():
+    """Shapes of LLaMA-3-8B without its weights: rows of the paper, optimizer groups, rows of 4,096 tokens."""
+    config = load_config(Pretrain, "llama3-8b/pretrain", ["data=ids"])
+    load_config(Tune, "llama3-8b/sft", ["data=ids", "model=runs/first"])
+    shape = LlamaConfig(
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(shape)
+    tokenizer = train_text_tokenizer(text_lines("prose"), 500)
+    model, _ = expand_vocabulary(model, tokenizer, codebook_size=65536, num_tokens=480, multiple=config.multiple)
+    assert sum(weight.numel() for weight in model.parameters()) == 8_030_261_248 + 2 * (193_920 - 128_256) * 4096
+    groups = build_optimizer(model, config.optimizer).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert config.row_length // (480 + 60) == 7 and pack([], config.row_length) == []

@@ -1,0 +1,174 @@
+"""Growing a text model by a visual vocabulary, and taking it off again.
+
+Shape letters: V codebook size, C width of a codebook vector, R rows, D width of the language model.
+"""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ddt_llm.backbone import load_backbone
+from ddt_llm.vocabulary import VisualOrder, VisualVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+UNUSED_ROW = "<unused_row_{}>"  # name of a row that the text model has beyond the tokens of its tokenizer
+
+
+def expand_vocabulary(
+    model: "PreTrainedModel | str | Path",
+    text_tokenizer: "PreTrainedTokenizerFast | None" = None,
+    *,
+    codebook_size: int,
+    num_tokens: int,
+    visual_order: VisualOrder = "coarse_to_fine",
+    codebook: Tensor | None = None,
+    spread: float = 0.5,
+    multiple: int = 1,
+    seed: int = 0,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """Add visual tokens, `<boi>` and `<eoi>` to a causal LM and its text tokenizer.
+
+    Rows of the text model keep every bit, those beyond its tokenizer too: these get names, `<unused_row_0>` and so on,
+    and visual ids start after them. New rows are drawn from a normal distribution with the mean of the text rows and
+    their covariance times spread squared, in the embedding and, if it has its own weights, in the head. With a
+    codebook, rows of visual tokens are its vectors under a random linear map that gives them this mean and, on average,
+    this covariance: ids that look alike to the visual tokenizer start alike in the language model.
+
+    Args:
+        model: Any transformers causal LM (changed in place) or what `load_backbone` takes.
+        text_tokenizer: Its fast tokenizer (copied); by default the one that lies beside the model.
+        codebook_size: Number of different visual ids, V.
+        num_tokens: Visual tokens of one image, K.
+        visual_order: Order in which the model writes an image.
+        codebook: Vectors [V, C] of the visual tokenizer to start from.
+        spread: Below 1, new rows take less probability from the text of a pretrained model before they are trained.
+        multiple: The number of rows is padded to a multiple of this; 64 or 128 suits accelerators.
+        seed: Seed of the new rows.
+
+    Returns:
+        The model, with the vocabulary recorded in `model.config.ddt`, and the tokenizer.
+
+    Raises:
+        ValueError: if the model or the tokenizer was expanded before, no tokenizer is known, it has more tokens than
+            the model rows, or the codebook does not have V vectors.
+
+    >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+    >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
+    >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+    >>> model, tokenizer = expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4)
+    >>> tokenizer.convert_ids_to_tokens(len(tokenizer) - 3)
+    '<v_7>'
+    """
+    if isinstance(model, str | Path):
+        model, beside = load_backbone(model)
+        text_tokenizer = text_tokenizer or beside
+    if text_tokenizer is None:
+        raise ValueError("text_tokenizer is missing: pass the tokenizer that belongs to this model object")
+    if getattr(model.config, "ddt", None) is not None or "<boi>" in text_tokenizer.get_vocab():
+        raise ValueError("the language model has a visual vocabulary already: expand the original text model instead")
+    if codebook is not None and len(codebook) != codebook_size:
+        raise ValueError(f"codebook has {len(codebook)} vectors, codebook_size is {codebook_size}: pass the whole one")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(text_tokenizer) > rows:
+        raise ValueError(
+            f"text_tokenizer has {len(text_tokenizer)} tokens, the language model {rows} rows: "
+            "they do not belong together"
+        )
+
+    vocabulary = VisualVocabulary(rows, codebook_size, num_tokens, visual_order)
+    text_tokenizer = _with_visual_tokens(text_tokenizer, vocabulary)
+    model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
+    if not model.get_input_embeddings().weight.is_meta:  # shapes without values have no rows to draw
+        _draw_new_rows(model, vocabulary, codebook, spread, torch.Generator().manual_seed(seed))
+    model.config.ddt = asdict(vocabulary)
+    return model, text_tokenizer
+
+
+def remove_vocabulary(
+    model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """Undo `expand_vocabulary`: the text model (changed in place) and its tokenizer, to the bit if nothing was trained.
+
+    Raises:
+        ValueError: if the model has no visual vocabulary.
+
+    >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+    >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
+    >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+    >>> model, text = remove_vocabulary(*expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4))
+    >>> text.get_vocab() == tokenizer.get_vocab()
+    True
+    """
+    vocabulary = VisualVocabulary.from_config(model.config)
+    names = set(unused_rows(text_tokenizer)) | set(_visual_names(vocabulary))
+    text_tokenizer = copy.deepcopy(text_tokenizer)
+    state = json.loads(text_tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in names]
+    text_tokenizer._tokenizer = type(text_tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    model.resize_token_embeddings(vocabulary.text_size, mean_resizing=False)
+    del model.config.ddt
+    return model, text_tokenizer
+
+
+def unused_rows(text_tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """Names and ids of the rows of the text model that stand for no token; a model should never write them."""
+    prefix = UNUSED_ROW.partition("{")[0]
+    return {name: token for name, token in text_tokenizer.get_added_vocab().items() if name.startswith(prefix)}
+
+
+def _visual_names(vocabulary: VisualVocabulary) -> list[str]:
+    return [*(f"<v_{index}>" for index in range(vocabulary.codebook_size)), "<boi>", "<eoi>"]
+
+
+def _with_visual_tokens(text_tokenizer, vocabulary: VisualVocabulary):
+    from transformers import AddedToken
+
+    text_tokenizer = copy.deepcopy(text_tokenizer)
+    unused = [UNUSED_ROW.format(index) for index in range(vocabulary.text_size - len(text_tokenizer))]
+    names = [*unused, *_visual_names(vocabulary)]
+    # Special tokens can be switched off while encoding: what a user types never becomes one of them.
+    text_tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    ids = text_tokenizer.convert_tokens_to_ids(names)
+    assert ids == list(range(vocabulary.size - len(names), vocabulary.size))
+    return text_tokenizer
+
+
+@torch.no_grad()
+def _draw_new_rows(
+    model: nn.Module,
+    vocabulary: VisualVocabulary,
+    codebook: Tensor | None,
+    spread: float,
+    generator: torch.Generator,
+) -> None:
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tables = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
+    new = slice(vocabulary.text_size, vocabulary.size)
+    for table in tables:
+        mean, deviations, axes = _moments(table[: vocabulary.text_size].float())
+        scale = spread * deviations
+        noise = torch.randn(new.stop - new.start, len(mean), generator=generator).to(mean.device)
+        table[new] = (mean + noise * scale @ axes.T).to(table.dtype)
+        if codebook is not None:
+            mixing = torch.randn(codebook.shape[1], len(mean), generator=generator).to(mean.device) * scale @ axes.T
+            vectors = codebook.to(mean) - codebook.to(mean).mean(0)
+            vectors = vectors / vectors.square().sum(1).mean().sqrt()  # of length 1 on average
+            table[vocabulary.visual] = (mean + vectors @ mixing).to(table.dtype)
+        table[vocabulary.size :] = mean.to(table.dtype)
+    if getattr(head, "bias", None) is not None:
+        head.bias[vocabulary.text_size :] = head.bias[: vocabulary.text_size].mean()
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [D], standard deviations [D] and main axes [D, D] of rows [R, D]."""
+    mean = rows.mean(0)
+    covariance = (rows - mean).T @ (rows - mean) / len(rows)
+    values, vectors = torch.linalg.eigh(covariance)
+    return mean, values.clamp(min=0).sqrt(), vectors

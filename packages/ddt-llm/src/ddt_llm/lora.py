@@ -1,0 +1,58 @@
+"""Low-rank adapters on every linear layer (LoRA, arXiv:2106.09685) through peft: extra `lora`."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from ddt_llm.head import vocabulary_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Size of the adapters.
+
+    Raises:
+        ValueError: if `rank` is below 1.
+    """
+
+    rank: int = 16
+    alpha: int = 32  # adapters are scaled by alpha / rank
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"rank ({self.rank}) must be at least 1")
+
+
+def add_lora(model: "PreTrainedModel", config: LoRAConfig, seed: int = 0) -> "PeftModel":
+    """Put adapters into a causal LM (in place): they, the embedding and the head are trained, nothing else.
+
+    Train it with `LanguageModelTraining(..., keep_text=True)`, which leaves rows of text tokens as they are, and call
+    `merge_lora` before saving.
+
+    Returns:
+        What `merge_lora` takes; `model` itself is used as before.
+
+    Raises:
+        ValueError: if peft is missing.
+    """
+    if find_spec("peft") is None:
+        raise ValueError("lora needs the package peft: pip install peft")
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear"))
+    for weight in vocabulary_weights(model):
+        weight.requires_grad_(True)
+    return adapted
+
+
+def merge_lora(adapted: "PeftModel") -> "PreTrainedModel":
+    """Add the adapters to the weights of the model and take them out: it is a plain transformers model again."""
+    return adapted.merge_and_unload().requires_grad_(True)

@@ -1,0 +1,136 @@
+"""A backbone with a static key-value cache: prompts of any lengths first, padded on the left, then token by token.
+
+Shape letters: R rows, T tokens of one call, S tokens seen so far, H heads, D width, E width of a head.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel
+
+
+class CachedNetwork:
+    """Any transformers backbone.
+
+    Args:
+        model: Causal LM.
+        rows: Prompts, as token ids.
+        new_tokens: Most tokens that will be read after the prompts; the cache is made for that many.
+    """
+
+    def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int):
+        length = max(map(len, rows))
+        self.model = model
+        self.input_ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
+        lengths = torch.tensor([len(row) for row in rows], device=model.device)
+        self.position = lengths[:, None]  # [R, 1], of the next token
+        self.read = 0  # tokens in the cache
+        self.padded = min(map(len, rows)) < length
+        places = torch.arange(length + new_tokens, device=model.device)
+        self.seen = places >= length - lengths[:, None]  # [R, length + new_tokens], False on the padding
+        self.make_cache(length + new_tokens)
+
+    def start(self) -> Tensor:
+        """Read the prompts. Returns hidden states [R, D] at their last position."""
+        length = self.input_ids.shape[1]
+        positions = (self.seen[:, :length].long().cumsum(1) - 1).clamp(min=0)
+        return self._read(self.input_ids, positions)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token [R] a row. Returns hidden states [R, D]."""
+        hidden = self._read(tokens[:, None], self.position)
+        self.position = self.position + 1
+        return hidden
+
+    def _read(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        self.read += tokens.shape[1]
+        return self.run(tokens, positions)[:, -1]
+
+    def make_cache(self, length: int) -> None:
+        """Reserve room for `length` tokens a row."""
+        from transformers import StaticCache
+
+        self.cache = StaticCache(config=self.model.config, max_cache_len=length)
+
+    def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Tokens [R, T] at positions [R, T] -> hidden states [R, T, D]; `self.read` counts them already."""
+        output = self.model.base_model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=self.seen[:, : self.read].long() if self.padded else None,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state
+
+
+class LlamaNetwork(CachedNetwork):
+    """LLaMA written out for one token at a time; equal to transformers, without what that does for generality."""
+
+    model: "LlamaForCausalLM"
+
+    def make_cache(self, length: int) -> None:
+        """Keys and values of all layers, and the rotations of all positions."""
+        backbone, config = self.model.base_model, self.model.config
+        example = backbone.embed_tokens.weight[:1]
+        positions = torch.arange(length, device=example.device)[None]
+        self.cos, self.sin = (table[0] for table in backbone.rotary_emb(example, positions))  # [length, E]
+        self.sin[:, : self.sin.shape[-1] // 2].neg_()  # for `_rotate`
+        shape = (2, len(self.input_ids), config.num_key_value_heads, length, self.cos.shape[-1])
+        self.cache = [example.new_zeros(shape) for _ in backbone.layers]
+        # RMSNorm of width D as x * gain / hypot(|x|, floor): half the time of `F.rms_norm` for one token on a CPU.
+        norms = [backbone.norm]
+        for layer in backbone.layers:
+            norms += [layer.input_layernorm, layer.post_attention_layernorm]
+        self.gains = {norm: norm.weight * math.sqrt(config.hidden_size) for norm in norms}
+        self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
+
+    def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        backbone, new = self.model.base_model, tokens.shape[1]
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [R, 1, T, E]
+        mask = None
+        if new > 1 or self.padded:
+            causal = torch.ones(new, self.read, dtype=torch.bool, device=tokens.device).tril(self.read - new)
+            mask = causal & self.seen[:, None, None, : self.read]
+            # A row of padding would see nothing, and attention over nothing is NaN: it sees itself.
+            mask |= torch.eye(new, self.read, dtype=torch.bool, device=tokens.device) if new == self.read else False
+        x = backbone.embed_tokens(tokens)
+        for layer, cache in zip(backbone.layers, self.cache, strict=True):
+            x = x + self._attend(layer.self_attn, self._normalize(layer.input_layernorm, x), cache, cos, sin, mask)
+            x = x + layer.mlp(self._normalize(layer.post_attention_layernorm, x))
+        return self._normalize(backbone.norm, x)
+
+    def _attend(self, attention, x: Tensor, cache: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        before, width = self.read - x.shape[1], cos.shape[-1]
+        q, k, v = (
+            project(x).unflatten(-1, (-1, width)).transpose(1, 2)  # [R, H, T, E]
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        cache[0, :, :, before : self.read] = _rotate(k, cos, sin)
+        cache[1, :, :, before : self.read] = v
+        keys, values = cache[:, :, :, : self.read]
+        grouped = keys.shape[1] < q.shape[1]
+        mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), keys, values, attn_mask=mask, enable_gqa=grouped)
+        return attention.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _normalize(self, norm: torch.nn.Module, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x * self.gains[norm] / torch.hypot(length, self.floor)).to(x.dtype)
+
+
+def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> CachedNetwork:
+    """The quickest network for a model."""
+    from transformers import LlamaForCausalLM
+
+    network = LlamaNetwork if isinstance(model, LlamaForCausalLM) else CachedNetwork
+    return network(model, rows, new_tokens)
+
+
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv:2104.09864) of [R, H, T, E] in the layout of halves that transformers uses."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
