@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 
 def test_scenes_become_shards(tmp_path):
-    result = ddt("data", "scenes", "--out", tmp_path / "scenes", "--count", 5, "--preset", "tiny")
+    result = ddt("data", "scenes", "--out", tmp_path / "scenes", "--count", 5, "--level", "tiny")
     assert result.exit_code == 0, result.stderr
     assert "5 samples in 1 shards" in result.stderr
     sample = ShardDataset(tmp_path / "scenes")[4]
@@ -105,7 +105,7 @@ def test_buckets_are_packed_side_by_side(photos, tmp_path):
 
 def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
     assert ddt("data", "pack", photos, "--out", tmp_path / "a", "--image-size", 32).exit_code == 0
-    assert ddt("data", "scenes", "--out", tmp_path / "b", "--count", 5, "--preset", "tiny").exit_code == 0
+    assert ddt("data", "scenes", "--out", tmp_path / "b", "--count", 5, "--level", "tiny").exit_code == 0
     mixture = f"{tmp_path / 'a'}:0.5,{tmp_path / 'b'}:0.5"
     first, again, later = (
         ddt("data", "peek", mixture, "--out", tmp_path / f"{n}.png", "--batch-size", 6, "--step", step)
@@ -120,7 +120,7 @@ def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
     ("arguments", "words"),
     [
         (["data", "scenes", "--count", "0"], ["count (0)"]),
-        (["data", "scenes", "--preset", "huge"], ["preset 'huge'", "tiny, full, hard"]),
+        (["data", "scenes", "--level", "huge"], ["level ('huge')", "tiny, standard, hard"]),
         (["data", "scenes", "--split", "test"], ["split 'test'", "train or unseen"]),
         (["data", "pack", "nowhere"], ["nowhere", "no such folder"]),
         (["data", "pack", "empty"], ["empty", "no pictures"]),
@@ -150,7 +150,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(photos, tmp_path, monkeypatch,
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
-    arguments = ["data", "scenes", "--out", tmp_path / "scenes", "--count", 2, "--preset", "tiny"]
+    arguments = ["data", "scenes", "--out", tmp_path / "scenes", "--count", 2, "--level", "tiny"]
     assert ddt(*arguments).exit_code == 0
     again = ddt(*arguments)
     assert again.exit_code == 2

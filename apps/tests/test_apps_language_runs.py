@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     try:
-        make_scenes(folder / "scenes", 100, preset="tiny")
+        make_scenes(folder / "scenes", 100, level="tiny")
         scenes, generator = ShardDataset("scenes"), np.random.default_rng(0)
         identity = {"fingerprint": "0" * 16, "codebook_size": 512, "num_tokens": 64}
         with ShardWriter(folder / "ids", source="random", tokenizer=identity) as writer:

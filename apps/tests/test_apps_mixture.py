@@ -36,7 +36,7 @@ LANGUAGE = ["batch_size=10", "optimizer.steps=2", "optimizer.warmup_steps=1"]
 def sets(tmp_path, monkeypatch):
     """Scenes, and a set of cards of one colour each, smaller."""
     monkeypatch.chdir(tmp_path)
-    make_scenes(tmp_path / "scenes", 30, preset="tiny")
+    make_scenes(tmp_path / "scenes", 30, level="tiny")
     records = []
     for number in range(12):
         buffer = io.BytesIO()

@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     try:
-        make_scenes(folder / "data", 40, preset="tiny")
+        make_scenes(folder / "data", 40, level="tiny")
         train_tokenizer.train(toy("first"))
         yield folder
     finally:

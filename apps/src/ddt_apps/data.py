@@ -12,16 +12,17 @@ from ddt_data.building import Progress
 from ddt_data.real_sets import fetch_set as fetch
 
 SHOWN = 5  # inputs that were left out, named on the screen
-PRESETS = {"tiny": ddt_data.SceneConfig.tiny, "full": ddt_data.SceneConfig, "hard": ddt_data.SceneConfig.hard}
 
 
-def make_scenes(out: Path, count: int, preset: str = "full", split: str = "train", seed: int = 0) -> ddt_data.Manifest:
+def make_scenes(
+    out: Path, count: int, level: str = "standard", split: str = "train", seed: int = 0
+) -> ddt_data.Manifest:
     """Pack `count` scenes with captions, edits and questions into the new shard folder `out`.
 
     Args:
         out: Must not exist.
         count: At least 1.
-        preset: "tiny" (32 px, one or two large objects), "full" (64 px, up to four) or "hard" (128 px, up to eight).
+        level: "tiny" (32 px, one or two large things), "standard" (64 px, up to four) or "hard" (128 px, up to eight).
         split: "train" or "unseen" (combinations that "train" never holds).
         seed: Of the generator.
 
@@ -30,15 +31,13 @@ def make_scenes(out: Path, count: int, preset: str = "full", split: str = "train
         FileExistsError: `out` holds something.
 
     >>> import tempfile
-    >>> make_scenes(Path(tempfile.mkdtemp()) / "scenes", count=3, preset="tiny").samples
+    >>> make_scenes(Path(tempfile.mkdtemp()) / "scenes", count=3, level="tiny").samples
     3
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is not known; use {', '.join(PRESETS)}")
     if split not in ("train", "unseen"):
         raise ValueError(f"split {split!r} is not known; use train or unseen")
     with _progress("scenes", count) as show:
-        manifest = ddt_data.pack_scenes(PRESETS[preset](), count, out, seed, split, progress=show)
+        manifest = ddt_data.pack_scenes(ddt_data.level_config(level), count, out, seed, split, progress=show)
     return _told(manifest, out)
 
 

@@ -14,9 +14,9 @@ data = typer.Typer(no_args_is_help=True, help="Make shards, from anything that h
 def data_scenes(
     out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
-    preset: Annotated[
-        str, typer.Option(help="tiny (32 px, one or two large objects), full (64 px) or hard (128 px, crowds).")
-    ] = "full",
+    level: Annotated[
+        str, typer.Option(help="tiny (32 px, one or two large things), standard (64 px) or hard (128 px, crowds).")
+    ] = "standard",
     split: Annotated[
         str, typer.Option(help="train, or unseen: scenes with combinations that train never has.")
     ] = "train",
@@ -28,7 +28,7 @@ def data_scenes(
     """
     from ddt_apps.data import make_scenes
 
-    make_scenes(out=out, count=count, preset=preset, split=split, seed=seed)
+    make_scenes(out=out, count=count, level=level, split=split, seed=seed)
 
 
 @data.command("pack")

@@ -116,7 +116,7 @@ def _of(stage: str, overrides: tuple[str, ...]) -> list[str]:
 
 def _scenes(out: Path, count: int, seed: int) -> None:
     if not (out / "manifest.json").exists():
-        make_scenes(out, count, preset="tiny", seed=seed)
+        make_scenes(out, count, level="tiny", seed=seed)
 
 
 def _tokenize(data: Path, run: Path) -> None:

@@ -33,7 +33,7 @@ def peek(
     >>> import tempfile
     >>> from ddt_apps.data import make_scenes
     >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = make_scenes(folder / "scenes", count=4, preset="tiny")
+    >>> _ = make_scenes(folder / "scenes", count=4, level="tiny")
     >>> words = peek(str(folder / "scenes"), folder / "batch.png", batch_size=2)
     >>> len(words.splitlines()), (folder / "batch.png").is_file()
     (2, True)
