@@ -79,6 +79,7 @@ def test_lists_of_pictures_are_told_from_lists_of_texts(photos, tmp_path):
 
 def test_check_tells_what_is_there_and_fails_on_what_is_broken(photos, tmp_path):
     (photos / "empty.jpg").touch()
+    (photos / "empty.txt").write_text("nothing")
     (photos / "fox2.jpg").write_bytes((photos / "fox.jpg").read_bytes())
     (photos / "fox2.txt").write_text("a fox")
     arguments = ["data", "pack", photos, "--out", tmp_path / "shards", "--image-size", 16, "--licence", "CC-BY-4.0"]
