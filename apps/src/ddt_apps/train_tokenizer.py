@@ -4,11 +4,10 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import first_difference, load_config
@@ -72,21 +71,6 @@ class TrainTokenizer:
             )
         if self.init_from and self.init_sd3:
             raise ValueError("init_from and init_sd3 both give the decoder its first weights; set one")
-
-
-class ResumedHealthMonitor(HealthMonitor):
-    """A `HealthMonitor` whose figures after a resume are those of an uninterrupted run."""
-
-    def __init__(self, quantizer: nn.Module, file: Path, every: int):
-        super().__init__(file, every)
-        self.quantizer = quantizer
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"ids": list(self.ids), "revived": getattr(self.quantizer, "revived", 0)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.ids.extend(state_dict["ids"])
-        self.quantizer.revived = state_dict["revived"]
 
 
 def pictures_of(samples: list[dict]) -> Tensor:
@@ -164,11 +148,9 @@ def _start_from(run: str, tokenizer: DDTTokenizer, decoder: DDTDecoder) -> None:
     decoder.load_state_dict(source.decoder.state_dict())
 
 
-def watchers(config: TrainTokenizer, run: Run, tokenizer: DDTTokenizer, held_out: Tensor) -> list[lightning.Callback]:
+def watchers(config: TrainTokenizer, run: Run, held_out: Tensor) -> list[lightning.Callback]:
     """What watches the run: codebook health, samples, and the guard against NaN."""
-    callbacks: list[lightning.Callback] = [
-        ResumedHealthMonitor(tokenizer.quantizer, run.folder / "health.json", config.watch_every)
-    ]
+    callbacks: list[lightning.Callback] = [HealthMonitor(run.folder / "health.json", config.watch_every)]
     if len(held_out):
         draw = partial(DDTDecoder.decode, num_steps=1)
         callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every, draw))
@@ -212,7 +194,7 @@ def train(config: TrainTokenizer) -> Path:
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         accumulate=config.accumulate,
-        callbacks=watchers(config, run, tokenizer, held_out),
+        callbacks=watchers(config, run, held_out),
         tensorboard=config.tensorboard,
     )
     tokenizer.save_pretrained(run.folder / "tokenizer")

@@ -119,6 +119,8 @@ class ImageGrid(Callback):
 class HealthMonitor(Callback):
     """Measures the codebook over the ids of recent steps, logs the figures, and keeps the last ones as JSON.
 
+    Its figures after a resume are those of an uninterrupted run.
+
     Args:
         file: Such as `runs/mine/health.json`; None to log only.
         every: Steps between two measurements.
@@ -131,18 +133,25 @@ class HealthMonitor(Callback):
     def __init__(self, file: str | Path | None, every: int, recent: int = 50):
         self.file, self.every = None if file is None else Path(file), every
         self.ids: deque[Tensor] = deque(maxlen=recent)
+        self.revived = self.revived_before = 0  # codes, in the whole run and before it was resumed
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ids": list(self.ids), "revived": self.revived}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ids.extend(state_dict["ids"])
+        self.revived = self.revived_before = state_dict["revived"]
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if "ids" in outputs:
             self.ids.append(outputs["ids"].cpu())
+        quantizer = module.tokenizer.quantizer
+        self.revived = self.revived_before + getattr(quantizer, "revived", 0)
         if trainer.global_step % self.every or not self.ids:
             return
-        quantizer = module.tokenizer.quantizer
-        health = codebook_health(
-            torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), getattr(quantizer, "revived", 0)
-        )
+        health = codebook_health(torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), self.revived)
         names = ("usage", "perplexity", "bits_per_position", "codes_per_position", "effective_dimensions", "revived")
         module.log_dict({f"codes/{name}": float(getattr(health, name)) for name in names})
         if self.file is not None and trainer.is_global_zero:
