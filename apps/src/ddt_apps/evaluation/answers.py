@@ -8,27 +8,18 @@ from typing import Any
 import numpy as np
 
 from ddt_apps.codec import to_tensor
-from ddt_apps.evaluation.heldout import by_split, held_out_scenes
+from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.models import Answers, need
 from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
-from ddt_data import Question, SceneConfig, SceneGenerator, level_config, make_questions, render
+from ddt_data import Question, SceneConfig, SceneGenerator, make_questions, render
 
 LEARNED_FROM = 4000  # training scenes from which the blind guess knows which answers are frequent
 
 
 @dataclass(frozen=True)
-class AnswersSettings:
-    """Settings of `ddt evaluate answers`."""
-
-    level: str = "standard"  # tiny, standard or hard
-    count: int = 1000  # pictures, half of them with unseen combinations; one question each
-    seed: int = 0
-
-    def __post_init__(self):
-        level_config(self.level)
-        if self.count < 2:
-            raise ValueError(f"count ({self.count}) of pictures must be at least 2, one of each split")
+class AnswersSettings(HeldOutSettings):
+    """Settings of `ddt evaluate answers`; one question for each picture."""
 
 
 @dataclass
@@ -52,8 +43,7 @@ def evaluate_answers(
         ValueError: The model cannot answer.
     """
     need(model, "answer", "answers")
-    size = getattr(model, "image_size", level_config(settings.level).image_size)
-    scenes, config = held_out_scenes(settings.level, size, settings.count, settings.seed)
+    scenes, config = scenes_for(model, settings)
     asked = [(make_questions(s.scene, config, s.rng, 1) or [None])[0] for s in scenes]
     rows = [row for row, question in enumerate(asked) if question is not None]
     scenes, questions = [scenes[row] for row in rows], [asked[row] for row in rows]
@@ -79,7 +69,7 @@ def evaluate_answers(
         "level": settings.level,
         "count": settings.count,
         "seed": settings.seed,
-        "image_size": size,
+        "image_size": config.image_size,
         "match": "exact, lower case, without a final full stop",
         "versions": versions(),
     }

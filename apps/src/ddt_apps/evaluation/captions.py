@@ -8,26 +8,17 @@ from typing import Any
 import numpy as np
 
 from ddt_apps.codec import to_tensor
-from ddt_apps.evaluation.heldout import HeldOutScene, held_out_scenes
+from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, scenes_for
 from ddt_apps.evaluation.models import Captions, need
 from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
-from ddt_data import Scene, caption, level_config, render
+from ddt_data import Scene, caption, render
 from ddt_data.parsing import Said, parse_caption, true_relations, what_it_shows
 
 
 @dataclass(frozen=True)
-class CaptionsSettings:
+class CaptionsSettings(HeldOutSettings):
     """Settings of `ddt evaluate captions`."""
-
-    level: str = "standard"  # tiny, standard or hard
-    count: int = 1000  # pictures, half of them with unseen combinations
-    seed: int = 0
-
-    def __post_init__(self):
-        level_config(self.level)
-        if self.count < 2:
-            raise ValueError(f"count ({self.count}) of pictures must be at least 2, one of each split")
 
 
 @dataclass
@@ -54,13 +45,12 @@ def evaluate_captions(
         ValueError: The model cannot describe.
     """
     need(model, "caption", "captions")
-    size = getattr(model, "image_size", level_config(settings.level).image_size)
-    scenes, config = held_out_scenes(settings.level, size, settings.count, settings.seed)
+    scenes, config = scenes_for(model, settings)
     pictures = np.stack([render(s.scene, config) for s in scenes])
     images = to_tensor(pictures)
     given = in_batches("caption", len(scenes), lambda r: model.caption(images[r]))
     truths = [
-        caption(s.scene, s.rng, config.style_words, config.background_words, 0.6, config.size_words, size)
+        caption(s.scene, s.rng, config.style_words, config.background_words, 0.6, config.size_words, config.image_size)
         for s in scenes
     ]
     half = len(given) // 2 + 1
@@ -68,7 +58,7 @@ def evaluate_captions(
         "level": settings.level,
         "count": settings.count,
         "seed": settings.seed,
-        "image_size": size,
+        "image_size": config.image_size,
         "versions": versions(),
     }
     controls = {

@@ -9,30 +9,23 @@ import torch
 from torch import Tensor
 
 from ddt_apps.codec import to_tensor, to_uint8
-from ddt_apps.evaluation.heldout import by_split, held_out_scenes
+from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.models import Edits, codec_of, need
 from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scenes import in_batches, read
 from ddt_apps.evaluation.scores import Scores, versions
-from ddt_data import Edit, Judge, Scene, caption, level_config, make_edit, render
+from ddt_data import Edit, Judge, Scene, caption, make_edit, render
 from ddt_data.judge import judge_hash
 from ddt_data.sceneeval import canvas_of
 from ddt_data.verdicts import shows
 
 
 @dataclass(frozen=True)
-class EditsSettings:
+class EditsSettings(HeldOutSettings):
     """Settings of `ddt evaluate edits`."""
 
-    level: str = "standard"  # tiny, standard or hard
     count: int = 600  # edits, half of them of scenes with unseen combinations
-    seed: int = 0
     judge: str = "a"
-
-    def __post_init__(self):
-        level_config(self.level)
-        if self.count < 2:
-            raise ValueError(f"count ({self.count}) of edits must be at least 2, one of each split")
 
 
 @dataclass
@@ -61,13 +54,12 @@ def evaluate_edits(
     """
     need(model, "edit", "edits")
     codec, judge = codec_of(model), Judge.from_pretrained(settings.judge)
-    size = getattr(model, "image_size", level_config(settings.level).image_size)
-    scenes, config = held_out_scenes(settings.level, size, settings.count, settings.seed)
+    scenes, config = scenes_for(model, settings)
     edits = [make_edit(s.scene, config, s.rng, s.split) for s in scenes]
     sources = np.stack([render(edit.source, config) for edit in edits])
     targets = np.stack([render(edit.target, config) for edit in edits])
     before, exact = to_tensor(sources), to_tensor(targets)
-    unchanged = torch.stack([_unchanged(edit, size) for edit in edits])
+    unchanged = torch.stack([_unchanged(edit, config.image_size) for edit in edits])
     kinds = [edit.kind for edit in edits]
 
     def measured(images: Tensor) -> tuple[dict[str, Any], list]:
@@ -110,7 +102,7 @@ def evaluate_edits(
         "level": settings.level,
         "count": settings.count,
         "seed": settings.seed,
-        "image_size": size,
+        "image_size": config.image_size,
         "judge": judge_hash(settings.judge),
         "versions": versions(),
     }

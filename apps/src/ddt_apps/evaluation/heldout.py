@@ -2,11 +2,26 @@
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ddt_data import Scene, SceneConfig, SceneGenerator, level_config
 from ddt_data.scenes import SPLITS
 
 SEED = 700_000_001  # far from the seeds that anybody trains with
+
+
+@dataclass(frozen=True)
+class HeldOutSettings:
+    """Which held-out scenes an evaluation draws."""
+
+    level: str = "standard"  # tiny, standard or hard
+    count: int = 1000  # pictures, half of them with unseen combinations
+    seed: int = 0
+
+    def __post_init__(self):
+        level_config(self.level)
+        if self.count < 2:
+            raise ValueError(f"count ({self.count}) of pictures must be at least 2, one of each split")
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,12 @@ def held_out_scenes(level: str, image_size: int, count: int, seed: int) -> tuple
         HeldOutScene(sources[split][i], split, random.Random(f"held out {seed} {i}")) for i, split in enumerate(splits)
     ]
     return scenes, config
+
+
+def scenes_for(model: Any, settings: HeldOutSettings) -> tuple[list[HeldOutScene], SceneConfig]:
+    """Draw what the settings ask for, at the model's picture size or else the level's; and their config."""
+    size = getattr(model, "image_size", level_config(settings.level).image_size)
+    return held_out_scenes(settings.level, size, settings.count, settings.seed)
 
 
 def by_split(values: list[float], scenes: list[HeldOutScene]) -> dict[str, float]:
