@@ -1,7 +1,7 @@
 """Recipe study: train small tokenizers that differ in one thing each, and measure all of them in the same way.
 
     ddt data scenes --out data/scenes --count 60000
-    python benchmarks/tokenizer_recipes.py data/scenes [--rows base adamw ...] [--steps 160] [--set key=value ...]
+    python benchmarks/tokenizer_recipes.py data/scenes [--rows base adamw ...] [--steps 200] [--set key=value ...]
 
 A row is configs/small/tokenizer.yaml with the row's overrides. Each is a run of its own, runs/recipe-<row>: it resumes
 where it was stopped, and a finished one is only measured. The table goes to runs/recipes.md as well.
@@ -36,7 +36,7 @@ ROWS = {
     "encoder-starts-at-places": ["decoder.network.token_grid=null"],
     "decoder-starts-at-places": ["tokenizer.encoder.start_grid=null"],
     "spatial": ["tokenizer.encoder.mode=spatial", "tokenizer.encoder.start_grid=null"],
-    # optimizer, batch, continuous start
+    # optimizer, continuous start
     "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
     "quantized-from-start": ["training.continuous_steps=0"],
     # noise and loss
@@ -175,14 +175,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of picture shards of the level `standard`")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--steps", type=int, default=160, help="of each run")
+    parser.add_argument("--steps", type=int, default=200, help="of each run")
     parser.add_argument("--scenes", type=int, default=512, help="held-out ones that are measured")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="overrides for all rows")
     args = parser.parse_args()
     done: dict[str, tuple[list[str], float, Measures]] = {}
     for name in track(args.rows, "recipes"):
-        common = [f"data={args.data}", f"seed={args.seed}", f"training.optimizer.steps={args.steps}"]
+        continuous = min(200, args.steps * 11 // 20)  # a short run must leave the plateau before it is quantized
+        common = [
+            f"data={args.data}",
+            f"seed={args.seed}",
+            f"training.optimizer.steps={args.steps}",
+            f"training.continuous_steps={continuous}",
+        ]
         config = load_config(
             TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *args.set, *ROWS[name]]
         )
