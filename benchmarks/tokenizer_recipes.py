@@ -3,8 +3,9 @@
     ddt data scenes --out data/scenes --count 60000
     python benchmarks/tokenizer_recipes.py data/scenes [--rows base adamw ...] [--steps 200] [--set key=value ...]
 
-A row is configs/small/tokenizer.yaml with the row's overrides. Each is a run of its own, runs/recipe-<row>: it resumes
-where it was stopped, and a finished one is only measured. The table goes to runs/recipes.md as well.
+A row is configs/small/tokenizer.yaml as it was when the study began (`BEGINNING`) with the row's overrides. Each is a
+run of its own, runs/recipe-<row>: it resumes where it was stopped, and a finished one is only measured. The table goes
+to runs/recipes.md as well.
 """
 
 import argparse
@@ -29,6 +30,13 @@ from ddt_data import Judge, load_prompts, render, verdict
 from ddt_data.sceneeval import canvas_of
 from ddt_tokenizer.health import codebook_health
 
+BEGINNING = [
+    "tokenizer.quantizer.codebook_size=512",
+    "tokenizer.quantizer.rate=0",
+    "decoder.schedule=[38,14,6,4,2]",
+    "decoder.flow.time_shift=4",
+    "decoder.flow.own_estimates=0.75",
+]
 ROWS = {
     "base": [],
     # how queries start
@@ -48,6 +56,7 @@ ROWS = {
     "no-own-estimates": ["decoder.flow.own_estimates=0"],
     "only-own-estimates": ["decoder.flow.own_estimates=1"],
     "no-prefixes": ["decoder.flow.coarse_share=0"],
+    "prefixes-60": ["decoder.flow.coarse_share=0.6"],
     "uniform-schedule": ["decoder.schedule=[64]"],
     "late-schedule": ["decoder.schedule=[2,4,6,14,38]"],
     "hide-when-clean": ["decoder.schedule=[54,4,2,1,1,1,1,0,0,0]"],
@@ -62,6 +71,8 @@ ROWS = {
         "tokenizer.quantizer.code_width=3",
     ],
     # codebook
+    "rate": ["tokenizer.quantizer.rate=0.003"],
+    "rate-v2048": ["tokenizer.quantizer.rate=0.003", "tokenizer.quantizer.codebook_size=2048"],
     "random-replacement": ["tokenizer.quantizer.replacement=random"],
     "diversity": ["tokenizer.quantizer.diversity=0.02"],
     # network
@@ -190,7 +201,7 @@ def main() -> None:
             f"training.continuous_steps={continuous}",
         ]
         config = load_config(
-            TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *args.set, *ROWS[name]]
+            TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *BEGINNING, *args.set, *ROWS[name]]
         )
         started = time.process_time()
         run = train(config)

@@ -79,7 +79,17 @@ def test_the_fingerprint_knows_new_settings_and_not_where_the_vae_lies():
     assert TokenizerConfig().identity().keys() == {"image_size", "encoder", "quantizer"}  # as at first
 
 
+def test_the_fingerprint_knows_the_counts_where_ids_depend_on_them():
+    for rate, changes in ((0.0, False), (0.01, True)):
+        tokenizer = DDTTokenizer(TokenizerConfig(quantizer=QuantizerConfig(rate=rate)))
+        before = tokenizer.fingerprint()
+        tokenizer.quantizer.counts[3] = 5
+        assert (tokenizer.fingerprint() != before) == changes
+
+
 def test_contradictions_are_named():
+    with pytest.raises(ValueError, match=r"rate \(-0.1\) must be at least 0"):
+        QuantizerConfig(rate=-0.1)
     with pytest.raises(ValueError, match=r"num_tokens \(64\) must be the number of patches \(16\)"):
         TokenizerConfig(32, EncoderConfig(mode="spatial"))
     with pytest.raises(ValueError, match="position_table"):

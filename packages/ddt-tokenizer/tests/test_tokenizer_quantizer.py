@@ -26,6 +26,39 @@ def test_lookup_in_chunks_equals_lookup_at_once(quantizer):
     assert torch.equal(quantizer.lookup(z), (z @ quantizer.codebook.T).argmax(-1))
 
 
+def test_with_a_rate_a_common_entry_wins_over_a_rare_one_that_is_hardly_nearer():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(24, QuantizerConfig(codebook_size=128, code_width=6, rate=0.02)).eval()
+    z = F.normalize(torch.randn(50, 7, 6), dim=-1)
+    plain = (z @ quantizer.codebook.T).argmax(-1)
+    assert torch.equal(quantizer.lookup(z), plain)  # before the first batch all are equally common
+    quantizer.counts.copy_(torch.rand(128).pow(8) * 100)
+    floor = 0.2 * quantizer.counts.mean()
+    scores = z @ quantizer.codebook.T + 0.02 * (quantizer.counts + floor).log()
+    ids = quantizer.lookup(z)
+    assert torch.equal(ids, scores.argmax(-1)) and not torch.equal(ids, plain)
+    assert quantizer.counts[ids].mean() > quantizer.counts[plain].mean()
+
+
+def test_a_rate_saves_bits_and_hardly_changes_what_is_written():
+    """Most vectors are nearly equal, as those of plain patches are; the rest lie anywhere."""
+    torch.manual_seed(0)
+    plain = F.normalize(torch.tensor([1.0, 0, 0, 0, 0, 0]) + 0.05 * torch.randn(3000, 6), dim=-1)
+    vectors = torch.cat([plain, F.normalize(torch.randn(1000, 6), dim=-1)])[torch.randperm(4000)].view(40, 100, 6)
+    bits, similarity = [], []
+    for rate in (0.0, 0.01):
+        torch.manual_seed(1)
+        quantizer = VectorQuantizer(6, QuantizerConfig(codebook_size=64, code_width=6, rate=rate)).train()
+        quantizer.to_code_space = lambda z: z
+        for _ in range(20):
+            quantizer(vectors)
+        ids = quantizer.eval()(vectors).ids
+        shares = ids.flatten().bincount(minlength=64) / ids.numel()
+        bits.append(-(shares * shares.clamp(min=1e-9).log2()).sum())
+        similarity.append((quantizer.codebook[ids] * vectors).sum(-1).mean())
+    assert bits[1] < bits[0] - 0.5 and similarity[1] > similarity[0] - 0.005
+
+
 def test_tokens_are_the_embedded_ids(quantizer):
     quantizer.eval()
     tokens, ids, _ = quantizer(torch.randn(4, 8, 24))

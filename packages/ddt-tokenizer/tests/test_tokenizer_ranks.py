@@ -29,6 +29,7 @@ def train(config, rank, ranks):
 
 
 CONFIGS = {kind: QuantizerConfig(64, 12, replacement=kind) for kind in ("worst", "random", "position")}
+CONFIGS["rate"] = QuantizerConfig(64, 12, rate=0.01)
 
 
 def work(rank, folder):

@@ -24,7 +24,7 @@ from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
 
 FORMAT = 1
 QUANTIZERS = {"vq": VectorQuantizer, "fsq": FiniteScalarQuantizer, "lfq": LookupFreeQuantizer}
-MEMORIES = {"quantizer.counts", "quantizer.sums", "quantizer.histogram"}  # of training; ids do not depend on them
+MEMORIES = {"quantizer.counts", "quantizer.sums", "quantizer.histogram"}  # of training; ids need none without `rate`
 
 
 class DDTTokenizer(nn.Module):
@@ -95,8 +95,9 @@ class DDTTokenizer(nn.Module):
     def fingerprint(self) -> str:
         """Hash what decides an image's ids, sizes and weights: 16 hex digits, equal for equal tokenizers only."""
         digest = hashlib.sha256(json.dumps(self.config.identity(), sort_keys=True).encode())
+        memories = MEMORIES - {"quantizer.counts"} if self.config.quantizer.rate else MEMORIES
         for name, tensor in sorted(self.state_dict().items()):
-            if name not in MEMORIES:
+            if name not in memories:
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
