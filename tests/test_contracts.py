@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 import ddt_data
+import ddt_decoder.latents
 import ddt_decoder.positions
 import ddt_tokenizer.cli
 import ddt_tokenizer.images
+import ddt_tokenizer.latents
 import ddt_tokenizer.positions
 from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
@@ -175,3 +177,11 @@ def test_id_shards_of_the_tokenizers_own_command_are_read_as_any_other(tmp_path)
             expected[ids] = tokenizer.encode(to_tensor([sample[picture]]))[0].tolist()
         found = dataset[i]
         assert found | {name: found[name].tolist() for name in ("ids", "target_ids")} == expected
+
+
+@pytest.mark.parametrize("module", [ddt_decoder.latents, ddt_tokenizer.latents])
+def test_both_packages_read_names_of_autoencoders_alike(module, tmp_path):
+    assert module._split_source("owner/name") == ("owner/name", {})
+    assert module._split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert module._split_source(str(tmp_path / "a" / "b")) == (str(tmp_path / "a" / "b"), {})

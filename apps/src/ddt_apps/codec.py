@@ -58,6 +58,7 @@ class Codec:
         device: torch.device | str = "cpu",
         num_steps: int = 1,
         renderer: str | Path | None = None,
+        vae: str | None = None,
     ) -> "Codec":
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
@@ -66,6 +67,7 @@ class Codec:
             device: Where to put it.
             num_steps: Denoising steps of `decode`.
             renderer: A `ddt train-renderer` run of that tokenizer.
+            vae: Where the autoencoder of its latents lies, if not where it did in training.
 
         Raises:
             FileNotFoundError: A run is missing or unfinished.
@@ -74,12 +76,12 @@ class Codec:
         folder = Path(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
-        tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer").to(device)
-        decoder = DDTDecoder.from_pretrained(folder / "decoder").to(device)
+        tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae).to(device)
+        decoder = DDTDecoder.from_pretrained(folder / "decoder", vae).to(device)
         if renderer is not None:
             if not (Path(renderer) / "renderer" / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
-            renderer = DDTRenderer.from_pretrained(Path(renderer) / "renderer").to(device)
+            renderer = DDTRenderer.from_pretrained(Path(renderer) / "renderer", vae).to(device)
         return cls(tokenizer, decoder, num_steps, renderer)
 
     @property

@@ -1,10 +1,12 @@
 """Latent spaces, against diffusers' autoencoders at random toy weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 
-from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
+from ddt_decoder import DDTDecoder, DDTRenderer, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_decoder.latents import LatentSpace
 
 BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
@@ -58,6 +60,34 @@ def test_a_decoder_draws_through_a_frozen_autoencoder_that_it_does_not_keep(vae,
     latents = torch.randn(1, 5, 4, 4, requires_grad=True)
     decoder.latent_space.decode(latents).sum().backward()
     assert latents.grad.abs().sum() > 0
+
+
+def test_the_autoencoder_may_move(vae, tmp_path):
+    _, folder = vae
+    network = MMDiTConfig(channels=5, patch_size=2, width=32, depth=1, num_heads=2)
+    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig.from_vae(folder)))
+    renderer = DDTRenderer.from_decoder(decoder)
+    decoder.save_pretrained(tmp_path / "decoder")
+    renderer.save_pretrained(tmp_path / "renderer")
+    Path(folder).rename(tmp_path / "elsewhere")
+    ids = torch.randint(8, (2, 4))
+    for kind, name in ((DDTDecoder, "decoder"), (DDTRenderer, "renderer")):
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            kind.from_pretrained(tmp_path / name).decode(ids)
+        assert kind.from_pretrained(tmp_path / name, vae=str(tmp_path / "elsewhere")).decode(ids).shape == (
+            2,
+            3,
+            16,
+            16,
+        )
+
+
+def test_an_autoencoder_of_another_latent_space_is_refused_by_name(vae):
+    _, folder = vae
+    network = MMDiTConfig(channels=5, patch_size=2, width=32, depth=1, num_heads=2)
+    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig(5, 4, vae=folder)))
+    with pytest.raises(ValueError, match=r"has downscale 2, latents\.downscale is 4"):
+        decoder.decode(torch.zeros(1, 4, dtype=torch.long))
 
 
 def test_latents_without_an_autoencoder_are_refused_before_the_work():

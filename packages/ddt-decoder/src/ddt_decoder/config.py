@@ -1,6 +1,6 @@
 """DecoderConfig: everything that a checkpoint needs to be rebuilt, and the published shapes as presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddt_decoder.flow import FlowConfig
@@ -54,6 +54,10 @@ class DecoderConfig:
         if self.logit_normal_schedule is None:
             return TokenSchedule(self.schedule)
         return LogitNormalSchedule(self.schedule[0], *self.logit_normal_schedule)
+
+    def with_vae(self, vae: str | None) -> "DecoderConfig":
+        """Say where the autoencoder lies now; None leaves it where it is."""
+        return self if vae is None else replace(self, latents=replace(self.latents, vae=vae))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DecoderConfig":

@@ -248,8 +248,12 @@ class DDTDecoder(TokenTable):
         save_folder(folder, self, "ddt-decoder", config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DDTDecoder":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTDecoder":
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+
+        Args:
+            folder: What `save_pretrained` wrote.
+            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no decoder.
@@ -258,7 +262,7 @@ class DDTDecoder(TokenTable):
         config = read_config(folder, "ddt-decoder")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")
-            decoder = cls(DecoderConfig.from_dict(config))
+            decoder = cls(DecoderConfig.from_dict(config).with_vae(vae))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the decoder in '{folder}' is damaged or incomplete ({error}); save it again") from error
         load_weights(folder, decoder)

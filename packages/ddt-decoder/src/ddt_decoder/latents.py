@@ -4,6 +4,7 @@ Shape letters: B batch, C channels; H, W pixels, h, w latents.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ class LatentConfig:
     downscale: int = 1  # pixels to a side of one latent
     shift: float = 0.0
     scale: float = 1.0
-    vae: str | None = None  # folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny; None: pixels
+    # Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny; an id may go on with a subfolder, as in
+    # owner/name/vae. None: pixels.
+    vae: str | None = None
 
     @classmethod
     def sd3(cls, vae: str | None = None) -> "LatentConfig":
@@ -35,15 +38,15 @@ class LatentConfig:
         """Read channels, downscale, shift and scale from the config of an AutoencoderKL or AutoencoderTiny.
 
         Raises:
-            ValueError: If it is another kind of autoencoder.
+            ValueError: If it is another kind of autoencoder, or is not there.
         """
-        config = _vae_config(vae)
+        config = _vae_config(str(vae))
         blocks = config.get("encoder_block_out_channels") or config["block_out_channels"]
         return cls(
             channels=config["latent_channels"],
             downscale=2 ** (len(blocks) - 1),
             shift=config.get("shift_factor") or 0.0,
-            scale=config["scaling_factor"],
+            scale=config.get("scaling_factor") or 1.0,
             vae=str(vae),
         )
 
@@ -67,7 +70,8 @@ class LatentSpace:
         """Load the autoencoder, if there is one and it is not yet loaded.
 
         Raises:
-            ValueError: If these latents are not pixels and no autoencoder is named.
+            ValueError: If these latents are not pixels and no autoencoder is named, it cannot be loaded, or it is of
+                another latent space.
         """
         config = self.config
         if config.vae is None and (config.channels != 3 or config.downscale != 1):
@@ -75,6 +79,13 @@ class LatentSpace:
                 f"latents of {config.channels} channels need an autoencoder; set latents.vae to its folder or Hub id"
             )
         if config.vae is not None and self._vae is None:
+            found = LatentConfig.from_vae(config.vae)
+            for name in ("channels", "downscale"):
+                if getattr(found, name) != getattr(config, name):
+                    raise ValueError(
+                        f"autoencoder '{config.vae}' has {name} {getattr(found, name)}, latents.{name} is "
+                        f"{getattr(config, name)}; use the autoencoder that the decoder was trained with"
+                    )
             with torch.inference_mode(False):  # else a first use inside `decode` would spoil it for training
                 self._vae = _load_vae(config.vae)
 
@@ -94,7 +105,11 @@ class LatentSpace:
 def _vae_config(vae: str) -> dict[str, Any]:
     from diffusers import AutoencoderKL
 
-    config = AutoencoderKL.load_config(str(vae))
+    source, where = _split_source(vae)
+    try:
+        config = AutoencoderKL.load_config(source, **where)
+    except OSError as error:
+        raise ValueError(f"autoencoder '{vae}' cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     if config.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"'{vae}' holds a {config.get('_class_name')}; use an AutoencoderKL or AutoencoderTiny")
     return config
@@ -104,4 +119,13 @@ def _load_vae(vae: str) -> nn.Module:
     import diffusers
 
     kind = getattr(diffusers, _vae_config(vae)["_class_name"])
-    return kind.from_pretrained(vae).requires_grad_(False).eval()
+    source, where = _split_source(vae)
+    return kind.from_pretrained(source, **where).requires_grad_(False).eval()
+
+
+def _split_source(vae: str) -> tuple[str, dict[str, str]]:
+    """A folder as it is; of a Hub id the repository, and the subfolder if it names one."""
+    parts = vae.split("/")
+    if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):
+        return vae, {}
+    return "/".join(parts[:2]), {"subfolder": "/".join(parts[2:])}

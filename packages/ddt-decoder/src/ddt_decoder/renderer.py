@@ -102,8 +102,12 @@ class DDTRenderer(TokenTable):
         save_folder(folder, self, "ddt-renderer", {**extra, **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DDTRenderer":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTRenderer":
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+
+        Args:
+            folder: What `save_pretrained` wrote.
+            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no renderer.
@@ -112,7 +116,7 @@ class DDTRenderer(TokenTable):
         config = read_config(folder, "ddt-renderer")
         try:
             fingerprint, canvas_size = config.pop("tokenizer_fingerprint"), config.pop("canvas_size")
-            renderer = cls(DecoderConfig.from_dict(config), canvas_size)
+            renderer = cls(DecoderConfig.from_dict(config).with_vae(vae), canvas_size)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the renderer in '{folder}' is damaged or incomplete ({error}); save it again") from error
         load_weights(folder, renderer)
