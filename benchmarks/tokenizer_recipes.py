@@ -10,7 +10,6 @@ to runs/recipes.md as well.
 
 import argparse
 import json
-import math
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from ddt_apps.config import load_config
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.pixels import psnr
 from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
+from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
 from ddt_apps.train_tokenizer import TrainTokenizer, train
 from ddt_data import Judge, load_prompts, render, verdict
 from ddt_data.sceneeval import canvas_of
@@ -43,7 +43,7 @@ ROWS = {
     "start-anywhere": ["tokenizer.encoder.start_grid=null", "decoder.network.token_grid=null"],
     "encoder-starts-at-places": ["decoder.network.token_grid=null"],
     "decoder-starts-at-places": ["tokenizer.encoder.start_grid=null"],
-    "spatial": ["tokenizer.encoder.mode=spatial", "tokenizer.encoder.start_grid=null"],
+    "spatial": ["tokenizer.encoder.mode=spatial"],
     # optimizer, continuous start
     "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
     "quantized-from-start": ["training.continuous_steps=0"],
@@ -115,7 +115,7 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
     again = to_uint8(decoded(codec, codec.encode(to_tensor(real)), num_steps=1))
     seen = read(Judge.from_pretrained("a"), again, canvas_of(level))
     health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
-    changes = patch_changes(codec, ids[:64], drawn[:64])
+    changes = patch_changes(codec, ids[:64])
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
     return Measures(
         psnr=float(psnr(drawn, images).mean()),
@@ -126,8 +126,8 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         dimensions=health.effective_dimensions,
         codes=health.codes_per_position,
         bits=health.bits_per_position,
-        white_codes=white_patch_codes(ids, images, changes),
-        locality=float((changes.max(1).values / changes.sum(1)).mean()),
+        white_codes=plain_patch_codes(ids, images, changes),
+        locality=locality(changes),
         coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
         fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
     )
@@ -136,38 +136,6 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
 def decoded(codec: Codec, ids: Tensor, **settings: int) -> Tensor:
     """Draw in parts that fit the cache."""
     return torch.cat([codec.decoder.decode(part, **settings) for part in ids.split(64)])
-
-
-@torch.inference_mode()
-def from_finest(codec: Codec, ids: Tensor, count: int) -> Tensor:
-    """Draw in one step from the `count` finest ids, V_1..V_count."""
-    decoder = codec.decoder
-    t = torch.ones(len(ids))
-    noise = torch.randn(len(ids), 3, codec.image_size, codec.image_size, generator=torch.Generator().manual_seed(0))
-    output = decoder.network(noise, t, decoder.as_tokens(ids)[:, :count])
-    clean = output if decoder.config.flow.network_output == "x0" else noise - output
-    return clean.clamp(-1, 1)
-
-
-def patch_changes(codec: Codec, ids: Tensor, drawn: Tensor) -> Tensor:
-    """Squared change of each patch when one id is taken from the next picture, mean over pictures: [K, patches]."""
-    patch = codec.tokenizer.config.multiple
-    changes = []
-    for k in range(codec.num_tokens):
-        swapped = ids.clone()
-        swapped[:, k] = ids.roll(1, 0)[:, k]
-        squared = (decoded(codec, swapped, num_steps=1) - drawn).square().mean(1)
-        changes.append(squared.unfold(1, patch, patch).unfold(2, patch, patch).mean((0, 3, 4)).flatten())
-    return torch.stack(changes)
-
-
-def white_patch_codes(ids: Tensor, images: Tensor, changes: Tensor) -> float:
-    """Count the codes that a position takes over pictures in which its patch is plain white, mean over positions."""
-    side = math.isqrt(changes.shape[1])
-    patch = images.shape[-1] // side
-    white = (images.unfold(2, patch, patch).unfold(3, patch, patch) > 0.99).all(-1).all(-1).all(1).flatten(1)
-    own = changes.argmax(1)
-    return float(torch.tensor([len(ids[white[:, own[k]], k].unique()) for k in range(ids.shape[1])]).float().mean())
 
 
 def table(rows: dict[str, tuple[list[str], float, Measures]]) -> str:

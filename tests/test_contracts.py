@@ -18,8 +18,10 @@ import ddt_tokenizer.positions
 from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
+from ddt_decoder.mmdit import MMDiT
 from ddt_llm import MultimodalLM, TinyLlamaConfig, VisualTokenizer, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.encoder import Encoder
 
 
 def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32):
@@ -185,3 +187,17 @@ def test_both_packages_read_names_of_autoencoders_alike(module, tmp_path):
     assert module._split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert module._split_source(str(tmp_path / "a" / "b")) == (str(tmp_path / "a" / "b"), {})
+
+
+def test_spatial_ids_stand_where_the_decoder_places_their_tokens():
+    """So that the baseline of one id a patch meets a decoder no worse prepared, and prefixes cover the picture."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(width=32, num_heads=2, num_tokens=16, mode="spatial", start_grid=4))
+    encoder.blocks = encoder.blocks[:0]
+    torch.nn.init.zeros_(encoder.patch_in.weight)
+    torch.nn.init.zeros_(encoder.patch_in.bias)
+    network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2, token_grid=4), num_tokens=16)
+    places = encoder(torch.zeros(1, 3, 32, 32))[0]  # nothing but where each patch is
+    assert torch.allclose(places, encoder.norm(network.token_order), atol=1e-5)
+    with pytest.raises(ValueError, match="the size it was made for"):
+        encoder(torch.zeros(1, 3, 16, 64))

@@ -139,7 +139,8 @@ def test_the_average_is_what_is_exported(here):
     assert Codec.from_pretrained(run).decoder.tokenizer_fingerprint  # its table is the tokenizer's
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(here, monkeypatch):
+@pytest.mark.parametrize("step", [2, 8])  # before and after quantization begins
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(here, monkeypatch, step):
     whole = train_tokenizer.train(toy("no-nan"))
     with monkeypatch.context() as patch:
         loss = DDTDecoder.loss
@@ -147,12 +148,12 @@ def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(here, monkeypat
 
         def broken(self, latents, tokens):
             calls.append(0)
-            return loss(self, latents * (torch.nan if len(calls) == 3 else 1.0), tokens)
+            return loss(self, latents * (torch.nan if len(calls) == step + 1 else 1.0), tokens)
 
         patch.setattr(DDTDecoder, "loss", broken)
-        with pytest.raises(ValueError, match=r"not finite at step 2; the state before it is in .*last\.ckpt"):
-            train_tokenizer.train(toy("nan"))
-    healed = train_tokenizer.train(toy("nan"))
+        with pytest.raises(ValueError, match=rf"not finite at step {step}; the state before it is in .*last\.ckpt"):
+            train_tokenizer.train(toy(f"nan-{step}"))
+    healed = train_tokenizer.train(toy(f"nan-{step}"))
     for part in ("tokenizer", "decoder"):
         assert same(weights(whole / part), weights(healed / part))
 
@@ -166,7 +167,7 @@ def test_fine_tuning_starts_where_the_other_run_ended(here):
 
 def test_a_frozen_tokenizer_keeps_its_ids_and_a_frozen_encoder_its_weights(here):
     first = weights(here / "runs/first/tokenizer")
-    run = train_tokenizer.train(toy("codebook", *FINE_TUNE, "training.freeze=codebook"))
+    run = train_tokenizer.train(toy("frozen", *FINE_TUNE, "training.freeze=tokenizer"))
     assert same(weights(run / "tokenizer"), first)
     assert not same(weights(run / "decoder"), weights(here / "runs/first/decoder"))
     assert Codec.from_pretrained(run).fingerprint == Codec.from_pretrained("runs/first").fingerprint

@@ -93,8 +93,8 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
 
     vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
-    Diffusion 3, init_from=RUN with training.freeze=encoder or codebook fine-tunes. Configurations: tiny/tokenizer,
-    small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
+    Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
+    tiny/tokenizer, small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
     """
     from ddt_apps.train_tokenizer import run_train_tokenizer
 

@@ -79,17 +79,23 @@ def test_the_fingerprint_knows_new_settings_and_not_where_the_vae_lies():
     assert TokenizerConfig().identity().keys() == {"image_size", "encoder", "quantizer"}  # as at first
 
 
-def test_the_fingerprint_knows_the_counts_where_ids_depend_on_them():
+def test_the_fingerprint_knows_the_counts_where_ids_depend_on_them(tmp_path):
     for rate, changes in ((0.0, False), (0.01, True)):
         tokenizer = DDTTokenizer(TokenizerConfig(quantizer=QuantizerConfig(rate=rate)))
         before = tokenizer.fingerprint()
-        tokenizer.quantizer.counts[3] = 5
+        tokenizer.quantizer.counts.copy_(torch.rand(512).pow(9) * 100)
         assert (tokenizer.fingerprint() != before) == changes
+        tokenizer.save_pretrained(tmp_path / str(rate))
+        loaded, images = DDTTokenizer.from_pretrained(tmp_path / str(rate)), torch.rand(2, 3, 64, 64)
+        assert torch.equal(loaded.encode(images), tokenizer.encode(images))
+        assert loaded.fingerprint() == tokenizer.fingerprint()
 
 
 def test_contradictions_are_named():
     with pytest.raises(ValueError, match=r"rate \(-0.1\) must be at least 0"):
         QuantizerConfig(rate=-0.1)
+    with pytest.raises(ValueError, match=r"rate \(0.1\) must be .* 0 for kind=lfq"):
+        QuantizerConfig(2**4, 4, kind="lfq", rate=0.1)
     with pytest.raises(ValueError, match=r"num_tokens \(64\) must be the number of patches \(16\)"):
         TokenizerConfig(32, EncoderConfig(mode="spatial"))
     with pytest.raises(ValueError, match="position_table"):

@@ -174,7 +174,8 @@ def test_queries_with_a_start_grid_first_read_the_patches_near_their_place():
     assert distance(start_grid=8) < 0.6 * distance()
 
 
-@pytest.mark.parametrize("form", ["one-way", "spatial"])
-def test_a_start_grid_is_for_joint_queries(form):
-    with pytest.raises(ValueError, match=r"start_grid \(8\) needs mode=queries and attention=joint"):
-        EncoderConfig(**FORMS[form], start_grid=8)
+def test_a_start_grid_fits_the_rest():
+    with pytest.raises(ValueError, match=r"start_grid \(8\) needs attention=joint"):
+        EncoderConfig(**FORMS["one-way"], start_grid=8)
+    with pytest.raises(ValueError, match=r"start_grid \(8\) must be .* num_tokens \(16\)"):
+        EncoderConfig(**FORMS["spatial"], start_grid=8)

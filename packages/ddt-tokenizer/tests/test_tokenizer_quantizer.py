@@ -145,7 +145,6 @@ def test_autocast_does_not_change_the_ids(quantizer):
     quantizer.eval()
     vectors = torch.randn(64, 8, 24)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer(vectors).ids, quantizer(vectors).ids)
         low = quantizer(vectors)
     assert torch.equal(low.ids, quantizer(vectors).ids) and low.tokens.dtype == torch.float32
 
@@ -159,4 +158,4 @@ def test_a_revived_code_is_given_time(quantizer):
     revived = quantizer.codebook[5].clone()
     for _ in range(10):  # nothing falls to it
         quantizer(cluster.expand(32, 8, -1) + 0.001 * torch.randn(32, 8, 24))
-    assert torch.allclose(quantizer.codebook[5], revived, atol=1e-4) or quantizer.lookup(revived) == 5
+    assert torch.allclose(quantizer.codebook[5], revived, atol=1e-4)

@@ -5,9 +5,11 @@ import sys
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from ddt_tokenizer import QuantizerConfig, VectorQuantizer
-from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer.diversity import diversity_loss
+from ddt_tokenizer.ranks import averaged, from_first, gathered, num_ranks, rows, summed
 
 STEPS = 20
 
@@ -32,6 +34,18 @@ CONFIGS = {kind: QuantizerConfig(64, 12, replacement=kind) for kind in ("worst",
 CONFIGS["rate"] = QuantizerConfig(64, 12, rate=0.01)
 
 
+def diversity_gradient(rank, ranks):
+    """Of the term with respect to a weight before it."""
+    torch.manual_seed(0)
+    weight, vectors = torch.randn(6, 6, requires_grad=True), torch.randn(32, 5, 6)
+    codebook = F.normalize(torch.randn(16, 6), dim=-1)
+    z = F.normalize(vectors.chunk(ranks)[rank] @ weight, dim=-1)
+    histogram = torch.zeros(5, 16)
+    histogram[:, 0] = 1.0  # one code is used, so the term is on
+    diversity_loss(z, codebook, histogram).backward()
+    return weight.grad
+
+
 def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     own = torch.arange(6.0).view(3, 2) + 10 * rank
@@ -40,8 +54,10 @@ def work(rank, folder):
     picks = torch.tensor([5, 0, 3, 3])
     assert everyone.shape == (6, 2) and torch.equal(rows(own, picks), everyone[picks])
     assert from_first(torch.tensor([rank])) == 0
+    assert torch.equal(averaged(own), torch.arange(6.0).view(3, 2) + 5)
     for kind, config in CONFIGS.items():
         torch.save(train(config, rank, 2), f"{folder}/{kind}{rank}.pt")
+    torch.save(diversity_gradient(rank, 2), f"{folder}/gradient{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -59,6 +75,9 @@ def test_two_processes_keep_one_codebook(tmp_path):
             else:
                 assert torch.equal(first[name], second[name]), (kind, name)
                 assert torch.allclose(first[name].double(), tensor.double(), atol=1e-5), (kind, name)
+    gradients = [torch.load(tmp_path / f"gradient{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = diversity_gradient(0, 1)
+    assert alone.abs().max() > 1e-4 and torch.allclose(sum(gradients) / 2, alone, atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def _decode(decoder: nn.Module, tokens: Tensor) -> Tensor:
 class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
-    A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. The codebook
-    takes no part of a batch that is not finite. Not for fp16 with loss scaling, where gradients overflow as a rule.
+    A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. What the
+    codebook took from its batches is undone. Not for fp16 with loss scaling, where gradients overflow as a rule.
 
     Args:
         checkpoint: File to write; None to write nothing.
@@ -50,6 +50,11 @@ class NaNGuard(Callback):
 
     def __init__(self, checkpoint: str | Path | None = None):
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.before: dict[str, Tensor] = {}  # buffers as they were before the step
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.checkpoint is not None and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
         named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
@@ -58,6 +63,8 @@ class NaNGuard(Callback):
         name = next((name for name, grad in named if not grad.isfinite().all()), "the largest weights (overflow)")
         saved = ""
         if self.checkpoint is not None:
+            for name, buffer in module.named_buffers():
+                buffer.copy_(self.before[name])
             part = self.checkpoint.with_name(f".{self.checkpoint.name}.part")
             trainer.save_checkpoint(part)
             if trainer.is_global_zero:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ddt_tokenizer.ranks import averaged
+
 SHARPNESS = 10.0  # softmax temperature of similarities is its inverse
 MEMORY = 0.8  # share of the moving histogram in the distribution whose entropy counts
 GROUPS = 64  # contiguous groups of positions
@@ -27,8 +29,8 @@ def diversity_loss(z: Tensor, codebook: Tensor, histogram: Tensor) -> Tensor:
     """Negative entropy of code usage, per position and per group of positions (Selftok, May 2025).
 
     The distribution at a position is 0.8 of its moving histogram and 0.2 of the batch's mean softmax of 10 times the
-    similarities. The term fades as positions grow diverse. At most B * K / 64 similarities are held at once: those of a
-    group of positions, computed again on the way back.
+    similarities, over all ranks. The term fades as positions grow diverse. At most B * K / 64 * V similarities are held
+    at once: those of a group of positions, computed again on the way back.
 
     Args:
         z: Unit vectors [B, K, D].
@@ -41,13 +43,18 @@ def diversity_loss(z: Tensor, codebook: Tensor, histogram: Tensor) -> Tensor:
     by_position, by_group = z.new_zeros(()), z.new_zeros(())
     if weight > 0:
         for vectors, past in zip(z.tensor_split(groups, 1), histogram.tensor_split(groups), strict=True):
-            positions, group = checkpoint(_entropies, vectors, codebook, past, use_reentrant=False)
+            usage = averaged(checkpoint(_usage, vectors, codebook, use_reentrant=False))
+            positions, group = checkpoint(_entropies, usage, past, use_reentrant=False)
             by_position, by_group = by_position + positions, by_group + group
     return -weight * (by_position / z.shape[1] + by_group / groups) / 2
 
 
-def _entropies(z: Tensor, codebook: Tensor, histogram: Tensor) -> tuple[Tensor, Tensor]:
+def _usage(z: Tensor, codebook: Tensor) -> Tensor:
+    """Mean over a batch [B, k, D] of the softmax over codes: [k, V]."""
+    return (SHARPNESS * z @ codebook.T).softmax(-1).mean(0)
+
+
+def _entropies(usage: Tensor, histogram: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the positions' entropies, and the entropy of their mean, of one group."""
-    batch = (SHARPNESS * z @ codebook.T).softmax(-1).mean(0)
-    mixed = MEMORY * histogram + (1 - MEMORY) * batch
+    mixed = MEMORY * histogram + (1 - MEMORY) * usage
     return torch.special.entr(mixed).sum(), torch.special.entr(mixed.mean(0)).sum()

@@ -31,6 +31,7 @@ class EncoderConfig:
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
     query_position: Literal["learned", "sincos", "adaln"] = "learned"
     # Patches a side of the grid that the queries start spread over, each looking at its place; None: start anywhere.
+    # In spatial mode ids come in the order of those places, as a decoder's `token_grid` has it; None: row by row.
     start_grid: int | None = None
     position_table: int | None = None  # side of the sin-cos table that a grid is cut from; None: centred, any grid
     qk_norm: bool = True
@@ -49,10 +50,12 @@ class EncoderConfig:
                 f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width "
                 f"({self.width}) and num_heads ({self.num_heads}) in joint attention; set attention=one_way"
             )
-        if self.start_grid is not None and (self.mode, self.attention) != ("queries", "joint"):
+        if self.start_grid is not None and self.attention != "joint":
+            raise ValueError(f"start_grid ({self.start_grid}) needs attention=joint, not {self.attention}; remove it")
+        if self.start_grid is not None and self.mode == "spatial" and self.start_grid**2 != self.num_tokens:
             raise ValueError(
-                f"start_grid ({self.start_grid}) needs mode=queries and attention=joint, not {self.mode} and "
-                f"{self.attention}; remove it"
+                f"start_grid ({self.start_grid}) must be the side of the square of patches in mode=spatial, which has "
+                f"num_tokens ({self.num_tokens})"
             )
         if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
             raise ValueError(
@@ -112,7 +115,7 @@ class Encoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
-        if config.start_grid is not None:
+        if config.start_grid is not None and config.mode == "queries":
             self._look_at_places(config.start_grid)
 
     @torch.no_grad()
@@ -142,7 +145,7 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"latents of {h} x {w} patches exceed position_table ({config.position_table}); encode a smaller one"
             )
-        if config.mode == "spatial" and h * w != config.num_tokens:
+        if config.mode == "spatial" and (h * w != config.num_tokens or h != (config.start_grid or h)):
             raise ValueError(
                 f"latents of {h} x {w} patches do not give num_tokens ({config.num_tokens}); mode=spatial has one id a "
                 f"patch, so encode pictures of the size it was made for"
@@ -166,4 +169,7 @@ class Encoder(nn.Module):
             streams.append(queries.expand(len(latents), -1, -1))
         for block in self.blocks:
             streams = block(streams)
+        if config.mode == "spatial" and config.start_grid is not None:
+            rows, columns = (spread_points(h * w, h) + (h - 1) / 2).round().long().unbind(1)
+            streams = [streams[-1][:, (rows * w + columns).to(latents.device)]]
         return self.norm(streams[-1])

@@ -61,7 +61,8 @@ def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
     Pictures become squares of image_size; tensors keep their size.
 
     Raises:
-        ValueError: If a tensor has another shape than [B, 3, H, W] with H and W divisible by `multiple`.
+        ValueError: If a tensor has another shape than [B, 3, H, W] with H and W divisible by `multiple`, or holds whole
+            numbers; if a list is empty.
 
     Example:
         >>> as_images([Image.new("RGB", (9, 9))] * 2, 8).shape
@@ -73,7 +74,11 @@ def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
                 f"images have shape {tuple(images.shape)}; this tokenizer takes [B, 3, H, W] with H and W divisible by "
                 f"{multiple} (it was made for {image_size}); resize them, or pass PIL images or paths"
             )
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}; this tokenizer takes floats in [-1, 1]: images / 127.5 - 1")
         return images
     if isinstance(images, (str, Path, Image.Image)):
         images = [images]
+    if not len(images):
+        raise ValueError("images is an empty list; give at least one picture")
     return torch.stack([load_image(image, image_size) for image in images])

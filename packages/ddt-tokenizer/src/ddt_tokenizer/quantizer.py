@@ -38,8 +38,8 @@ class QuantizerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "levels", tuple(self.levels))  # JSON and YAML have lists
-        if self.rate < 0:
-            raise ValueError(f"rate ({self.rate}) must be at least 0; 0 takes the nearest entry, 0.003 saves bits")
+        if self.rate < 0 or (self.rate and self.kind != "vq"):
+            raise ValueError(f"rate ({self.rate}) must be at least 0, and 0 for kind={self.kind} if that is not vq")
         sizes = {"vq": self.codebook_size, "fsq": math.prod(self.levels), "lfq": 2**self.code_width}
         widths = {"vq": self.code_width, "fsq": len(self.levels), "lfq": self.code_width}
         if (self.codebook_size, self.code_width) != (sizes[self.kind], widths[self.kind]):

@@ -17,6 +17,15 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def averaged(tensor: Tensor) -> Tensor:
+    """Mean over ranks; gradients pass, such that their mean over ranks is that of one process on the whole batch."""
+    if num_ranks() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+
+    return all_reduce(tensor) / num_ranks()
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """Concatenate tensors of equal shapes along their first dimension, in the order of ranks."""
     if num_ranks() == 1:

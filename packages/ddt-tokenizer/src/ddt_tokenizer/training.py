@@ -30,9 +30,9 @@ class TrainingConfig:
 
     continuous_steps: int = 100  # steps before quantization starts; the codebook begins as k-means of what they learned
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # What stays as it is: nothing, the encoder (its codebook goes on following it), or the whole tokenizer, so that ids
-    # keep their meaning while the decoder is trained.
-    freeze: Literal["none", "encoder", "codebook"] = "none"
+    # What stays as it is: nothing, the encoder (its codebook goes on following it), the codebook (ids keep their
+    # vectors while the encoder learns to use them better), or the whole tokenizer (a picture keeps its ids).
+    freeze: Literal["none", "encoder", "codebook", "tokenizer"] = "none"
     ema_decay: float = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
     cached_latents: bool = False  # whether batches are latents already, not images
 
@@ -69,7 +69,9 @@ class TokenizerTraining(LightningModule):
         if config.freeze == "encoder":
             tokenizer.encoder.requires_grad_(False)
             tokenizer.quantizer.project.requires_grad_(False)
-        elif config.freeze == "codebook":
+        elif config.freeze == "codebook" and hasattr(tokenizer.quantizer, "norm"):
+            tokenizer.quantizer.norm.requires_grad_(False)
+        elif config.freeze == "tokenizer":
             tokenizer.requires_grad_(False)
         self.average = None
         if config.ema_decay:
@@ -78,9 +80,11 @@ class TokenizerTraining(LightningModule):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen tokenizer stays in evaluation mode, so that its codebook stays too."""
+        """Set the mode; what holds a frozen codebook stays in evaluation mode, in which it follows nothing."""
         super().train(mode)
         if self.config.freeze == "codebook":
+            self.tokenizer.quantizer.eval()
+        elif self.config.freeze == "tokenizer":
             self.tokenizer.eval()
         return self
 
