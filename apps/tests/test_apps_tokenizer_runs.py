@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddt_apps import train_renderer, train_tokenizer
+from ddt_apps.cli import app
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import load_config
 from ddt_apps.data import make_scenes
@@ -20,7 +21,8 @@ from ddt_apps.train_renderer import TrainRenderer
 from ddt_apps.train_tokenizer import TrainTokenizer
 from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
-from ddt_tokenizer import DDTTokenizer, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
+from ddt_tokenizer.latents import ImageLatents
 from ddt_tokenizer.training import TokenizerTraining
 
 TOY = [
@@ -222,6 +224,30 @@ def test_tokenizer_and_renderer_train_in_the_latents_of_an_autoencoder(vae):
     config = ["data=data", f"tokenizer={run}", "name=latent-renderer", "steps=2", "batch_size=2", "held_out=2"]
     rendered = train_renderer.train(load_config(TrainRenderer, "tiny/renderer", config))
     assert load_model(str(rendered)).decode(torch.zeros(1, 16, dtype=torch.long)).shape == (1, 3, 32, 32)
+
+
+def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch):
+    settings = ["vae=vae", "tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
+    assert app(["data", "latents", "data", "--vae", vae, "--out", "cached"], standalone_mode=False) in (None, 0)
+    cached, pictures = ShardDataset("cached"), ShardDataset("data")
+    space = ImageLatents(LatentConfig.from_vae(vae))
+    for row, sample in zip(cached, pictures, strict=True):
+        assert row["key"] == sample["key"] and row["text"] == sample["text"] and "image" not in row
+        assert torch.allclose(
+            torch.from_numpy(row["latents"]).float(), space(to_tensor([sample["image"]]))[0], atol=2e-3
+        )
+    plain = train_tokenizer.train(toy("from-pictures", *settings))
+    encoded, call = [], ImageLatents.__call__
+    monkeypatch.setattr(ImageLatents, "__call__", lambda self, images: encoded.append(images) or call(self, images))
+    run = train_tokenizer.train(toy("from-latents", "data=cached", *settings))
+    assert [len(images) for images in encoded] == [3]  # to draw the held-out pictures at step 10, no more
+    losses = [read_metrics(folder / "metrics.csv")["loss"][1] for folder in (plain, run)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03) and losses[1][-1] < 0.9 * losses[1][0]
+    with pytest.raises(ValueError, match="the tokenizer takes LatentConfig"):
+        train_tokenizer.train(toy("other-space", "data=cached"))
+    with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 16"):
+        sixteen = ["tokenizer.image_size=16", "decoder.image_size=16"]
+        train_tokenizer.train(toy("other-size", "data=cached", *settings, *sixteen))
 
 
 def test_latents_without_an_autoencoder_are_refused():

@@ -91,6 +91,25 @@ def data_fetch(
     fetch_set(name, out, image_size, share_alike, workers)
 
 
+@data.command("latents")
+def data_latents(
+    shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
+    vae: Annotated[str, typer.Option(help="Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny.")],
+    out: Annotated[Path, typer.Option(help="Folder of latent shards to make.")],
+    workers: Workers = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 64,
+) -> None:
+    """Encode pictures with a VAE once, so that a tokenizer trains on latents and runs no VAE.
+
+    Example: [bold]ddt data latents data/photos --vae my-vae --out data/photos-latents[/]
+
+    Then: ddt train-tokenizer CONFIG data=data/photos-latents vae=my-vae
+    """
+    from ddt_apps.latent_cache import cache_latents
+
+    cache_latents(shards, vae, out, batch_size, workers)
+
+
 @data.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],

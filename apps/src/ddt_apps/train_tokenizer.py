@@ -12,6 +12,7 @@ from torch import Tensor
 from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.config import first_difference, load_config
 from ddt_apps.devices import pick_device, pick_precision
+from ddt_apps.latent_cache import latents_of, open_latents
 from ddt_apps.runs import RUNS, Run
 from ddt_data import Mixture, ShardDataset, open_shards
 from ddt_data.datamodule import ShardStream
@@ -26,7 +27,8 @@ from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 class TrainTokenizer:
     """Settings of `ddt train-tokenizer`."""
 
-    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
+    # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
+    data: str
     name: str = "tokenizer"  # of the run: runs/<name>
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -178,16 +180,25 @@ def train(config: TrainTokenizer) -> Path:
         FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config;
             a gradient is not finite.
     """
-    dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
+    cached = open_shards(config.data).manifest.latents is not None
+    if not cached:
+        dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
     tokenizer, decoder = build(config)
+    if cached:
+        dataset, held_out = open_latents(
+            config.data, tokenizer.config.latents, config.tokenizer.image_size, config.held_out
+        )
+        held_out = decoder.latent_space.decode(held_out) if len(held_out) else held_out
     steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
-    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed)
+    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached)
     run.fit(
         module,
-        ShardStream(dataset, pictures_of, config.batch_size, batches, config.seed, config.workers),
+        ShardStream(
+            dataset, latents_of if cached else pictures_of, config.batch_size, batches, config.seed, config.workers
+        ),
         stage="train-tokenizer",
         steps=steps,
         device=config.device,

@@ -34,7 +34,6 @@ class TrainingConfig:
     # vectors while the encoder learns to use them better), or the whole tokenizer (a picture keeps its ids).
     freeze: Literal["none", "encoder", "codebook", "tokenizer"] = "none"
     ema_decay: float = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
-    cached_latents: bool = False  # whether batches are latents already, not images
 
     def __post_init__(self):
         if self.freeze != "none" and self.continuous_steps:
@@ -55,17 +54,26 @@ class TokenizerTraining(LightningModule):
         decoder: Trained in place; any module with `TrainableDecoder.loss`.
         config: Steps and optimizer.
         seed: Of the noise and the revived codes.
+        cached_latents: Whether batches are latents [B, C, h, w] already, not images.
 
     Attributes:
         average: With `ema_decay`, an `AveragedModel` of the decoder; `average.module` is what to export.
     """
 
-    def __init__(self, tokenizer: DDTTokenizer, decoder: nn.Module, config: TrainingConfig, seed: int = 0):
+    def __init__(
+        self,
+        tokenizer: DDTTokenizer,
+        decoder: nn.Module,
+        config: TrainingConfig,
+        seed: int = 0,
+        cached_latents: bool = False,
+    ):
         super().__init__()
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.config = config
         self.seed = seed
+        self.cached_latents = cached_latents
         if config.freeze == "encoder":
             tokenizer.encoder.requires_grad_(False)
             tokenizer.quantizer.project.requires_grad_(False)
@@ -94,7 +102,7 @@ class TokenizerTraining(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
-        latents = batch if self.config.cached_latents else self.tokenizer.to_latents(batch)
+        latents = batch if self.cached_latents else self.tokenizer.to_latents(batch)
         vectors = self.tokenizer.encoder(latents)
         ids = {}
         if self.global_step < self.config.continuous_steps:
