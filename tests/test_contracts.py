@@ -2,11 +2,14 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import ddt_data
 import ddt_decoder.latents
@@ -19,9 +22,12 @@ from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_decoder.mmdit import MMDiT
+from ddt_decoder.positions import exact_sincos
 from ddt_llm import MultimodalLM, TinyLlamaConfig, VisualTokenizer, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer.encoder import Encoder
+
+ROOT = Path(__file__).parents[1]
 
 
 def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32):
@@ -201,3 +207,30 @@ def test_spatial_ids_stand_where_the_decoder_places_their_tokens():
     assert torch.allclose(places, encoder.norm(network.token_order), atol=1e-5)
     with pytest.raises(ValueError, match="the size it was made for"):
         encoder(torch.zeros(1, 3, 16, 64))
+
+
+def test_both_halves_of_one_selftok_checkpoint_make_a_run(tmp_path):
+    """The encoder's half is what the public code wrote; the decoder's has its names and shapes, for as many ids."""
+    public = load_file(ROOT / "packages/ddt-tokenizer/tests/selftok.safetensors")
+    state = {name: tensor for name, tensor in public.items() if name.startswith("encoder.")}
+    with safe_open(ROOT / "packages/ddt-decoder/tests/fixtures/selftok.safetensors", "pt") as file:
+        shapes = json.loads(file.metadata()["decoder"])
+    torch.manual_seed(0)
+    for name, (_, *shape) in shapes.items():
+        if name.startswith("model."):
+            state[name] = torch.randn(shape) * 0.05
+    state["model.context_pos_embed"] = exact_sincos(torch.arange(6) * 8 + 1000, 128)[None]
+    state["diffusion.betas"] = torch.zeros(3)
+    torch.save(state, tmp_path / "selftok.pth")
+    with pytest.raises(ValueError, match=r"schedule \(None\) must sum to the 6 tokens"):
+        Codec.from_selftok(tmp_path / "selftok.pth", num_heads=4, image_heads=2)
+    codec = Codec.from_selftok(tmp_path / "selftok.pth", schedule=(3, 2, 1), num_heads=4, image_heads=2)
+    codec.save_pretrained(tmp_path / "run")
+    loaded = Codec.from_pretrained(tmp_path / "run")
+    assert loaded.fingerprint == loaded.decoder.tokenizer_fingerprint and loaded.num_tokens == 6
+    ids = loaded.tokenizer.encode_latents(public["latents0"])
+    assert torch.equal(ids, public["ids0"])
+    assert torch.allclose(loaded.decoder.embed(ids), public["tokens0"], atol=1e-5)
+    noise = torch.randn(4, 4, 8, 8)
+    velocity = loaded.decoder.velocity(noise, torch.full((4,), 0.5), loaded.decoder.as_tokens(ids))
+    assert velocity.shape == noise.shape and velocity.isfinite().all()

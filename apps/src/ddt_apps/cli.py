@@ -112,6 +112,22 @@ def train_renderer(config: Config, overrides: Overrides = None) -> None:
     run_train_renderer(config, overrides or [])
 
 
+@app.command("import-selftok", rich_help_panel="Train")
+def import_selftok(
+    checkpoint: Annotated[Path, typer.Argument(help="tokenizer_512_ckpt.pth or tokenizer_1024_ckpt.pth.")],
+    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make, such as runs/selftok.")],
+) -> None:
+    """Make a run of a public Selftok checkpoint, which every --tokenizer takes.
+
+    Example: [bold]ddt import-selftok tokenizer_512_ckpt.pth --vae my-vae --out runs/selftok[/]
+    """
+    from ddt_apps.codec import Codec
+
+    Codec.from_selftok(checkpoint, vae).save_pretrained(out)
+    typer.echo(f"{out} holds the tokenizer and the decoder of {checkpoint}")
+
+
 @app.command(rich_help_panel="Train")
 def tokenize(
     shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],

@@ -84,6 +84,38 @@ class Codec:
             renderer = DDTRenderer.from_pretrained(Path(renderer) / "renderer", vae).to(device)
         return cls(tokenizer, decoder, num_steps, renderer)
 
+    @classmethod
+    def from_selftok(
+        cls,
+        path: str | Path,
+        vae: str | None = None,
+        num_steps: int = 25,
+        schedule: tuple[int, ...] | None = None,
+        **heads: int,
+    ) -> "Codec":
+        """Load both halves of a public Selftok checkpoint (`tokenizer_512_ckpt.pth`).
+
+        Args:
+            path: The `.pth` file; nothing but tensors is unpickled.
+            vae: Folder or Hub id of the autoencoder of Stable Diffusion 3.
+            num_steps: Denoising steps of `decode`.
+            schedule: Tokens revealed in each equal piece of time; None: that of the released ones.
+            heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: A key is missing or unknown, or a shape does not fit.
+        """
+        reader = DDTTokenizer.from_selftok(path, vae=vae, **heads)
+        decoder = DDTDecoder.from_selftok(path, vae=vae, schedule=schedule, image_size=reader.config.image_size)
+        decoder.set_codebook(reader.embed(torch.arange(reader.codebook_size)), reader.fingerprint())
+        return cls(reader, decoder, num_steps)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer/` and `decoder/`, so that the folder is one that `from_pretrained` takes."""
+        self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        self.decoder.save_pretrained(Path(folder) / "decoder")
+
     @property
     def identity(self) -> dict[str, Any]:
         """What id shards record of the tokenizer that wrote them."""

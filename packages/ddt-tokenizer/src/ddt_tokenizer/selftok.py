@@ -122,7 +122,7 @@ def read_half(path: str | Path, prefix: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or holds names beside `encoder.` and `model.`.
+        ValueError: It cannot be read, or holds names beside `encoder.`, `model.` and `diffusion.` (tables of times).
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
@@ -130,7 +130,7 @@ def read_half(path: str | Path, prefix: str) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError) as error:
         raise ValueError(f"'{path}' cannot be read as a checkpoint ({' '.join(str(error).split())[:200]})") from error
-    strange = [name for name in found if not name.startswith(("encoder.", "model."))]
+    strange = [name for name in found if not name.startswith(("encoder.", "model.", "diffusion."))]
     if strange:
         raise ValueError(f"'{path}' is not a Selftok checkpoint: {_named(strange, [])}")
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
