@@ -90,7 +90,7 @@ class Measures:
     psnr_8: float  # in 8 Euler steps
     psnr_25: float
     ceiling: float  # percent of SceneEval's real pictures right after encoding and decoding
-    usage: float  # share of the codebook in use
+    usage: float  # share of the codebook in use over 4,096 scenes
     dimensions: float  # effective, of the codebook
     codes: float  # distinct ones at one position
     bits: float  # entropy at one position
@@ -115,6 +115,7 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
     again = to_uint8(decoded(codec, codec.encode(to_tensor(real)), num_steps=1))
     seen = read(Judge.from_pretrained("a"), again, canvas_of(level))
     health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
+    usage = codebook_usage(codec, level)
     changes = patch_changes(codec, ids[:64])
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
     return Measures(
@@ -122,7 +123,7 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         psnr_8=score(num_steps=8),
         psnr_25=score(num_steps=25),
         ceiling=summary(prompts, [verdict(p, s) for p, s in zip(prompts, seen, strict=True)])["overall"],
-        usage=health.usage,
+        usage=usage,
         dimensions=health.effective_dimensions,
         codes=health.codes_per_position,
         bits=health.bits_per_position,
@@ -131,6 +132,15 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
         fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
     )
+
+
+def codebook_usage(codec: Codec, level: str, count: int = 4096) -> float:
+    """Share of the codebook that `count` held-out scenes use; fewer scenes cannot use a large one whole."""
+    scenes, config = held_out_scenes(level, codec.image_size, count, seed=1)
+    used = torch.zeros(codec.codebook_size, dtype=torch.bool)
+    for first in range(0, count, 256):
+        used[codec.encode(to_tensor([render(s.scene, config) for s in scenes[first : first + 256]]))] = True
+    return float(used.float().mean())
 
 
 def decoded(codec: Codec, ids: Tensor, **settings: int) -> Tensor:
