@@ -31,6 +31,8 @@ def start(config: QuantizerConfig, images: int, tokens: int) -> VectorQuantizer:
     quantizer = VectorQuantizer(WIDTH, config, tokens)
     quantizer.counts.fill_(config.dead_share * images * tokens / config.codebook_size)
     quantizer.sums.copy_(quantizer.codebook * quantizer.counts[:, None])
+    if quantizer.histogram is not None:  # positions that use one code each, so that the diversity term is on
+        quantizer.histogram.copy_(torch.eye(1, config.codebook_size).expand_as(quantizer.histogram))
     return quantizer.train()
 
 
