@@ -4,11 +4,9 @@ Like `ddt tokenize` shard by shard, in any number of processes, and on with the 
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from ddt_apps.codec import to_tensor
 from ddt_apps.devices import pick_device
 from ddt_apps.progress import StageProgress
+from ddt_apps.tokenize import device_of_worker, shard_tasks
 from ddt_data import Made, Manifest, Mixture, Plan, Shard, ShardDataset, build, open_shard, open_shards, write_block
 from ddt_data.manifest import BLOCKS
 from ddt_data.shards import check_shard
@@ -53,7 +52,7 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         format=BLOCKS,
     )
     make = partial(_make, Path(shards), space, batch_size, workers)
-    plan = Plan(partial(_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
+    plan = Plan(partial(shard_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
     with StageProgress("latents", source.samples, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
 
@@ -83,11 +82,6 @@ def latents_of(samples: list[dict]) -> Tensor:
     return torch.stack([torch.from_numpy(row).float() for row in rows])
 
 
-def _tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
-    for shard in Manifest.read(shards).shards:
-        yield [*identity, shard.sha256], shard
-
-
 @torch.inference_mode()
 def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard) -> Made:
     check_shard(shards, shard)
@@ -107,8 +101,5 @@ def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path
 @lru_cache(maxsize=1)
 def _load(space: LatentConfig, workers: int) -> ImageLatents:
     """Load a VAE, once a process."""
-    if pick_device().type != "cpu":
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
-    if workers > 1:
-        torch.set_num_threads(max(1, os.cpu_count() // workers))
+    device_of_worker(workers)
     return ImageLatents(space)

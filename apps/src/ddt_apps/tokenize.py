@@ -110,7 +110,7 @@ def plan_tokenizing(
     )
     identity = [codec.identity, batch_size, latents]
     make = partial(_make, Path(shards), str(tokenizer), batch_size, latents, workers)
-    return Plan(partial(_tasks, Path(shards), identity), make, manifest), source.samples
+    return Plan(partial(shard_tasks, Path(shards), identity), make, manifest), source.samples
 
 
 def _check_pictures(source: Manifest, shards: Path, codec: Codec, tokenizer: Path) -> None:
@@ -123,7 +123,8 @@ def _check_pictures(source: Manifest, shards: Path, codec: Codec, tokenizer: Pat
         )
 
 
-def _tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
+def shard_tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
+    """Name the work of a plan, shard by shard: what decides its result, and the shard."""
     for shard in Manifest.read(shards).shards:
         yield [*identity, shard.sha256], shard
 
@@ -160,12 +161,17 @@ def _encode(codec: Codec, samples: list[dict], picture: str, ids: str, cache: st
 @lru_cache(maxsize=1)
 def _load(tokenizer: str, workers: int) -> Codec:
     """Load a codec, once a process, onto the device of this rank."""
+    return Codec.from_pretrained(tokenizer, device_of_worker(workers))
+
+
+def device_of_worker(workers: int) -> torch.device:
+    """Take this rank's device, and this process's share of the threads."""
     device = pick_device()
     if device.type != "cpu":
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
     if workers > 1:
         torch.set_num_threads(max(1, os.cpu_count() // workers))
-    return Codec.from_pretrained(tokenizer, device)
+    return device
 
 
 def _difference(there: Path, made: Path) -> str:
