@@ -101,6 +101,16 @@ def test_orthogonalise_keeps_the_directions_and_evens_the_singular_values():
     assert torch.allclose(orthogonalise(matrices.mT), result.mT, atol=1e-4)
 
 
+def test_orthogonalise_is_the_newton_schulz_iteration():
+    u, _, vh = torch.linalg.svd(torch.randn(4, 24, 60), full_matrices=False)
+    matrices = u * torch.logspace(0, -6, 24) @ vh  # singular values from 1 to 1e-6
+    matrices[3] = torch.randn(24, 3) @ torch.randn(3, 60)  # and a matrix of rank 3
+    x = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.mT) @ x + 2.0315 * (x @ x.mT) @ (x @ x.mT) @ x
+    assert (orthogonalise(matrices) - x).norm() < 1e-3 * x.norm()
+
+
 def test_muon_agrees_with_torch():
     torch.manual_seed(0)
     ours, theirs, bias = (
