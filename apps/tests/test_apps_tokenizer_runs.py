@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ddt_apps.config import load_config
 from ddt_apps.data import make_scenes
 from ddt_apps.evaluation.models import load_model
 from ddt_apps.metrics import read_metrics
+from ddt_apps.tokenize import tokenize_shards
 from ddt_apps.train_renderer import TrainRenderer
 from ddt_apps.train_tokenizer import TrainTokenizer
 from ddt_data import ShardDataset
@@ -243,6 +245,9 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
     assert [len(images) for images in encoded] == [3]  # to draw the held-out pictures at step 10, no more
     losses = [read_metrics(folder / "metrics.csv")["loss"][1] for folder in (plain, run)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    elsewhere = cached.manifest.latents | {"vae": "elsewhere"}  # latents fit wherever their VAE has been moved to
+    replace(cached.manifest, latents=elsewhere).write("cached")
+    assert tokenize_shards(Path("cached"), run, Path("ids")).samples == len(cached)
     with pytest.raises(ValueError, match="the tokenizer takes LatentConfig"):
         train_tokenizer.train(toy("other-space", "data=cached"))
     with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 16"):

@@ -7,7 +7,7 @@ with the next shard, ranks share the work without talking, and `verify_shards` m
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ddt_apps.progress import StageProgress
 from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
 from ddt_data.manifest import BLOCKS
 from ddt_data.shards import check_shard
+from ddt_tokenizer import LatentConfig
 
 PICTURES = (("image", "ids", "latents"), ("target", "target_ids", "target_latents"))
 
@@ -92,7 +93,7 @@ def plan_tokenizing(
     codec, source = _load(str(tokenizer), workers), Manifest.read(shards)
     space = codec.tokenizer.config.latents
     cached = source.latents is not None
-    if cached and source.latents != asdict(space):
+    if cached and replace(LatentConfig(**source.latents), vae=None) != replace(space, vae=None):
         raise ValueError(f"latents in '{shards}' are of {source.latents}, the tokenizer in '{tokenizer}' takes {space}")
     if not cached:
         _check_pictures(source, shards, codec, tokenizer)

@@ -180,18 +180,18 @@ def train(config: TrainTokenizer) -> Path:
         FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config;
             a gradient is not finite.
     """
-    cached = open_shards(config.data).manifest.latents is not None
-    if not cached:
-        dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
+    cached = open_shards(config.data).manifest.latents is not None
     tokenizer, decoder = build(config)
     if cached:
         dataset, held_out = open_latents(
             config.data, tokenizer.config.latents, config.tokenizer.image_size, config.held_out
         )
         held_out = decoder.latent_space.decode(held_out) if len(held_out) else held_out
+    else:
+        dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
     steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
     module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached)
     run.fit(
