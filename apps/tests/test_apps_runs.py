@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from ddt_apps.devices import pick_precision
 from ddt_apps.metrics import MetricsFile, read_metrics
 from ddt_apps.progress import StageProgress
 from ddt_apps.runs import Run
@@ -95,6 +96,13 @@ def test_training_writes_rows_and_a_checkpoint(tmp_path):
     assert not run.finished
 
 
+def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(Run, "save_checkpoint", lambda self, trainer: (written.append(trainer.global_step), time.sleep(0.1)))
+    fit(tmp_path / "run", save_every_seconds=0.0)
+    assert written == [1, 12]  # twelve quick steps are over before a twentieth of the time went into writing
+
+
 @pytest.fixture
 def python_handles_signals():
     """A background job starts with SIGINT ignored; these tests are about a foreground one."""
@@ -158,6 +166,13 @@ def test_a_folder_of_another_version_is_refused(tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("stepz: 3\n")
     with pytest.raises(ValueError, match="another version"):
         Run(tmp_path / "run", Config())
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_cuda_computes_in_bf16_where_it_can_and_never_by_itself_in_fp16(monkeypatch, has_bf16, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert pick_precision("auto", torch.device("cuda")) == precision
+    assert pick_precision("16-mixed", torch.device("cuda")) == "16-mixed"
 
 
 def test_an_unknown_device_is_refused(tmp_path):

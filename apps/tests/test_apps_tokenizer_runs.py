@@ -248,8 +248,14 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
     elsewhere = cached.manifest.latents | {"vae": "elsewhere"}  # latents fit wherever their VAE has been moved to
     replace(cached.manifest, latents=elsewhere).write("cached")
     assert tokenize_shards(Path("cached"), run, Path("ids")).samples == len(cached)
+    with pytest.raises(ValueError, match="'elsewhere' cannot be loaded.*held_out=0"):
+        train_tokenizer.train(toy("without-vae", "data=cached", *settings[1:]))
+    alone = train_tokenizer.train(toy("without-vae", "data=cached", *settings[1:], "held_out=0"))
+    assert DDTTokenizer.from_pretrained(alone / "tokenizer").config.latents.vae == "elsewhere"
+    replace(cached.manifest, latents=elsewhere | {"scale": 9.0}).write("cached")
     with pytest.raises(ValueError, match="the tokenizer takes LatentConfig"):
-        train_tokenizer.train(toy("other-space", "data=cached"))
+        train_tokenizer.train(toy("other-space", "data=cached", *settings))
+    replace(cached.manifest, latents=elsewhere).write("cached")
     with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 16"):
         sixteen = ["tokenizer.image_size=16", "decoder.image_size=16"]
         train_tokenizer.train(toy("other-size", "data=cached", *settings, *sixteen))
@@ -320,6 +326,15 @@ def test_a_codec_draws_whole_ids_with_its_renderer_and_parts_with_its_decoder(he
     assert torch.equal(load_model(str(run)).decode(ids), codec.decode(ids))  # what `ddt evaluate` measures
 
 
+def test_a_codec_draws_in_as_many_steps_as_its_decoder_was_trained_for():
+    codec = Codec.from_pretrained("runs/first")
+    flow = replace(codec.decoder.config.flow, full_noise_share=0.0)
+    decoder = DDTDecoder(replace(codec.decoder.config, flow=flow))
+    decoder.set_codebook(codec.decoder.codebook, codec.fingerprint)
+    assert codec.num_steps == 1 and Codec(codec.tokenizer, decoder).num_steps == 25
+    assert Codec.from_pretrained("runs/first", num_steps=3).num_steps == 3
+
+
 def test_a_renderer_of_another_tokenizer_is_refused(here):
     run = train_renderer.train(renderer("r"))
     other = train_tokenizer.train(toy("other", "seed=1"))
@@ -341,6 +356,12 @@ def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
     names = [name for name, _ in module.named_parameters()]
     for pattern in config.training.optimizer.rates:
         assert any(fnmatchcase(name, pattern) for name in names), pattern
+
+
+@pytest.mark.parametrize(("name", "both_phases"), [("tiny", False), ("small", False), ("imagenet", True)])
+def test_shipped_renderer_configurations_load(name, both_phases):
+    config = load_config(TrainRenderer, f"{name}/renderer", ["data=data", "tokenizer=runs/first"])
+    assert (config.training.second_phase_step < config.steps) == both_phases
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])

@@ -188,6 +188,9 @@ def reconstruct(
     renderer: Annotated[
         Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; by default 1 if the decoder was trained for that, else 25.")
+    ] = None,
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
@@ -195,7 +198,7 @@ def reconstruct(
     """
     from ddt_apps.use import reconstruct_images
 
-    reconstruct_images(images=images, tokenizer=tokenizer, out=out, renderer=renderer)
+    reconstruct_images(images=images, tokenizer=tokenizer, out=out, num_steps=steps, renderer=renderer)
 
 
 @app.command(rich_help_panel="Use")

@@ -18,7 +18,7 @@ class Codec:
     Args:
         tokenizer: Writes ids.
         decoder: Draws them.
-        num_steps: Denoising steps of `decode`.
+        num_steps: Denoising steps of `decode`; None: see `usual_steps`.
         renderer: Draws whole sets of ids in one step in the decoder's place.
 
     Raises:
@@ -29,10 +29,11 @@ class Codec:
         self,
         tokenizer: DDTTokenizer,
         decoder: DDTDecoder,
-        num_steps: int = 1,
+        num_steps: int | None = None,
         renderer: DDTRenderer | None = None,
     ):
-        self.tokenizer, self.decoder, self.num_steps = tokenizer.eval(), decoder.eval(), num_steps
+        self.tokenizer, self.decoder = tokenizer.eval(), decoder.eval()
+        self.num_steps = usual_steps(decoder) if num_steps is None else num_steps
         self.renderer = None if renderer is None else renderer.eval()
         self.codebook_size, self.num_tokens = tokenizer.codebook_size, tokenizer.num_tokens
         self.image_size = tokenizer.config.image_size
@@ -56,7 +57,7 @@ class Codec:
         cls,
         folder: str | Path,
         device: torch.device | str = "cpu",
-        num_steps: int = 1,
+        num_steps: int | None = None,
         renderer: str | Path | None = None,
         vae: str | None = None,
     ) -> "Codec":
@@ -65,7 +66,7 @@ class Codec:
         Args:
             folder: The run.
             device: Where to put it.
-            num_steps: Denoising steps of `decode`.
+            num_steps: Denoising steps of `decode`; None: see `usual_steps`.
             renderer: A `ddt train-renderer` run of that tokenizer.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
@@ -89,7 +90,7 @@ class Codec:
         cls,
         path: str | Path,
         vae: str | None = None,
-        num_steps: int = 25,
+        num_steps: int | None = None,
         schedule: tuple[int, ...] | None = None,
         **heads: int,
     ) -> "Codec":
@@ -98,7 +99,7 @@ class Codec:
         Args:
             path: The `.pth` file; nothing but tensors is unpickled.
             vae: Folder or Hub id of the autoencoder of Stable Diffusion 3.
-            num_steps: Denoising steps of `decode`.
+            num_steps: Denoising steps of `decode`; None: see `usual_steps`.
             schedule: Tokens revealed in each equal piece of time; None: that of the released ones.
             heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
 
@@ -142,6 +143,11 @@ class Codec:
         if self.renderer is not None and keep_tokens is None and not settings:
             return self.renderer.decode(ids).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
+
+
+def usual_steps(decoder: DDTDecoder) -> int:
+    """Say how many denoising steps to draw in: one where training had its share of pure noise, else 25."""
+    return 1 if decoder.config.flow.full_noise_share else 25
 
 
 def to_tensor(pictures: Sequence[Any]) -> Tensor:

@@ -15,6 +15,7 @@ from ddt_apps.metrics import MetricsFile
 from ddt_apps.progress import StageProgress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LEAST_PAUSE = 20  # between two checkpoints, in times that it takes to write one: at most 5 % of a run is writing
 UNWANTED_ADVICE = (
     ".*does not have many workers",  # small runs are quicker without
     ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
@@ -56,7 +57,7 @@ class RunRecorder(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
-        self._saved, self._step = time.monotonic(), trainer.global_step
+        self._saved, self._took, self._step = time.monotonic(), 0.0, trainer.global_step
         # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
         # one acts at once.
         self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
@@ -74,10 +75,12 @@ class RunRecorder(lightning.Callback):
             self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
         if self.stopped_by is not None:
             trainer.should_stop = True
-        due = time.monotonic() - self._saved >= self.save_every_seconds
+        started = time.monotonic()
+        due = started - self._saved >= max(self.save_every_seconds, LEAST_PAUSE * self._took)
         if due or trainer.should_stop or step == self.steps:
             self.save_checkpoint(trainer)
             self._saved = time.monotonic()
+            self._took = self._saved - started
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
         # Lightning does not call `teardown` then.

@@ -52,13 +52,13 @@ class EncodedStream(ShardStream):
 class RendererSamples(lightning.Callback):
     """Draws the held-out pictures [n, 3, H, W] as training goes on.
 
-    `samples/<step>.png` has three rows: originals, the decoder in one step, the renderer.
+    `samples/<step>.png` has three rows: originals, the decoder, the renderer.
     """
 
     def __init__(self, codec: Codec, pictures: Tensor, folder: Path, every: int):
         self.pictures, self.folder, self.every = pictures, folder, every
         self.ids = codec.encode(pictures)
-        self.above = torch.cat([pictures, codec.decode(self.ids, num_steps=1)])
+        self.above = torch.cat([pictures, codec.decode(self.ids)])
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: RendererTraining, outputs: Any, batch: Any, batch_idx: int

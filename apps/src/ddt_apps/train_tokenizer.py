@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_tensor
+from ddt_apps.codec import Codec, to_tensor, usual_steps
 from ddt_apps.config import first_difference, load_config
 from ddt_apps.devices import pick_device, pick_precision
 from ddt_apps.latent_cache import latents_of, open_latents
@@ -105,15 +105,15 @@ def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[ShardDa
     return kept, to_tensor([dataset[i]["image"] for i in range(len(kept), len(dataset))])
 
 
-def build(config: TrainTokenizer) -> tuple[DDTTokenizer, DDTDecoder]:
-    """Make the tokenizer and the decoder as they are before the first step.
+def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[DDTTokenizer, DDTDecoder]:
+    """Make the tokenizer and the decoder as they are before the first step; `cached` is the space of latent shards.
 
     Raises:
         FileNotFoundError, ValueError: What they should start from is missing or of another shape; a VAE is missing.
     """
     tokenizer_config, decoder_config = config.tokenizer, config.decoder
-    if config.vae:
-        latents = LatentConfig.from_vae(config.vae)
+    if config.vae or cached:
+        latents = LatentConfig.from_vae(config.vae) if config.vae else cached
         encoder = replace(tokenizer_config.encoder, channels=latents.channels)
         network = replace(decoder_config.network, channels=latents.channels)
         tokenizer_config = replace(tokenizer_config, latents=latents, encoder=encoder)
@@ -150,11 +150,23 @@ def _start_from(run: str, tokenizer: DDTTokenizer, decoder: DDTDecoder) -> None:
     decoder.load_state_dict(source.decoder.state_dict())
 
 
-def watchers(config: TrainTokenizer, run: Run, held_out: Tensor) -> list[lightning.Callback]:
+def draw_latents(decoder: DDTDecoder, latents: Tensor) -> Tensor:
+    """Turn held-out latents [n, C, h, w] into pictures [n, 3, H, W].
+
+    Raises:
+        ValueError: The VAE is not there; training itself needs none.
+    """
+    try:
+        return decoder.latent_space.decode(latents) if len(latents) else latents
+    except ValueError as error:
+        raise ValueError(f"{error}; name it with vae=, or draw no samples with held_out=0") from error
+
+
+def watchers(config: TrainTokenizer, run: Run, decoder: DDTDecoder, held_out: Tensor) -> list[lightning.Callback]:
     """What watches the run: codebook health, samples, and the guard against NaN."""
     callbacks: list[lightning.Callback] = [HealthMonitor(run.folder / "health.json", config.watch_every)]
     if len(held_out):
-        draw = partial(DDTDecoder.decode, num_steps=1)
+        draw = partial(DDTDecoder.decode, num_steps=usual_steps(decoder))
         callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every, draw))
     return callbacks + nan_guard(config.precision, config.device, run)
 
@@ -174,7 +186,7 @@ def train(config: TrainTokenizer) -> Path:
     """Train, or continue, and export `tokenizer/` and `decoder/` in the run folder, which is returned.
 
     With `training.ema_decay` the exported decoder has the averaged weights. Beside it: `samples/<step>.png` (held-out
-    pictures, and below them what one step makes of their ids) and `health.json`.
+    pictures, and below them what the decoder makes of their ids) and `health.json`.
 
     Raises:
         FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config;
@@ -183,17 +195,17 @@ def train(config: TrainTokenizer) -> Path:
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    cached = open_shards(config.data).manifest.latents is not None
-    tokenizer, decoder = build(config)
+    cached = open_shards(config.data).manifest.latents
+    tokenizer, decoder = build(config, LatentConfig(**cached) if cached else None)
     if cached:
         dataset, held_out = open_latents(
             config.data, tokenizer.config.latents, config.tokenizer.image_size, config.held_out
         )
-        held_out = decoder.latent_space.decode(held_out) if len(held_out) else held_out
+        held_out = draw_latents(decoder, held_out)
     else:
         dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
     steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
-    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached)
+    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached is not None)
     run.fit(
         module,
         ShardStream(
@@ -205,7 +217,7 @@ def train(config: TrainTokenizer) -> Path:
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         accumulate=config.accumulate,
-        callbacks=watchers(config, run, held_out),
+        callbacks=watchers(config, run, decoder, held_out),
         tensorboard=config.tensorboard,
     )
     tokenizer.save_pretrained(run.folder / "tokenizer")

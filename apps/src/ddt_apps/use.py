@@ -40,7 +40,7 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
 
 
 def reconstruct_images(
-    images: list[Path], tokenizer: Path, out: Path, num_steps: int = 1, renderer: Path | None = None
+    images: list[Path], tokenizer: Path, out: Path, num_steps: int | None = None, renderer: Path | None = None
 ) -> None:
     """Write a sheet: each row an original, its reconstruction, and drawings from its 1, 2, 4, ... coarsest ids.
 

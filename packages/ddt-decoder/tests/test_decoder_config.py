@@ -45,8 +45,9 @@ def test_big_presets_have_the_published_size(preset, num_tokens, codebook_size, 
 
 
 def test_small_presets_train():
-    for config in (DecoderConfig.tiny(), DecoderConfig.small()):
+    for config, millions in ((DecoderConfig.tiny(), 3.13), (DecoderConfig.small(), 4.43)):
         decoder = DDTDecoder(config)
+        assert round(size(decoder) / 1e6, 2) == millions
         tokens = torch.randn(2, decoder.num_tokens, config.network.token_width)
         latents = torch.randn(2, 3, config.image_size, config.image_size)
         assert decoder.loss(latents, tokens).isfinite()

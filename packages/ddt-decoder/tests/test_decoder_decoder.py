@@ -25,6 +25,14 @@ def decoder():
     return decoder.eval()
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddpm"])
+def test_a_bf16_decoder_draws_nearly_the_same(decoder, sampler):
+    ids = torch.randint(32, (4, 8))
+    drawn = decoder.decode(ids, num_steps=3, sampler=sampler)
+    again = decoder.to(torch.bfloat16).decode(ids, num_steps=3, sampler=sampler)
+    assert again.dtype == torch.float32 and (again - drawn).abs().mean() < 0.05 < drawn.abs().mean()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hidden_tokens_do_not_change_a_bit(decoder, dtype):
     decoder = decoder.to(dtype)

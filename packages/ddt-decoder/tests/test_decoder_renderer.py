@@ -1,6 +1,7 @@
 """The one-step renderer and its trainer."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -147,6 +148,13 @@ def test_blur_costs_more_than_a_shift_of_brightness():
     blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
     assert gradient_difference(images, images) == 0
     assert gradient_difference(blurred, images) > 10 * gradient_difference(images + 0.3, images)
+
+
+def test_scaled_losses_are_refused():
+    training = RendererTraining(DDTRenderer.from_decoder(build()), RendererTrainingConfig())
+    training._trainer = SimpleNamespace(precision="16-mixed")
+    with pytest.raises(ValueError, match=r"precision \(16-mixed\) scales the loss; use bf16-mixed or 32-true"):
+        training.on_fit_start()
 
 
 def test_settings_that_do_not_fit_are_named():

@@ -1,6 +1,7 @@
 """Starting from Stable Diffusion 3, against diffusers' model at random toy weights."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_with_all_tokens_hidden_it_is_sd3_without_text(tmp_path, qk_norm, modula
             ours = decoder.velocity(x, t, torch.randn(3, 6, 5), keep_tokens=0)
         assert torch.allclose(ours, wanted, atol=1e-4)
         assert wanted.abs().mean() > 0.1
+
+
+def test_without_diffusers_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-decoder\[vae\]"):
+        DDTDecoder.from_sd3(tmp_path, config())
+    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-decoder\[vae\]"):
+        LatentConfig.from_vae(str(tmp_path))
+
+
+def test_of_a_hub_id_the_subfolder_is_split_off(monkeypatch):
+    asked = []
+    monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", lambda *a, **k: asked.append((a, k)) or sd3())
+    DDTDecoder.from_sd3("owner/name/transformer", config())
+    assert asked == [(("owner/name",), {"subfolder": "transformer"})]
 
 
 def test_what_is_not_filled_is_the_token_stream_and_is_logged(tmp_path, caplog):

@@ -67,6 +67,13 @@ def test_unreadable_pictures_are_left_out_and_named(tokenizer, folder, tmp_path,
     assert [skipped["name"] for skipped in read_manifest(tmp_path / "ids")["skipped"]] == ["2.png", "3.png"]
 
 
+def test_a_caption_that_is_not_utf8_is_named(tokenizer, folder, tmp_path, capsys):
+    (folder / "1.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids") == 1
+    assert "left out 1.png: caption of '1.png' is not UTF-8" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "ids")["samples"] == 5
+
+
 def test_a_folder_becomes_shards_with_its_captions(tokenizer, folder, tmp_path):
     out = tmp_path / "ids"
     assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", out) == 0
@@ -151,7 +158,10 @@ def test_what_cannot_be_done_is_said_in_a_line(tokenizer, folder, tmp_path, caps
         assert len(error) == 1 and named in error[0]
     (folder / "bad").mkdir()
     (folder / "bad" / "x.png").write_text("x")
-    assert run("encode", folder / "bad", "--tokenizer", tokenizer.folder, "--out", out) == 2 and not out.exists()
+    for target in (out, tmp_path / "ids"):
+        capsys.readouterr()
+        assert run("encode", folder / "bad", "--tokenizer", tokenizer.folder, "--out", target) == 2
+        assert "none of 1 pictures can be read; the first: " in capsys.readouterr().err and not target.exists()
 
 
 def test_health_of_pictures_ids_and_shards_is_one(tokenizer, folder, tmp_path, capsys):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.callbacks import ImageGrid
 from ddt_tokenizer.optimizer import MuonAdamW, OptimizerConfig, build_optimizer
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
@@ -118,6 +119,48 @@ def test_bf16_trains(tmp_path):
         assert torch.allclose(tensor, exact.state_dict()[name], atol=0.03), name
     assert not torch.equal(module.decoder.out.weight, exact.decoder.out.weight)
     assert module.tokenizer.quantizer.codebook.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_gradients_are_clipped_in_bf16(kind):
+    module = build(kind=kind)
+    before = module.decoder.out.weight.detach().clone()
+    fit(module, steps=2, precision="bf16-mixed", gradient_clip_val=1e-3)
+    assert not torch.equal(module.decoder.out.weight, before)
+
+
+def test_a_frozen_codebook_stays_while_pictures_are_drawn(tmp_path):
+    module = build(freeze="codebook")
+    before = module.tokenizer.quantizer.codebook.clone()
+    grid = ImageGrid(torch.zeros(2, 3, 8, 8), tmp_path, 2, lambda decoder, tokens: torch.zeros(2, 3, 8, 8))
+    fit(module, callbacks=[grid])
+    assert torch.equal(module.tokenizer.quantizer.codebook, before) and module.tokenizer.encoder.training
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_batches_of_one_step_draw_different_noise():
+    module, drawn = build(), []
+    loss = module.decoder.loss
+    module.decoder.loss = lambda *inputs: (drawn.append(float(torch.rand(()))), loss(*inputs))[1]
+    fit(module, accumulate_grad_batches=4)
+    assert len(drawn) == len(set(drawn)) == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        (EncoderConfig, "attention", "oneway"),
+        (EncoderConfig, "query_position", "adaLN"),
+        (EncoderConfig, "mode", "query"),
+        (QuantizerConfig, "kind", "FSQ"),
+        (QuantizerConfig, "replacement", "positions"),
+        (TrainingConfig, "freeze", "encoders"),
+        (OptimizerConfig, "optimizer", "sgd"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_named(kind, setting, value):
+    with pytest.raises(ValueError, match=rf"{setting} \('{value}'\) must be \w+ or "):
+        kind(**{setting: value})
 
 
 def test_bad_settings_are_named():

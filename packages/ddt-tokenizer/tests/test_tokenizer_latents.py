@@ -1,5 +1,7 @@
 """Latent spaces of diffusers' autoencoders, with tiny random ones in folders."""
 
+import sys
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -97,6 +99,12 @@ def test_what_does_not_go_together_is_named(kl, small, tmp_path):
         build(LatentConfig(5, 4, vae=small)).encode(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="cannot be loaded"):
         LatentConfig.from_vae(str(tmp_path / "nothing"))
+
+
+def test_without_diffusers_the_extra_is_named(kl, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-tokenizer\[vae\]"):
+        LatentConfig.from_vae(kl)
 
 
 def test_hub_ids_may_name_a_subfolder(tmp_path):

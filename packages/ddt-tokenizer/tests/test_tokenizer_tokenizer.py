@@ -37,6 +37,20 @@ def test_tensors_pictures_and_paths_give_the_same_ids(tokenizer, tmp_path):
     assert torch.equal(ids, tokenizer.encode_latents(tensor))
 
 
+@pytest.mark.parametrize("position", ["learned", "sincos", "adaln"])
+def test_a_bf16_tokenizer_writes_nearly_the_same_ids_and_keeps_its_codebook(position):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5, query_position=position)
+    tokenizer = DDTTokenizer(TokenizerConfig(16, encoder, QuantizerConfig(codebook_size=64, code_width=6))).eval()
+    images = torch.rand(40, 3, 16, 16) * 2 - 1
+    ids, codebook = tokenizer.encode(images), tokenizer.quantizer.codebook.clone()
+    tokenizer.to(torch.bfloat16)
+    assert tokenizer.encoder.queries.dtype == torch.bfloat16
+    assert torch.equal(tokenizer.quantizer.codebook, codebook) and tokenizer.embed(ids).dtype == torch.float32
+    assert (tokenizer.encode(images) == ids).float().mean() > 0.9
+    assert tokenizer.to("meta").quantizer.codebook.is_meta
+
+
 def test_an_image_has_the_same_ids_in_any_batch(tokenizer):
     images = torch.rand(6, 3, 16, 16) * 2 - 1
     assert torch.equal(tokenizer.encode(images)[2:3], tokenizer.encode(images[2:3]))

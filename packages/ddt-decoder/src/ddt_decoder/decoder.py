@@ -189,7 +189,7 @@ class DDTDecoder(TokenTable):
         generators = [torch.Generator().manual_seed(value) for value in seeds]
 
         def fresh_noise() -> Tensor:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens)
+            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens.device)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = self._velocity_of_seen(x, t, tokens, keep)

@@ -103,9 +103,12 @@ class LatentSpace:
 
 
 def _vae_config(vae: str) -> dict[str, Any]:
-    from diffusers import AutoencoderKL
+    try:
+        from diffusers import AutoencoderKL
+    except ModuleNotFoundError as error:
+        raise ValueError(f"autoencoder '{vae}' needs {error.name}; install ddt-decoder[vae]") from error
 
-    source, where = _split_source(vae)
+    source, where = split_source(vae)
     try:
         config = AutoencoderKL.load_config(source, **where)
     except OSError as error:
@@ -119,11 +122,11 @@ def _load_vae(vae: str) -> nn.Module:
     import diffusers
 
     kind = getattr(diffusers, _vae_config(vae)["_class_name"])
-    source, where = _split_source(vae)
+    source, where = split_source(vae)
     return kind.from_pretrained(source, **where).requires_grad_(False).eval()
 
 
-def _split_source(vae: str) -> tuple[str, dict[str, str]]:
+def split_source(vae: str) -> tuple[str, dict[str, str]]:
     """A folder as it is; of a Hub id the repository, and the subfolder if it names one."""
     parts = vae.split("/")
     if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):

@@ -203,6 +203,7 @@ class MMDiT(nn.Module):
         """
         size = self.config.patch_size
         grid = (x.shape[2] // size, x.shape[3] // size)
+        x = x.to(self.patch_in.weight.dtype)
         patches = self.patch_in(to_patches(x, size)) + self.grid(*grid).to(x.dtype)
         return from_patches(self.transform(patches, t, tokens, visible, first), grid, size)
 

@@ -83,6 +83,11 @@ class RendererTraining(LightningModule):
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator(config.discriminator_width, config.discriminator_depth)
 
+    def on_fit_start(self) -> None:
+        """Refuse fp16, whose scaled loss would spoil clipping and the discriminator's steps."""
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(f"precision ({self.trainer.precision}) scales the loss; use bf16-mixed or 32-true")
+
     def losses(self, ids: Tensor, images: Tensor, step: int) -> dict[str, Tensor]:
         """Compute the renderer's loss at a step, and its parts by name.
 

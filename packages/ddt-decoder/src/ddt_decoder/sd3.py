@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddt_decoder.latents import split_source
 from ddt_decoder.mmdit import MMDiT
 
 # What belongs to the text: its stream, its embedder and the pooled vector that is added to the time.
@@ -20,19 +21,23 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
 
     Args:
         network: Of the same shape as the SD3 model.
-        folder: A diffusers `SD3Transformer2DModel` folder, or a Hub id.
+        folder: A diffusers `SD3Transformer2DModel` folder, or a Hub id, which may go on with a subfolder, as in
+            owner/name/transformer.
 
     Returns:
         The names of the network's weights that SD3 does not fill: those of the token stream.
 
     Raises:
         FileNotFoundError: If the folder is missing.
-        ValueError: If the shapes differ, or the folder holds weights that this network has no place for.
+        ValueError: If diffusers is not installed, the shapes differ, or the folder holds weights that this network has no place for.
     """
-    from diffusers import SD3Transformer2DModel
-
     try:
-        source = SD3Transformer2DModel.from_pretrained(str(folder))
+        from diffusers import SD3Transformer2DModel
+
+        name, where = split_source(str(folder))
+        source = SD3Transformer2DModel.from_pretrained(name, **where)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"SD3 in '{folder}' needs {error.name}; install ddt-decoder[vae]") from error
     except OSError as error:
         raise FileNotFoundError(f"no SD3Transformer2DModel in '{folder}' ({error})") from error
     theirs = {name: tensor for name, tensor in source.state_dict().items() if not any(part in name for part in TEXT)}

@@ -79,6 +79,8 @@ def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.
         groups[0]["params"] = hidden + others
     groups = [group for group in groups if group["params"]]
     adamw = torch.optim.AdamW(groups, config.lr, config.betas, fused=True)
+    # Lightning refuses to clip gradients that an optimizer may unscale itself, in bf16 too, where none are scaled.
+    adamw._step_supports_amp_scaling = False
     return adamw if config.optimizer == "adamw" else MuonAndAdamW(hidden, adamw, config)
 
 

@@ -42,8 +42,8 @@ class TokenModulation(nn.Module):
 
     def forward(self, count: int) -> tuple[Tensor, ...]:
         """Shift, scale, gate of attention, then of the MLP: six of [count, D]."""
-        places = token_positions(count, self.out.weight.device)
-        return self.out(F.silu(self.position_in(sincos(places, 256)))).chunk(6, dim=-1)
+        places = sincos(token_positions(count, self.out.weight.device), 256).to(self.out.weight.dtype)
+        return self.out(F.silu(self.position_in(places))).chunk(6, dim=-1)
 
 
 class EncoderBlock(nn.Module):

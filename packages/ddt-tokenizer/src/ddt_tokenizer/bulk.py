@@ -57,7 +57,7 @@ def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
 
 def _file_item(index: int, path: Path, name: str) -> Item:
     caption = path.with_suffix(".txt")
-    members = {"txt": " ".join(caption.read_text(encoding="utf-8").split()).encode()} if caption.is_file() else {}
+    members = {"txt": b" ".join(caption.read_bytes().split())} if caption.is_file() else {}
     members["json"] = json.dumps({"source": name}, ensure_ascii=False).encode()
     return Item(f"{index:08d}", name, {"ids": path}, members)
 
@@ -77,7 +77,7 @@ def encode_items(
         items: See `find_items`.
         tokenizer: On any device.
         batch_size: Items encoded at once.
-        skip: Called with the name of an item whose picture cannot be read, and why; the item is left out.
+        skip: Called with the name of an item whose picture or caption cannot be read, and why; it is left out.
 
     Yields:
         An item, and its ids int64 [K] by field.
@@ -99,7 +99,10 @@ def encode_items(
         try:
             if "ids" not in item.pictures:
                 raise ValueError(f"sample '{item.name}' holds no picture")
+            item.members.get("txt", b"").decode()
             return [load_image(picture, size, item.name) for picture in item.pictures.values()]
+        except UnicodeDecodeError as error:
+            return f"caption of '{item.name}' is not UTF-8 ({error.reason}); save it as UTF-8"
         except (ValueError, FileNotFoundError) as error:
             return str(error)
 

@@ -76,7 +76,21 @@ class NaNGuard(Callback):
         )
 
 
-class ImageGrid(Callback):
+class _EverySteps(Callback):
+    """Acts after every n-th step, once, however many batches make a step."""
+
+    every: int
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.seen = trainer.global_step
+
+    def due(self, trainer: Trainer) -> bool:
+        """Tell whether a step that counts has just ended; called after every batch."""
+        before, self.seen = self.seen, trainer.global_step
+        return self.seen != before and self.seen % self.every == 0
+
+
+class ImageGrid(_EverySteps):
     """Draws a few fixed pictures from their tokens as training goes on: `<folder>/<step>.png`, and TensorBoard.
 
     Originals stand in the first row, reconstructions in the second.
@@ -98,13 +112,14 @@ class ImageGrid(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step % self.every or not trainer.is_global_zero:
+        if not self.due(trainer) or not trainer.is_global_zero:
             return
-        tokenizer, decoder = module.tokenizer, module.decoder if module.average is None else module.average.module
-        modes = [(part, part.training) for part in (tokenizer, decoder)]
+        step, tokenizer = trainer.global_step, module.tokenizer
+        decoder = module.decoder if module.average is None else module.average.module
+        # Each part's own: a frozen codebook is in evaluation mode already.
+        modes = [(part, part.training) for part in (*tokenizer.modules(), *decoder.modules())]
         for part, _ in modes:
-            part.eval()
+            part.training = False
         with torch.no_grad():
             latents = tokenizer.to_latents(self.images.to(module.device))
             vectors = tokenizer.encoder(latents)
@@ -112,7 +127,7 @@ class ImageGrid(Callback):
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)
             drawn = self.draw(decoder, tokens)
         for part, mode in modes:
-            part.train(mode)
+            part.training = mode
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{step:08d}.part"
@@ -123,7 +138,7 @@ class ImageGrid(Callback):
                 logger.experiment.add_image("reconstructions", picture.numpy(), step, dataformats="HWC")
 
 
-class HealthMonitor(Callback):
+class HealthMonitor(_EverySteps):
     """Measures the codebook over the ids of recent steps, logs the figures, and keeps the last ones as JSON.
 
     Its figures after a resume are those of an uninterrupted run.
@@ -131,7 +146,7 @@ class HealthMonitor(Callback):
     Args:
         file: Such as `runs/mine/health.json`; None to log only.
         every: Steps between two measurements.
-        recent: Steps whose ids are measured (those of this rank).
+        recent: Batches whose ids are measured (those of this rank).
 
     Example:
         >>> monitor = HealthMonitor("health.json", every=500)
@@ -156,10 +171,11 @@ class HealthMonitor(Callback):
             self.ids.append(outputs["ids"].cpu())
         quantizer = module.tokenizer.quantizer
         self.revived = self.revived_before + getattr(quantizer, "revived", 0)
-        if trainer.global_step % self.every or not self.ids:
+        if not self.due(trainer) or not self.ids:
             return
         health = codebook_health(torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), self.revived)
-        names = ("usage", "perplexity", "bits_per_position", "codes_per_position", "effective_dimensions", "revived")
+        names = ("usage", "dead_codes", "perplexity", "bits_per_position", "codes_per_position")
+        names += ("effective_dimensions", "revived")
         module.log_dict({f"codes/{name}": float(getattr(health, name)) for name in names})
         if self.file is not None and trainer.is_global_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -92,8 +92,7 @@ def _encode(sources: list[Path], tokenizer: DDTTokenizer, out: Path, batch_size:
         for item, ids in encoded:
             names.append(item.name)
             rows.append(ids["ids"].numpy())
-        if not rows:
-            raise ValueError(f"none of {total} pictures can be read; the first: {skipped[0][1]}")
+        _some_read(total, skipped)
         part = out.with_name(f".{out.name}.part.npz")
         np.savez(part, ids=np.stack(rows), names=np.array(names))
         part.replace(out)
@@ -107,11 +106,17 @@ def _encode(sources: list[Path], tokenizer: DDTTokenizer, out: Path, batch_size:
         with IdShardWriter(out, identity, source) as writer:
             for item, ids in encoded:
                 writer.write(item.key, item.members, ids)
+            _some_read(total, skipped)
             for name, why in skipped:
                 writer.skip(name, why)
     print(f"{total - len(skipped):,} of {total:,} pictures are in {out}", file=sys.stderr)
     _name(skipped)
     return skipped
+
+
+def _some_read(total: int, skipped: list[tuple[str, str]]) -> None:
+    if len(skipped) == total:
+        raise ValueError(f"none of {total} pictures can be read; the first: {skipped[0][1]}")
 
 
 def _name(skipped: list[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
+from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
 
@@ -39,6 +40,7 @@ class EncoderConfig:
     final_norm: bool = True  # whether a norm follows the last block
 
     def __post_init__(self):
+        check_choices(self)
         for name, width, heads in (
             ("width", self.width, self.num_heads),
             ("image_width", self.patch_width, self.patch_heads),
@@ -156,16 +158,18 @@ class Encoder(nn.Module):
         """Encode latents [B, C, H, W] (H and W divisible by patch_size) into vectors [B, K, D]."""
         config, p = self.config, self.config.patch_size
         h, w = self.grid(latents)
+        latents = latents.to(self.patch_in.weight.dtype)
         patches = latents.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         if config.position_table is None:
             places = centred_grid(h, w, config.patch_width, latents.device)
         else:
             places = cropped_table(h, w, config.position_table, config.patch_width, latents.device)
-        streams = [self.patch_in(patches) + places]
+        streams = [self.patch_in(patches) + places.to(latents.dtype)]
         if config.mode == "queries":
             queries = self.queries
             if config.query_position == "sincos":
-                queries = queries + sincos(torch.arange(config.num_tokens, device=latents.device), config.width)
+                order = torch.arange(config.num_tokens, device=latents.device)
+                queries = queries + sincos(order, config.width).to(queries)
             streams.append(queries.expand(len(latents), -1, -1))
         for block in self.blocks:
             streams = block(streams)

@@ -109,7 +109,10 @@ class ImageLatents:
 
 
 def _vae_settings(vae: str) -> dict[str, Any]:
-    from diffusers import AutoencoderKL
+    try:
+        from diffusers import AutoencoderKL
+    except ModuleNotFoundError as error:
+        raise ValueError(f"VAE '{vae}' needs {error.name}; install ddt-tokenizer[vae]") from error
 
     source, where = _split_source(vae)
     try:

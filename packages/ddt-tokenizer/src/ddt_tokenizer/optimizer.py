@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ddt_tokenizer.choices import check_choices
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -25,8 +27,7 @@ class OptimizerConfig:
     rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.optimizer not in ("muon", "adamw"):
-            raise ValueError(f"optimizer ({self.optimizer!r}) must be muon or adamw")
+        check_choices(self)
         if self.steps < 1 or self.warmup_steps < 1:
             raise ValueError(f"steps ({self.steps}) and warmup_steps ({self.warmup_steps}) must be at least 1")
 
@@ -165,7 +166,10 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
             names = ", ".join(name for name, _ in trained[:4])
             raise ValueError(f"rates: pattern {pattern!r} fits no weight that is trained (names: {names})")
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(_groups(trained, config), config.lr, config.betas, weight_decay=0.0, fused=True)
+        adamw = torch.optim.AdamW(_groups(trained, config), config.lr, config.betas, weight_decay=0.0, fused=True)
+        # Lightning refuses to clip gradients that an optimizer may unscale itself, in bf16 too, where none are scaled.
+        adamw._step_supports_amp_scaling = False
+        return adamw
     inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in trained]
     matrices = [pair for pair, muon in zip(trained, inside, strict=True) if muon]
     others = [pair for pair, muon in zip(trained, inside, strict=True) if not muon]

@@ -4,13 +4,15 @@ Shape letters: B batch, K tokens, N = B * K vectors (of one rank), D code width,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.diversity import diversity_loss, perplexity
 from ddt_tokenizer.nearest import nearest
 from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
@@ -38,6 +40,7 @@ class QuantizerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "levels", tuple(self.levels))  # JSON and YAML have lists
+        check_choices(self)
         if self.rate < 0 or (self.rate and self.kind != "vq"):
             raise ValueError(f"rate ({self.rate}) must be at least 0, and 0 for kind={self.kind} if that is not vq")
         sizes = {"vq": self.codebook_size, "fsq": math.prod(self.levels), "lfq": 2**self.code_width}
@@ -76,7 +79,7 @@ class VectorQuantizer(nn.Module):
 
     In training each call updates the codebook, which starts as k-means of the first batch. Entries that die are
     replaced by vectors of the batch: by default the worst-quantized, since random ones mostly land in flat regions,
-    where they become twins of codes that are there already. Always computed in fp32. Ranks of a distributed run keep
+    where they become twins of codes that are there already. Kept and computed in fp32, in a bf16 model too. Ranks of a distributed run keep
     one codebook, equal to that of a single process on the concatenated batch; their batches must have one size. A batch
     that is not finite changes nothing.
 
@@ -105,6 +108,14 @@ class VectorQuantizer(nn.Module):
             if num_tokens is None:
                 raise ValueError("replacement=position and diversity count codes by position; give num_tokens")
             self.histogram = torch.full((num_tokens, config.codebook_size), 1 / config.codebook_size)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Moves to another device, but not to another dtype: in bf16 the moving averages would stand still.
+        def moved(tensor: Tensor) -> Tensor:
+            there = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        return super()._apply(moved, recurse)
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
         """Project [B, K, width] to unit vectors [B, K, D], fp32."""

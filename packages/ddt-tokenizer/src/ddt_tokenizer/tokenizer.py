@@ -76,7 +76,7 @@ class DDTTokenizer(nn.Module):
             ValueError: If a tensor has the wrong shape, a picture cannot be read, or the VAE is missing; names it.
         """
         images = as_images(images, self.config.image_size, self.config.multiple)
-        return self.encode_latents(self.to_latents(images.to(self.encoder.patch_in.weight)))
+        return self.encode_latents(self.to_latents(images.to(self.encoder.patch_in.weight.device)))
 
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Tensor:

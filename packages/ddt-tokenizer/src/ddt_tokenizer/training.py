@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
@@ -36,6 +37,7 @@ class TrainingConfig:
     ema_decay: float = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
 
     def __post_init__(self):
+        check_choices(self)
         if self.freeze != "none" and self.continuous_steps:
             raise ValueError(
                 f"continuous_steps ({self.continuous_steps}) must be 0 with freeze={self.freeze}: the codebook is there"
@@ -97,8 +99,10 @@ class TokenizerTraining(LightningModule):
         return self
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Make the step's randomness a function of (seed, step, rank)."""
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
+        """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
+        batches = self.trainer.accumulate_grad_batches
+        step = self.global_step * batches + batch_idx % batches
+        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
