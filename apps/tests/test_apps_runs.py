@@ -98,7 +98,9 @@ def test_training_writes_rows_and_a_checkpoint(tmp_path):
 
 def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(Run, "save_checkpoint", lambda self, trainer: (written.append(trainer.global_step), time.sleep(0.1)))
+    monkeypatch.setattr(
+        Run, "save_checkpoint", lambda self, trainer: (written.append(trainer.global_step), time.sleep(0.1))
+    )
     fit(tmp_path / "run", save_every_seconds=0.0)
     assert written == [1, 12]  # twelve quick steps are over before a twentieth of the time went into writing
 

@@ -248,7 +248,7 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
     elsewhere = cached.manifest.latents | {"vae": "elsewhere"}  # latents fit wherever their VAE has been moved to
     replace(cached.manifest, latents=elsewhere).write("cached")
     assert tokenize_shards(Path("cached"), run, Path("ids")).samples == len(cached)
-    with pytest.raises(ValueError, match="'elsewhere' cannot be loaded.*held_out=0"):
+    with pytest.raises(ValueError, match=r"'elsewhere' cannot be loaded.*held_out=0"):
         train_tokenizer.train(toy("without-vae", "data=cached", *settings[1:]))
     alone = train_tokenizer.train(toy("without-vae", "data=cached", *settings[1:], "held_out=0"))
     assert DDTTokenizer.from_pretrained(alone / "tokenizer").config.latents.vae == "elsewhere"

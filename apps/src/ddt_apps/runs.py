@@ -102,7 +102,7 @@ class Run:
             callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
             tensorboard: Log for TensorBoard too, if it is installed.
             log_every: Steps between rows of `metrics.csv`.
-            save_every_seconds: Time between two checkpoints; longer where writing one takes more than a twentieth of it.
+            save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes.
 
         Raises:
             ValueError: The device is not there.

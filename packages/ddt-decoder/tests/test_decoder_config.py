@@ -13,9 +13,8 @@ def size(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def sd3_medium_size(position_embedders):
-    """Sum the layers of an SD3-medium whose text stream reads tokens of 16 values (ddt-spec 3.5)."""
-    d = 1536
+def layer_list_size(d, depth, patch_values, token_width, position_embedders=0, normed_head=0):
+    """Sum the layers of an SD3 transformer whose text stream reads tokens (ddt-spec 3.5)."""
 
     def linear(inputs, outputs):
         return inputs * outputs + outputs
@@ -23,8 +22,9 @@ def sd3_medium_size(position_embedders):
     stream = linear(d, 6 * d) + linear(d, 3 * d) + linear(d, d) + linear(d, 4 * d) + linear(4 * d, d)
     last_tokens = linear(d, 2 * d) + linear(d, 3 * d)
     embedder = linear(256, d) + linear(d, d)
-    ends = linear(2 * 2 * 16, d) + linear(16, d) + embedder + linear(d, 2 * d) + linear(d, 2 * 2 * 16)
-    return 24 * stream + 23 * stream + last_tokens + ends + position_embedders * embedder
+    ends = linear(patch_values, d) + linear(token_width, d) + embedder + linear(d, 2 * d) + linear(d, patch_values)
+    norms = depth * 4 * normed_head  # of queries and keys of both streams
+    return (2 * depth - 1) * stream + last_tokens + ends + position_embedders * embedder + norms
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_big_presets_have_the_published_size(preset, num_tokens, codebook_size, 
     config = getattr(DecoderConfig, preset)()
     with torch.device("meta"):
         decoder = DDTDecoder(config)
-    assert size(decoder) == sd3_medium_size(position_embedders)
+    assert size(decoder) == layer_list_size(1536, 24, 2 * 2 * 16, 16, position_embedders)
     assert decoder.num_tokens == num_tokens and decoder.codebook.shape == (codebook_size, 16)
     if preset == "selftok_512":
         assert round(size(decoder) / 1e9, 2) == 2.08
@@ -45,9 +45,9 @@ def test_big_presets_have_the_published_size(preset, num_tokens, codebook_size, 
 
 
 def test_small_presets_train():
-    for config, millions in ((DecoderConfig.tiny(), 3.13), (DecoderConfig.small(), 4.43)):
+    for config, width, token_width in ((DecoderConfig.tiny(), 160, 16), (DecoderConfig.small(), 192, 12)):
         decoder = DDTDecoder(config)
-        assert round(size(decoder) / 1e6, 2) == millions
+        assert size(decoder) == layer_list_size(width, 4, 8 * 8 * 3, token_width, normed_head=32)
         tokens = torch.randn(2, decoder.num_tokens, config.network.token_width)
         latents = torch.randn(2, 3, config.image_size, config.image_size)
         assert decoder.loss(latents, tokens).isfinite()

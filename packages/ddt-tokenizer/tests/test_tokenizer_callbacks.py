@@ -143,7 +143,9 @@ def test_health_says_what_is_dead_and_how_positions_differ(tmp_path):
 
 def test_a_step_of_several_batches_is_watched_once(tmp_path):
     drawn = []
-    grid = ImageGrid(torch.zeros(2, 3, 8, 8), tmp_path, 3, lambda decoder, tokens: drawn.append(1) or torch.zeros(2, 3, 8, 8))
+    grid = ImageGrid(
+        torch.zeros(2, 3, 8, 8), tmp_path, 3, lambda decoder, tokens: drawn.append(1) or torch.zeros(2, 3, 8, 8)
+    )
     monitor = HealthMonitor(tmp_path / "health.json", 3, recent=8)
     fit(build(), [grid, monitor], steps=6, accumulate=4)
     assert len(drawn) == 2 and sorted(path.name for path in tmp_path.glob("*.png")) == ["00000003.png", "00000006.png"]

@@ -29,7 +29,8 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If the folder is missing.
-        ValueError: If diffusers is not installed, the shapes differ, or the folder holds weights that this network has no place for.
+        ValueError: If the shapes differ, the folder holds weights that this network has no place for, or diffusers is
+            not installed.
     """
     try:
         from diffusers import SD3Transformer2DModel

@@ -79,9 +79,9 @@ class VectorQuantizer(nn.Module):
 
     In training each call updates the codebook, which starts as k-means of the first batch. Entries that die are
     replaced by vectors of the batch: by default the worst-quantized, since random ones mostly land in flat regions,
-    where they become twins of codes that are there already. Kept and computed in fp32, in a bf16 model too. Ranks of a distributed run keep
-    one codebook, equal to that of a single process on the concatenated batch; their batches must have one size. A batch
-    that is not finite changes nothing.
+    where they become twins of codes that are there already. Kept and computed in fp32, in a bf16 model too. Ranks of a
+    distributed run keep one codebook, equal to that of a single process on the concatenated batch; their batches must
+    have one size. A batch that is not finite changes nothing.
 
     Args:
         width: Width of the incoming query vectors.
