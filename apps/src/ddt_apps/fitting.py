@@ -76,7 +76,8 @@ class RunRecorder(lightning.Callback):
         if self.stopped_by is not None:
             trainer.should_stop = True
         started = time.monotonic()
-        due = started - self._saved >= max(self.save_every_seconds, LEAST_PAUSE * self._took)
+        pause = self.save_every_seconds and max(self.save_every_seconds, LEAST_PAUSE * self._took)
+        due = started - self._saved >= pause
         if due or trainer.should_stop or step == self.steps:
             self.save_checkpoint(trainer)
             self._saved = time.monotonic()

@@ -102,7 +102,8 @@ class Run:
             callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
             tensorboard: Log for TensorBoard too, if it is installed.
             log_every: Steps between rows of `metrics.csv`.
-            save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes.
+            save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes; 0 writes one
+                after every step.
 
         Raises:
             ValueError: The device is not there.
