@@ -77,6 +77,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, make_lm, ids, optim
     assert all(torch.equal(weights["resumed"][name], tensor) for name, tensor in weights["whole"].items())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_gradients_are_clipped_in_bf16(tmp_path, make_lm, ids, optimizer):
+    lm = make_lm(seed=0)
+    before = lm.model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    config = OptimizerConfig(steps=2, warmup_steps=1, optimizer=optimizer)
+    run = trainer(tmp_path, 2, precision="bf16-mixed", gradient_clip_val=1.0)
+    run.fit(LanguageModelTraining(lm.model, config), batches(lm, ids))
+    assert not torch.equal(lm.model.model.layers[0].mlp.up_proj.weight, before)
+
+
 def test_validation_weights_every_token_alike(tmp_path, make_lm, ids):
     lm = make_lm()
     examples = [lm.sequences.text_to_image("a bell", ids[0]), lm.sequences.text_only("a red fox left of a bell")]

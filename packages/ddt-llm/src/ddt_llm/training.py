@@ -40,8 +40,9 @@ class LanguageModelTraining(LightningModule):
         self.keep_text = keep_text
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Make the step's randomness a function of (seed, step)."""
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        """Make the randomness (of dropout) a function of (seed, step), and of which batch of a gathered step it is."""
+        batches = self.trainer.accumulate_grad_batches
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step * batches + batch_idx % batches)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy in nats of the trained positions, both modalities one to one."""
