@@ -85,10 +85,10 @@ class DecoderConfig:
 
     @classmethod
     def small(cls) -> "DecoderConfig":
-        """64 px, 64 tokens of 4,096 x 12, for half an hour on two cores."""
+        """64 px, 64 tokens of 8,192 x 12, for half an hour on two cores."""
         return cls(
             image_size=64,
-            codebook_size=4096,
+            codebook_size=8192,
             schedule=(64,) + (0,) * 24,
             network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12, token_grid=8),
             flow=FlowConfig(

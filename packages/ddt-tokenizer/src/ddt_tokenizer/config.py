@@ -63,8 +63,8 @@ class TokenizerConfig:
 
     @classmethod
     def small(cls) -> Self:
-        """For 64 px on a desktop machine: 64 ids of 4,096."""
-        return cls(encoder=EncoderConfig(start_grid=8), quantizer=QuantizerConfig(4096, rate=0.001))
+        """For 64 px on a desktop machine: 64 ids of 8,192."""
+        return cls(encoder=EncoderConfig(start_grid=8), quantizer=QuantizerConfig(8192, rate=0.001))
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:
