@@ -189,10 +189,10 @@ def test_id_shards_of_the_tokenizers_own_command_are_read_as_any_other(tmp_path)
 
 @pytest.mark.parametrize("module", [ddt_decoder.latents, ddt_tokenizer.latents])
 def test_both_packages_read_names_of_autoencoders_alike(module, tmp_path):
-    assert module._split_source("owner/name") == ("owner/name", {})
-    assert module._split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
+    assert module.split_source("owner/name") == ("owner/name", {})
+    assert module.split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
     (tmp_path / "a" / "b").mkdir(parents=True)
-    assert module._split_source(str(tmp_path / "a" / "b")) == (str(tmp_path / "a" / "b"), {})
+    assert module.split_source(str(tmp_path / "a" / "b")) == (str(tmp_path / "a" / "b"), {})
 
 
 def test_spatial_ids_stand_where_the_decoder_places_their_tokens():

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
-from ddt_tokenizer.latents import ImageLatents, LatentConfig, _split_source
+from ddt_tokenizer.latents import ImageLatents, LatentConfig, split_source
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,6 @@ def test_without_diffusers_the_extra_is_named(kl, monkeypatch):
 
 
 def test_hub_ids_may_name_a_subfolder(tmp_path):
-    assert _split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
-    assert _split_source("owner/name") == ("owner/name", {})
-    assert _split_source(str(tmp_path)) == (str(tmp_path), {})
+    assert split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
+    assert split_source("owner/name") == ("owner/name", {})
+    assert split_source(str(tmp_path)) == (str(tmp_path), {})

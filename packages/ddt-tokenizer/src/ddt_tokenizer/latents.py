@@ -103,7 +103,7 @@ class ImageLatents:
             import diffusers
 
             kind = getattr(diffusers, _vae_settings(self.config.vae)["_class_name"])
-            source, where = _split_source(self.config.vae)
+            source, where = split_source(self.config.vae)
             self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
         return self._vae
 
@@ -114,7 +114,7 @@ def _vae_settings(vae: str) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise ValueError(f"VAE '{vae}' needs {error.name}; install ddt-tokenizer[vae]") from error
 
-    source, where = _split_source(vae)
+    source, where = split_source(vae)
     try:
         settings = AutoencoderKL.load_config(source, **where)
     except OSError as error:
@@ -124,7 +124,7 @@ def _vae_settings(vae: str) -> dict[str, Any]:
     return settings
 
 
-def _split_source(vae: str) -> tuple[str, dict[str, str]]:
+def split_source(vae: str) -> tuple[str, dict[str, str]]:
     """A folder as it is; of a Hub id the repository, and the subfolder if it names one."""
     parts = vae.split("/")
     if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):
