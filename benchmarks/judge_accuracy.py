@@ -12,9 +12,9 @@ from rich.progress import track
 
 from ddt_data import Judge, render
 from ddt_data.damage import LEVELS, damage
-from ddt_data.judge import JUDGES
-from ddt_data.sceneeval import canvas_of, contradict, level_config, load_prompts, scene_for
-from ddt_data.verdicts import verdict
+from ddt_data.sceneeval.judge import JUDGES
+from ddt_data.sceneeval.prompts import canvas_of, contradict, level_config, load_prompts, scene_for
+from ddt_data.sceneeval.verdicts import verdict
 
 FIRST_SEED = 1_000_000  # scenes that no training and no evaluation draws
 WRONG = ("noun", "count", "colour", "relation", "size")

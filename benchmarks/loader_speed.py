@@ -19,7 +19,7 @@ import webdataset
 from torch.utils.data import DataLoader
 
 from ddt_data import Made, Plan, SceneConfig, ShardDataset, ShardWriter, StepSampler, build, pack_scenes, write_block
-from ddt_data.manifest import BLOCKS, Manifest
+from ddt_data.shards.manifest import BLOCKS, Manifest
 
 BATCH = 64
 TURNS, BATCHES = 7, 12  # turns of each reader, batches in a turn

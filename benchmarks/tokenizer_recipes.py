@@ -20,14 +20,14 @@ from rich.progress import track
 from torch import Tensor
 
 from ddt_apps.codec import Codec, to_tensor, to_uint8
-from ddt_apps.config import load_config
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.pixels import psnr
 from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
 from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
-from ddt_apps.train_tokenizer import TrainTokenizer, train
+from ddt_apps.run.config import load_config
+from ddt_apps.train.tokenizer import TrainTokenizer, train
 from ddt_data import Judge, load_prompts, render, verdict
-from ddt_data.sceneeval import canvas_of
+from ddt_data.sceneeval.prompts import canvas_of
 from ddt_tokenizer.health import codebook_health
 
 BEGINNING = [

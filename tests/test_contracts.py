@@ -128,7 +128,7 @@ def test_pictures_go_to_tensors_and_back(scenes):
 
 
 def test_examples_of_the_language_model_are_functions_of_seed_and_index():
-    from ddt_apps.language import InstructionTasks, PretrainTasks, Views, instruction_example, pretraining_example
+    from ddt_apps.train.examples import InstructionTasks, PretrainTasks, Views, instruction_example, pretraining_example
 
     text_tokenizer = train_text_tokenizer(["a star"], vocab_size=300)
     model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text_tokenizer)

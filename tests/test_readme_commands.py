@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from ddt_apps.cli import app
+from ddt_apps.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddt_apps.chat import Chat
-from ddt_apps.cli import app
-from ddt_apps.use import load_pair
+from ddt_apps.cli.main import app
+from ddt_apps.use.chat import Chat
+from ddt_apps.use.pictures import load_pair
 
 SMALL = [
     "scenes=60",

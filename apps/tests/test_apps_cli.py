@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ddt_apps.cli import Verbs, app
+from ddt_apps.cli.main import Verbs, app
 
 
 def command(error):
@@ -63,7 +63,7 @@ def test_every_verb_has_an_example():
 
 def test_help_loads_no_model_code():
     code = (
-        "import sys\nfrom ddt_apps.cli import app\n"
+        "import sys\nfrom ddt_apps.cli.main import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'omegaconf') if name in sys.modules])"
     )

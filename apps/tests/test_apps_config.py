@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ddt_apps.config import first_difference, load_config, save_config
+from ddt_apps.run.config import first_difference, load_config, save_config
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddt_apps.cli import app
+from ddt_apps.cli.main import app
 from ddt_data import ShardDataset
 
 

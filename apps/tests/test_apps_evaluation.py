@@ -28,7 +28,7 @@ from ddt_apps.evaluation.pixels import l1, psnr, ssim
 from ddt_apps.evaluation.scenes import other_prompts, summary
 from ddt_apps.evaluation.verbs import run_evaluation
 from ddt_data import Judge, Verdict, level_config, load_prompts, render, scene_for
-from ddt_data.captions import noun_phrase
+from ddt_data.scenes.captions import noun_phrase
 
 
 class Pixels:

@@ -12,12 +12,20 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ddt_apps import pretrain, sft
-from ddt_apps.config import load_config
-from ddt_apps.data import make_scenes
-from ddt_apps.language import PIECE, conversation, instruction_example, pretraining_example, split_lines, text_lines
-from ddt_apps.pretrain import Pretrain, build_model
-from ddt_apps.sft import Tune, load_language_model
+from ddt_apps.run.config import load_config
+from ddt_apps.shards.make import make_scenes
+from ddt_apps.train import pretrain as pretrain
+from ddt_apps.train import sft as sft
+from ddt_apps.train.examples import (
+    PIECE,
+    conversation,
+    instruction_example,
+    pretraining_example,
+    split_lines,
+    text_lines,
+)
+from ddt_apps.train.pretrain import Pretrain, build_model
+from ddt_apps.train.sft import Tune, load_language_model
 from ddt_data import ShardDataset, ShardWriter
 from ddt_llm import VisualVocabulary, collate_packed, expand_vocabulary, pack, train_text_tokenizer
 from ddt_llm.optimizer import build_optimizer

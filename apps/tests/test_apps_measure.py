@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from ddt_apps.measure import l1, named_background, psnr
+from ddt_apps.demo.measure import l1, named_background, psnr
 from ddt_data import SceneConfig, SceneGenerator, make_sample, render
-from ddt_data.verdicts import background_of
+from ddt_data.sceneeval.verdicts import background_of
 
 
 def test_psnr_agrees_with_torchmetrics():

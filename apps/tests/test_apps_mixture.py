@@ -6,11 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddt_apps import pretrain, sft, train_tokenizer
 from ddt_apps.codec import Codec
-from ddt_apps.config import load_config
-from ddt_apps.data import make_scenes
-from ddt_apps.tokenize import tokenize_shards
+from ddt_apps.run.config import load_config
+from ddt_apps.shards.make import make_scenes
+from ddt_apps.shards.tokenize import tokenize_shards
+from ddt_apps.train import pretrain as pretrain
+from ddt_apps.train import sft as sft
+from ddt_apps.train import tokenizer as train_tokenizer
 from ddt_data import PackConfig, Record, ShardDataset, pack_records
 
 TOY = [

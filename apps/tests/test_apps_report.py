@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddt_apps.chart import line_chart, ticks
-from ddt_apps.report import (
+from ddt_apps.pages.chart import line_chart, ticks
+from ddt_apps.pages.report import (
     Metric,
     answers,
     columns,

@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ddt_apps.devices import pick_precision
-from ddt_apps.metrics import MetricsFile, read_metrics
-from ddt_apps.progress import StageProgress
-from ddt_apps.runs import Run
+from ddt_apps.run.devices import pick_precision
+from ddt_apps.run.folder import Run
+from ddt_apps.run.metrics import MetricsFile, read_metrics
+from ddt_apps.run.progress import StageProgress
 
 
 @dataclass(frozen=True)

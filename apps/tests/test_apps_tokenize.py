@@ -11,11 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ddt_apps.cli import app
+from ddt_apps.cli.main import app
 from ddt_apps.codec import Codec, to_tensor
-from ddt_apps.tokenize import tokenize_shards, verify_shards
+from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
-from ddt_data.tar_shard import checksum
+from ddt_data.shards.tar_shard import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents
@@ -75,7 +75,7 @@ def test_ids_words_and_keys_are_those_of_the_pictures(here):
 COMMAND = """
 import os, signal, sys
 from pathlib import Path
-from ddt_data import building
+from ddt_data.shards import building
 done, replace = [], os.replace
 def kill_after(source, target):
     replace(source, target)
@@ -83,7 +83,7 @@ def kill_after(source, target):
     if len(done) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = kill_after
-from ddt_apps.tokenize import tokenize_shards
+from ddt_apps.shards.tokenize import tokenize_shards
 tokenize_shards(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), batch_size=6)
 """
 

@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddt_apps import train_renderer, train_tokenizer
-from ddt_apps.cli import app
+from ddt_apps.cli.main import app
 from ddt_apps.codec import Codec, to_tensor
-from ddt_apps.config import load_config
-from ddt_apps.data import make_scenes
 from ddt_apps.evaluation.models import load_model
-from ddt_apps.metrics import read_metrics
-from ddt_apps.tokenize import tokenize_shards
-from ddt_apps.train_renderer import TrainRenderer
-from ddt_apps.train_tokenizer import TrainTokenizer
+from ddt_apps.run.config import load_config
+from ddt_apps.run.metrics import read_metrics
+from ddt_apps.shards.make import make_scenes
+from ddt_apps.shards.tokenize import tokenize_shards
+from ddt_apps.train import renderer as train_renderer
+from ddt_apps.train import tokenizer as train_tokenizer
+from ddt_apps.train.renderer import TrainRenderer
+from ddt_apps.train.tokenizer import TrainTokenizer
 from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig

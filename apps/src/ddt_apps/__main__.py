@@ -1,5 +1,5 @@
 """`python -m ddt_apps` is `ddt`."""
 
-from ddt_apps.cli import app
+from ddt_apps.cli.main import app
 
 app(prog_name="ddt")

@@ -4,7 +4,7 @@ Needed only to change the art. In an empty folder and a fresh environment:
 
     npm install @iconify-json/twemoji@1.2.5 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6
     pip install resvg_py==0.5.0 pillow==13.0.0 ./packages/ddt-data
-    python packages/ddt-data/scripts/make_sprites.py node_modules packages/ddt-data/src/ddt_data/art
+    python packages/ddt-data/scripts/make_sprites.py node_modules packages/ddt-data/src/ddt_data/scenes/art
 
 The same versions give the same pixels; the sheets are lossless.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 import resvg_py
 from PIL import Image
 
-from ddt_data.nouns import NOUNS
-from ddt_data.sprites import CELL, COLUMNS
+from ddt_data.scenes.nouns import NOUNS
+from ddt_data.scenes.sprites import CELL, COLUMNS
 
 SOURCES = {"twemoji": "twemoji", "noto": "noto", "fluent": "fluent-emoji-flat"}
 

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ddt_data.damage import damage
-from ddt_data.judge import STRIDE, Judge
-from ddt_data.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
-from ddt_data.sprites import load_sprites, load_tinted, tint
+from ddt_data.sceneeval.judge import STRIDE, Judge
+from ddt_data.scenes.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
+from ddt_data.scenes.sprites import load_sprites, load_tinted, tint
 
 BATCH = 48  # pictures of 64 px; a quarter as many of 128 px
 SMALLEST, LARGEST = 12, 46  # sides of things, pixels

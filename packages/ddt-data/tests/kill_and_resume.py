@@ -28,7 +28,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ddt_data import ShardDataset, ShardWriter, open_shards
-from ddt_data.datamodule import ShardStream
+from ddt_data.shards.datamodule import ShardStream
 
 STEPS, BATCH = 40, 12  # 480 samples: 7 epochs of one source and a part of the next
 

@@ -11,7 +11,7 @@ import webdataset
 from torch.utils.data import DataLoader
 
 from ddt_data import Made, Plan, ShardDataset, ShardWriter, build, write_block
-from ddt_data.manifest import BLOCKS, Manifest
+from ddt_data.shards.manifest import BLOCKS, Manifest
 
 TOKENIZER = {"fingerprint": "abc", "codebook_size": 512, "num_tokens": 16}
 

@@ -13,7 +13,7 @@ from ddt_data import (
     open_reader,
     pack_buckets,
 )
-from ddt_data.datamodule import ShardStream
+from ddt_data.shards.datamodule import ShardStream
 
 
 @pytest.mark.parametrize(("image_size", "step"), [(64, 16), (128, 16), (256, 32), (48, 8)])

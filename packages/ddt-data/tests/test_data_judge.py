@@ -6,7 +6,7 @@ import torch
 
 from ddt_data import Judge, level_config, load_prompts, render, scene_for, verdict
 from ddt_data.damage import LEVELS, damage
-from ddt_data.judge import JUDGES, judge_file, judge_hash
+from ddt_data.sceneeval.judge import JUDGES, judge_file, judge_hash
 
 each_judge = pytest.mark.parametrize("name", JUDGES)
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from ddt_data import SceneConfig, SceneGenerator, caption
-from ddt_data.parsing import Said, parse_caption, true_relations, what_it_shows
+from ddt_data.scenes.parsing import Said, parse_caption, true_relations, what_it_shows
 
 
 @pytest.mark.parametrize("config", [SceneConfig(), SceneConfig.tiny(), SceneConfig.hard()], ids=["64", "tiny", "hard"])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ddt_data import PackConfig, Record, Refused, ShardDataset, open_reader, pack_folder
-from ddt_data import read_captions as captions_module
-from ddt_data.records import Span
+from ddt_data.readers import captions as captions_module
+from ddt_data.readers.records import Span
 
 COLOURS = {"a.jpg": "red", "b.png": "green", "sub/a.webp": "blue"}
 

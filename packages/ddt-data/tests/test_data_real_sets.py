@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from ddt_data import ShardDataset, encode_image, is_held_out
-from ddt_data import easy_vqa as easy_vqa_module
-from ddt_data import emoji_records as emoji_module
-from ddt_data import fashion_mnist as fashion_module
-from ddt_data import passages as passages_module
-from ddt_data.emoji import STYLES, Concept, Drawing, concepts_of, join_icons, render_drawing
-from ddt_data.real_sets import fetch_set
+from ddt_data.sets import easy_vqa as easy_vqa_module
+from ddt_data.sets import emoji_records as emoji_module
+from ddt_data.sets import fashion_mnist as fashion_module
+from ddt_data.sets import passages as passages_module
+from ddt_data.sets.emoji import STYLES, Concept, Drawing, concepts_of, join_icons, render_drawing
+from ddt_data.sets.fetching import fetch_set
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 

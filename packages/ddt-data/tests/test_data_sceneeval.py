@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ddt_data import Asked, Prompt, Seen, level_config, load_prompts, render, scene_for, verdict
-from ddt_data.sceneeval import LEVELS, canvas_of, contradict, make_prompts
-from ddt_data.scenes import RELATIONS, in_split
-from ddt_data.verdicts import background_of, shows
+from ddt_data.sceneeval.prompts import LEVELS, canvas_of, contradict, make_prompts
+from ddt_data.sceneeval.verdicts import background_of, shows
+from ddt_data.scenes.scene import RELATIONS, in_split
 
 each_level = pytest.mark.parametrize("level", LEVELS)
 

@@ -23,7 +23,7 @@ from ddt_data import (
     render,
     sprite,
 )
-from ddt_data.scenes import RELATIONS, combinations_of
+from ddt_data.scenes.scene import RELATIONS, combinations_of
 
 CONFIGS = {"default": SceneConfig(), "tiny": SceneConfig.tiny()}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -40,7 +40,7 @@ def test_every_sprite_is_drawn_and_premultiplied():
 def test_art_is_under_a_megabyte_and_has_its_notice():
     from importlib.resources import files
 
-    art = {entry.name: entry for entry in files("ddt_data").joinpath("art").iterdir()}
+    art = {entry.name: entry for entry in files("ddt_data.scenes").joinpath("art").iterdir()}
     assert set(art) == {"NOTICE", *(f"{style}.webp" for style in STYLES)}
     assert sum(len(entry.read_bytes()) for entry in art.values()) < 1_000_000
     assert all(f"{style}.webp" in art["NOTICE"].read_text() for style in STYLES)

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import Dataset
 
 from ddt_data import StepSampler
-from ddt_data.datamodule import ShardStream
+from ddt_data.shards.datamodule import ShardStream
 
 STEPS = 8
 

@@ -20,8 +20,8 @@ from ddt_data import (
     relation,
     render,
 )
-from ddt_data.captions import NUMBERS, plural
-from ddt_data.scenes import RELATIONS, in_split
+from ddt_data.scenes.captions import NUMBERS, plural
+from ddt_data.scenes.scene import RELATIONS, in_split
 
 CONFIGS = {"default": SceneConfig(), "tiny": SceneConfig.tiny()}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

@@ -13,7 +13,7 @@ from ddt_apps.evaluation.models import Captions, need
 from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Scene, caption, render
-from ddt_data.parsing import Said, parse_caption, true_relations, what_it_shows
+from ddt_data.scenes.parsing import Said, parse_caption, true_relations, what_it_shows
 
 
 @dataclass(frozen=True)

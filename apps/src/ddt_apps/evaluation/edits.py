@@ -15,9 +15,9 @@ from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scenes import in_batches, read
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Edit, Judge, Scene, caption, make_edit, render
-from ddt_data.judge import judge_hash
-from ddt_data.sceneeval import canvas_of
-from ddt_data.verdicts import shows
+from ddt_data.sceneeval.judge import judge_hash
+from ddt_data.sceneeval.prompts import canvas_of
+from ddt_data.sceneeval.verdicts import shows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddt_data import Scene, SceneConfig, SceneGenerator, level_config
-from ddt_data.scenes import SPLITS
+from ddt_data.scenes.scene import SPLITS
 
 SEED = 700_000_001  # far from the seeds that anybody trains with
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ddt_apps.codec import Codec
-from ddt_apps.devices import pick_device
-from ddt_apps.train_renderer import load_renderer_run
-from ddt_apps.use import load_pair
+from ddt_apps.run.devices import pick_device
+from ddt_apps.train.renderer import load_renderer_run
+from ddt_apps.use.pictures import load_pair
 from ddt_llm import MultimodalLM
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ddt_apps.chart import line_chart
 from ddt_apps.evaluation.answers import Answered
 from ddt_apps.evaluation.captions import Captioned
 from ddt_apps.evaluation.edits import Edited
 from ddt_apps.evaluation.reconstruction import Reconstructed
 from ddt_apps.evaluation.scenes import Judged
 from ddt_apps.evaluation.scores import Scores
-from ddt_apps.report import answers as answer_cards
-from ddt_apps.report import grid, note, pairs, report, section, strip, table
+from ddt_apps.pages.chart import line_chart
+from ddt_apps.pages.report import answers as answer_cards
+from ddt_apps.pages.report import grid, note, pairs, report, section, strip, table
 
 RIGHT, WRONG = "\u2713", "\u2717"
 SHOWN = 8  # right and wrong pictures of each category

@@ -17,10 +17,10 @@ from ddt_apps.codec import to_tensor, to_uint8
 from ddt_apps.evaluation.features import clip_score
 from ddt_apps.evaluation.models import Draws, codec_of, need
 from ddt_apps.evaluation.scores import Scores, versions
-from ddt_apps.progress import StageProgress
+from ddt_apps.run.progress import StageProgress
 from ddt_data import Judge, Prompt, Seen, Verdict, level_config, load_prompts, render, scene_for, verdict
-from ddt_data.judge import judge_hash
-from ddt_data.sceneeval import canvas_of, prompts_hash
+from ddt_data.sceneeval.judge import judge_hash
+from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
 
 BATCH = 64  # pictures at a time; no figure depends on it
 
@@ -170,7 +170,7 @@ def _backgrounds(folder: str | None, side: int) -> list[np.ndarray]:
     if folder is None:
         return []
     from ddt_data import load_image
-    from ddt_data.read_folder import find_pictures
+    from ddt_data.readers.folder import find_pictures
 
     if not Path(folder).is_dir() or not (paths := find_pictures(Path(folder))):
         raise FileNotFoundError(f"{folder}: no folder with pictures to put behind scenes")

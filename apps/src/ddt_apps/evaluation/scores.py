@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddt_apps.atomic import writing
+from ddt_apps.run.atomic import writing
 
 FORMAT = 1
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ddt_apps.config import load_config
 from ddt_apps.evaluation.answers import AnswersSettings, evaluate_answers
 from ddt_apps.evaluation.captions import CaptionsSettings, evaluate_captions
 from ddt_apps.evaluation.edits import EditsSettings, evaluate_edits
@@ -15,7 +14,8 @@ from ddt_apps.evaluation.page import page, rows_of_scenes
 from ddt_apps.evaluation.reconstruction import ReconstructionSettings, evaluate_reconstruction
 from ddt_apps.evaluation.scenes import ScenesSettings, evaluate_scenes
 from ddt_apps.evaluation.scores import Scores, beside_controls, compare_scores
-from ddt_apps.report import save_report
+from ddt_apps.pages.report import save_report
+from ddt_apps.run.config import load_config
 
 BENCHMARKS = {
     "scenes": (ScenesSettings, evaluate_scenes),

@@ -1,0 +1,1 @@
+"""Pages without scripts or network: reports and charts."""

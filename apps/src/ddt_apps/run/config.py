@@ -1,0 +1,218 @@
+"""Configuration: YAML plus `key=value` overrides in, frozen dataclasses out.
+
+Defaults live in the dataclasses, so a YAML file holds only what differs. A name such as `tiny/tokenizer` means a file
+that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ddt_apps.run.atomic import writing
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+Config = TypeVar("Config")
+
+
+def load_config(cls: type[Config], source: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Build the dataclass `cls` from a YAML file and overrides.
+
+    Args:
+        cls: A dataclass; fields may be nested dataclasses, tuples, lists, dicts, Literals, Paths and `X | None`.
+        source: Path of a `.yaml` file, the name of a shipped one, or None for the defaults alone.
+        overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win.
+
+    Raises:
+        FileNotFoundError: `source` does not exist; names the shipped ones.
+        ValueError: A key is unknown (names the nearest), a value has the wrong type, or the YAML cannot be read.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Optimizer:
+    ...     lr: float = 1e-3
+    ...     betas: tuple[float, float] = (0.9, 0.99)
+    >>> load_config(Optimizer, None, ["lr=3e-4"])
+    Optimizer(lr=0.0003, betas=(0.9, 0.99))
+    >>> load_config(Optimizer, None, ["beta=0"])
+    Traceback (most recent call last):
+    ValueError: unknown key 'beta'; did you mean 'betas'?
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.load(_find(source)) if source is not None else OmegaConf.create({})
+        for override in overrides:
+            if "=" not in override:
+                raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(
+            f"cannot read the configuration {source or overrides}: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} must hold 'key: value' lines, not a {type(values).__name__}")
+    return _build(cls, values, where="", root=cls)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write a dataclass as YAML that `load_config` reads back to an equal one.
+
+    >>> import tempfile
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Data:
+    ...     folder: Path = Path("shards")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_config(Data(Path("mine")), Path(folder) / "config.yaml")
+    ...     load_config(Data, Path(folder) / "config.yaml").folder.name
+    'mine'
+    """
+    from omegaconf import OmegaConf
+
+    with writing(Path(path)) as file:
+        file.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """Find the first field in which two configs of one class differ: its dotted name and both values, or None.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Steps:
+    ...     steps: int
+    >>> first_difference(Steps(10), Steps(20))
+    ('steps', 10, 20)
+    """
+    if old == new:
+        return None
+    if dataclasses.is_dataclass(old) and type(old) is type(new):
+        for field in dataclasses.fields(old):
+            found = first_difference(
+                getattr(old, field.name), getattr(new, field.name), f"{where}.{field.name}" if where else field.name
+            )
+            if found:
+                return found
+    return where, old, new
+
+
+def _find(source: str | Path) -> Path:
+    if Path(source).suffix in {".yaml", ".yml"}:
+        path, known = Path(source), ""
+    else:
+        path = SHIPPED / f"{source}.yaml"
+        names = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
+        known = f"; shipped configurations: {', '.join(names)}; or give the path of a .yaml file"
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration {str(source)!r}{known}")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _build(cls: type, values: dict, where: str, root: type, default: Any = None) -> Any:
+    """Build one dataclass; `default` is the instance whose fields hold where `values` is silent."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in values:
+        if key not in fields:
+            raise ValueError(_unknown(f"{where}{key}", root))
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            given = getattr(default, name, _default(field))
+            arguments[name] = _convert(hints[name], values[name], f"{where}{name}", root, given)
+        elif default is not None:
+            arguments[name] = getattr(default, name)
+        elif _default(field) is dataclasses.MISSING:
+            raise ValueError(f"the configuration lacks '{where}{name}'; add it to the YAML or give {where}{name}=...")
+    return cls(**arguments)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where, root, default)
+    if origin is typing.Literal:
+        if value in arguments and not (isinstance(value, bool) and True not in arguments):
+            return value
+        close = difflib.get_close_matches(str(value), [str(item) for item in arguments], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, arguments))}, not {value!r}{hint}")
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _build(kind, value, f"{where}.", root, default if isinstance(default, kind) else None)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1:] == (Ellipsis,):
+            return tuple(_convert(arguments[0], item, f"{where}[{i}]", root) for i, item in enumerate(value))
+        if len(arguments) == len(value):
+            pairs = enumerate(zip(arguments, value, strict=True))
+            return tuple(_convert(item_kind, item, f"{where}[{i}]", root) for i, (item_kind, item) in pairs)
+        raise ValueError(f"{where} must hold {len(arguments)} values, not {len(value)}: {value!r}")
+    if origin is list and isinstance(value, list):
+        return [_convert(arguments[0], item, f"{where}[{i}]", root) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], item, f"{where}.{key}", root) for key, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is kind:
+        return value
+    raise ValueError(f"{where} must be {_name(kind)}, not {value!r}")
+
+
+def _convert_union(kinds: tuple, value: Any, where: str, root: type, default: Any) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    choices = [kind for kind in kinds if kind is not type(None)]
+    if len(choices) == 1:
+        return _convert(choices[0], value, where, root, default)
+    for kind in choices:
+        if type(value) is kind:
+            return value
+    raise ValueError(f"{where} must be {' or '.join(_name(kind) for kind in kinds)}, not {value!r}")
+
+
+def _name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+    if dataclasses.is_dataclass(kind):
+        return f"a group of settings ({', '.join(field.name for field in dataclasses.fields(kind))})"
+    return names.get(kind) or ("a list" if typing.get_origin(kind) in (tuple, list) else str(kind))
+
+
+def _keys(cls: type, where: str = "") -> list[str]:
+    """All dotted keys of a dataclass, groups included."""
+    keys = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        keys.append(f"{where}{field.name}")
+        for kind in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(kind):
+                keys += _keys(kind, f"{where}{field.name}.")
+    return keys
+
+
+def _unknown(key: str, root: type) -> str:
+    keys = _keys(root)
+    parent, _, name = key.rpartition(".")
+    siblings = {each.rpartition(".")[2]: each for each in keys if each.rpartition(".")[0] == parent}
+    elsewhere = [each for each in keys if each.rpartition(".")[2] == name]
+    close = [siblings[each] for each in difflib.get_close_matches(name, siblings, n=1)]
+    close = close or elsewhere or difflib.get_close_matches(key, keys, n=1)
+    return f"unknown key {key!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(siblings)}")

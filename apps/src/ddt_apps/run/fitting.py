@@ -1,0 +1,118 @@
+"""What happens between training steps: rows of metrics, progress, checkpoints, and a clean stop on Ctrl-C."""
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from ddt_apps.run.metrics import MetricsFile
+from ddt_apps.run.progress import StageProgress
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LEAST_PAUSE = 20  # between two checkpoints, in times that it takes to write one: at most 5 % of a run is writing
+UNWANTED_ADVICE = (
+    ".*does not have many workers",  # small runs are quicker without
+    ".*your dataloader is not resumable",  # the data module is: a loader is made for the step it starts at
+    ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
+    ".*have no `val_dataloader`",  # validation is `ddt`'s own
+    ".*in eval mode at the start of training",  # what is frozen is meant to be
+    ".*smaller than the logging interval",  # the last step is always logged
+)
+
+
+class RunRecorder(lightning.Callback):
+    """Record a training run in its folder.
+
+    The order within a step is row, then checkpoint: a checkpoint at step n implies that all rows up to n are on disk,
+    and a resume drops rows after n. So `metrics.csv` of an interrupted run equals that of an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        metrics_file: Path,
+        save_checkpoint: Callable[[lightning.Trainer], None],
+        stage: str,
+        steps: int,
+        log_every: int,
+        save_every_seconds: float,
+    ):
+        self.metrics_file, self.save_checkpoint = metrics_file, save_checkpoint
+        self.stage, self.steps = stage, steps
+        self.log_every, self.save_every_seconds = log_every, save_every_seconds
+        self.stopped_by: int | None = None
+        self.values: dict[str, float] = {}  # of the last row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = state_dict["values"]
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
+        self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
+        self._saved, self._took, self._step = time.monotonic(), 0.0, trainer.global_step
+        # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
+        # one acts at once.
+        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._step:  # gradients are gathered over several batches: no checkpoint holds half a step
+            return
+        self._step = step
+        if step % self.log_every == 0 or step == self.steps:
+            self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.metrics.append(step, self.values)
+            self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
+        if self.stopped_by is not None:
+            trainer.should_stop = True
+        started = time.monotonic()
+        pause = self.save_every_seconds and max(self.save_every_seconds, LEAST_PAUSE * self._took)
+        due = started - self._saved >= pause
+        if due or trainer.should_stop or step == self.steps:
+            self.save_checkpoint(trainer)
+            self._saved = time.monotonic()
+            self._took = self._saved - started
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
+        # Lightning does not call `teardown` then.
+        self._let_go()
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if hasattr(self, "progress"):
+            self.progress.__exit__(None, None, None)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopped_by = number
+        signal.signal(number, self._handlers[number])
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners, and its advice that does not apply here; other warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for advice in UNWANTED_ADVICE:
+                warnings.filterwarnings("ignore", message=advice)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

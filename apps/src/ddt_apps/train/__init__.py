@@ -1,0 +1,1 @@
+"""The verbs that train: tokenizer, renderer, language model."""

@@ -1,0 +1,98 @@
+"""ddt pretrain: a causal language model with a visual vocabulary, on captions, ids and text."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddt_apps.codec import Codec
+from ddt_apps.run.config import load_config
+from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.train.examples import PretrainTasks, Views, pretraining_example, split_lines, text_lines
+from ddt_apps.train.language import LanguageRun, fit_language_model, longest_text
+from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_llm.vocabulary import VisualOrder
+
+TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(LanguageRun):
+    """Settings of `ddt pretrain`; more in `LanguageRun`."""
+
+    name: str = "pretrain"  # of the run: runs/<name>
+    # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
+    backbone: str = "tiny"
+    llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)
+    text_vocabulary: int = 768  # size of the BPE trained on the captions, for backbone "tiny"
+    visual_order: VisualOrder = "coarse_to_fine"
+    codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
+    multiple: int = 1  # rows of the vocabulary are padded to a multiple of this
+    tasks: PretrainTasks = field(default_factory=PretrainTasks)
+
+
+def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
+    """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
+    identity = dataset.manifest.tokenizer
+    if config.backbone == "tiny":
+        texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
+        text_tokenizer = train_text_tokenizer(texts, config.text_vocabulary)
+        backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
+        spread = 1.0  # there is no text ability yet to be careful with
+    else:
+        backbone, text_tokenizer, spread = config.backbone, None, 0.5
+    model, text_tokenizer = expand_vocabulary(
+        backbone,
+        text_tokenizer,
+        codebook_size=identity["codebook_size"],
+        num_tokens=identity["num_tokens"],
+        visual_order=config.visual_order,
+        codebook=None if config.codebook is None else _codebook(config.codebook, identity["fingerprint"]),
+        spread=spread,
+        multiple=config.multiple,
+        seed=config.seed,
+    )
+    return MultimodalLM(model, text_tokenizer, "caption", identity["fingerprint"])
+
+
+def _codebook(run: str, fingerprint: str) -> Tensor:
+    codec = Codec.from_pretrained(run)
+    if codec.fingerprint != fingerprint:
+        raise ValueError(f"codebook '{run}' is of another tokenizer than the ids; name the run that wrote them")
+    with torch.inference_mode():
+        return codec.tokenizer.embed(torch.arange(codec.codebook_size))
+
+
+def _words(sample: dict) -> list[str]:
+    meta = sample.get("meta", {})
+    words = [sample["text"]] if "text" in sample else []
+    words += [meta["edit"]["instruction"]] if "edit" in meta else []
+    return words + [f"{q['question']} {q['answer']}" for q in meta.get("questions", [])]
+
+
+def run_pretrain(config: str, overrides: list[str]) -> None:
+    """Train from a configuration; see `train`."""
+    train(load_config(Pretrain, config, overrides))
+
+
+def train(config: Pretrain) -> Path:
+    """Train, or continue, and export the model to `model/` in the run folder, which is returned.
+
+    Raises:
+        FileNotFoundError, ValueError: The id shards are missing or hold no ids; the run is of another config.
+    """
+    dataset = open_shards(config.data)
+    if dataset.manifest.tokenizer is None:
+        raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
+    run = Run(RUNS / config.name, config)
+    if run.finished:
+        return run.folder
+    text = text_lines(config.text)
+    lm = build_model(config, dataset, text)
+    if config.retention_limit is not None:
+        text, _ = split_lines(text)
+    make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))
+    fit_language_model(run, lm, Views(dataset, make, config.seed), "pretrain", config)
+    return run.folder

@@ -1,0 +1,58 @@
+"""ddt sft: instruction tuning on edits and questions, with the loss on the answers alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddt_apps.run.config import load_config
+from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.train.examples import InstructionTasks, Views, instruction_example
+from ddt_apps.train.language import LanguageRun, fit_language_model
+from ddt_data import open_shards
+from ddt_llm import MultimodalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(LanguageRun):
+    """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
+
+    model: str  # folder of a `ddt pretrain` run
+    name: str = "sft"  # of the run: runs/<name>
+    tasks: InstructionTasks = field(default_factory=InstructionTasks)
+
+
+def run_sft(config: str, overrides: list[str]) -> None:
+    """Tune from a configuration; see `train`."""
+    train(load_config(Tune, config, overrides))
+
+
+def train(config: Tune) -> Path:
+    """Tune, or continue, and export the model to `model/` in the run folder, which is returned.
+
+    Raises:
+        FileNotFoundError: The id shards or the model are missing.
+        ValueError: The ids are of another tokenizer than the model was trained on; the run is of another config.
+    """
+    lm = load_language_model(config.model)
+    dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
+    run = Run(RUNS / config.name, config)
+    if run.finished:
+        return run.folder
+    tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
+    examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
+    fit_language_model(run, tuned, examples, "sft", config)
+    return run.folder
+
+
+def load_language_model(run: str | Path) -> MultimodalLM:
+    """Load the exported model of a `ddt pretrain` or `ddt sft` run.
+
+    Raises:
+        FileNotFoundError: The run is missing or unfinished.
+    """
+    folder = Path(run) / "model"
+    if not (folder / "ddt.json").is_file():
+        raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return MultimodalLM.from_pretrained(folder)

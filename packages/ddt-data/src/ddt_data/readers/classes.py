@@ -1,0 +1,39 @@
+"""Read class folders: `<class>/<picture>`, the class in words being the caption."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddt_data.readers.folder import find_files, find_pictures, name_in
+from ddt_data.readers.records import Record, Refused
+
+
+def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
+    """Yield the pictures of class folders; `meta["label"]` is the folder's name, the caption the same in words.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "golden_retriever").mkdir()
+        >>> _ = (folder / "golden_retriever" / "1.jpg").write_bytes(b"...")
+        >>> [(record.text, record.meta) for record in read_classes(folder)]
+        [('golden retriever', {'label': 'golden_retriever'})]
+    """
+    folder = Path(folder)
+    for path in find_pictures(folder):
+        name = name_in(folder, path)
+        label, _, rest = name.partition("/")
+        if not rest:
+            yield Refused(name, "stands outside of the class folders; move it into one")
+        elif not path.is_file():
+            yield Refused(name, "is no file, or a link that leads nowhere; remove it")
+        else:
+            words = " ".join(label.replace("_", " ").split()) or label
+            yield Record(name, image=path, text=words, meta={"label": label})
+
+
+def has_classes(folder: Path) -> bool:
+    """Tell whether a folder is laid out so: no file at the top, two classes or more, pictures right inside, no text."""
+    pictures = find_pictures(folder)
+    within = {path.parent for path in pictures}
+    deep = any(path.parent.parent != folder for path in pictures)
+    return len(within) > 1 and not deep and len(pictures) == len(find_files(folder))

@@ -1,0 +1,106 @@
+"""Verdicts: whether a picture shows what was asked, judged strictly from what is seen in it."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddt_data.sceneeval.judge import Seen
+from ddt_data.sceneeval.prompts import Prompt
+from ddt_data.scenes.nouns import BACKGROUNDS
+from ddt_data.scenes.scene import LARGE, RELATIONS, SMALL, Scene, lies_between
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a picture is right, and if not, why."""
+
+    right: bool
+    why: str = ""
+
+
+def verdict(prompt: Prompt, seen: list[Seen]) -> Verdict:
+    """Score what a judge saw in one picture, strictly.
+
+    Args:
+        prompt: What was asked.
+        seen: What `Judge.read` lists for the picture.
+
+    Returns:
+        Right if the nouns with their numbers are exactly those asked for and each has the colour, the size and the
+        place asked for.
+
+    Example:
+        >>> from ddt_data.sceneeval.prompts import Asked
+        >>> verdict(Prompt("", "counting", "two foxes", (Asked("fox", 2),)), [Seen("fox", "blue", 0.2, 0.5, 0.3, 0.9)])
+        Verdict(right=False, why='1 fox instead of 2')
+    """
+    found = Counter(thing.noun for thing in seen)
+    for item in prompt.asked:
+        if found[item.noun] != item.count:
+            return Verdict(False, f"{found[item.noun]} {item.noun} instead of {item.count}")
+    for noun in found - Counter({item.noun: item.count for item in prompt.asked}):
+        return Verdict(False, f"{noun} that nobody asked for")
+    groups = [[thing for thing in seen if thing.noun == item.noun] for item in prompt.asked]
+    for item, group in zip(prompt.asked, groups, strict=True):
+        for thing in group:
+            if item.colour and thing.colour != item.colour:
+                return Verdict(False, f"{item.noun} is {thing.colour}")
+            if item.size and (thing.size > (SMALL + LARGE) / 2) != (item.size == "large"):
+                return Verdict(False, f"{item.noun} is not {item.size}")
+    centres = [(group[0].x, group[0].y) for group in groups]
+    if prompt.relation == "between" and not lies_between(*centres, 0.35):
+        return Verdict(False, f"{prompt.asked[0].noun} is not between the others")
+    if prompt.relation in RELATIONS and (where := side_of(*centres)) != prompt.relation:
+        return Verdict(False, f"{prompt.asked[0].noun} is {where} the {prompt.asked[1].noun}")
+    return Verdict(True)
+
+
+def shows(scene: Scene, seen: list[Seen], picture: NDArray[np.uint8]) -> Verdict:
+    """Tell whether a picture shows a scene: its things, their tints and places, and its background.
+
+    Args:
+        scene: The truth; its coordinates are pixels of the picture.
+        seen: What `Judge.read` lists for the picture.
+        picture: uint8 [H, W, 3], of which the rim tells the background.
+
+    Returns:
+        Right if the nouns with their numbers are the same, each thing has a seen one of its noun within an eighth of
+        the side, tinted ones have their colour, and the background is the scene's. Natural colours are not checked.
+    """
+    things, rest = scene.objects, list(seen)
+    if Counter(t.noun for t in seen) != scene.counts:
+        missing = scene.counts - Counter(t.noun for t in seen)
+        return Verdict(False, f"no {next(iter(missing))}" if missing else "something that does not belong there")
+    for thing in things:
+        x, y = (c / picture.shape[0] for c in thing.centre)
+        near = min((t for t in rest if t.noun == thing.noun), key=lambda t: max(abs(t.x - x), abs(t.y - y)))
+        if max(abs(near.x - x), abs(near.y - y)) > 0.125:
+            return Verdict(False, f"{thing.noun} is elsewhere")
+        if thing.colour and near.colour != thing.colour:
+            return Verdict(False, f"{thing.noun} is {near.colour}")
+        rest.remove(near)
+    if (background := background_of(picture)) != scene.background:
+        return Verdict(False, f"background is {background}")
+    return Verdict(True)
+
+
+def background_of(picture: NDArray[np.uint8]) -> str:
+    """Name the background of a picture uint8 [H, W, 3]: the named colour nearest to the median of its rim.
+
+    Example:
+        >>> background_of(np.full((8, 8, 3), 255, np.uint8))
+        'white'
+    """
+    rim = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    colour = np.median(rim, axis=0)
+    return min(BACKGROUNDS, key=lambda name: float(np.square(colour - BACKGROUNDS[name]).sum()))
+
+
+def side_of(first: tuple[float, float], second: tuple[float, float]) -> str:
+    """Where the first centre (x, y) lies as seen from the second: one of `RELATIONS`, by the larger offset."""
+    dx, dy = first[0] - second[0], first[1] - second[1]
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"

@@ -1,0 +1,1 @@
+"""Scenes with exact truth: what they hold, how they are drawn, and what is said about them."""

@@ -1,0 +1,112 @@
+"""Captions: plain English for a scene, true to it, in several phrasings."""
+
+import random
+from collections import Counter
+
+from ddt_data.scenes.scene import Scene, SceneObject, between, relation, size_word
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+PLURALS = {"fish": "fish"}
+TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}", "there {be} {}")
+
+
+def plural(noun: str) -> str:
+    """Give the plural of a noun.
+
+    Example:
+        >>> plural("fox"), plural("butterfly"), plural("fish")
+        ('foxes', 'butterflies', 'fish')
+    """
+    if noun in PLURALS:
+        return PLURALS[noun]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+
+
+def noun_phrase(noun: str, colour: str | None = None, count: int = 1, size: str | None = None) -> str:
+    """Name one or several equal objects, with article or number.
+
+    Args:
+        noun: What it is.
+        colour: A word to put before it, or None.
+        count: How many, 1 to 8.
+        size: A word to put before that, or None.
+
+    Example:
+        >>> noun_phrase("octopus"), noun_phrase("apple", "blue"), noun_phrase("snail", count=3)
+        ('an octopus', 'a blue apple', 'three snails')
+    """
+    words = [word for word in (size, colour, noun if count == 1 else plural(noun)) if word]
+    first = NUMBERS[count] if count > 1 else "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([first, *words])
+
+
+def _enumerate(phrases: list[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def caption(
+    scene: Scene,
+    rng: random.Random,
+    style_words: float = 0.3,
+    background_words: float = 0.3,
+    relation_words: float = 0.6,
+    size_words: float = 0.0,
+    image_size: int = 64,
+) -> str:
+    """Say what a scene shows.
+
+    Names every object with its number and, where tinted, its colour; order and phrasing are drawn.
+
+    Args:
+        scene: What to describe.
+        rng: Source of the choices.
+        style_words: Probability of "in the noto style".
+        background_words: Probability of "on a black background".
+        relation_words: Probability of "left of", "right of", "above" or "below" where there are two different objects,
+            and of "between" where there are three and one is.
+        size_words: Probability of "large" and "small" where they apply.
+        image_size: Side of the picture in pixels, for the size words.
+
+    Returns:
+        One line without a full stop.
+
+    Example:
+        >>> from ddt_data import Scene, SceneObject
+        >>> fox = SceneObject("fox", "noto", "blue", x=0, y=20, size=20)
+        >>> bell = SceneObject("bell", "noto", None, x=40, y=20, size=20)
+        >>> scene = Scene("black", (fox, bell))
+        >>> caption(scene, random.Random(3), background_words=1.0)
+        'there is a blue fox left of a bell on a black background'
+    """
+    objects = rng.sample(scene.objects, len(scene.objects))
+    sized = size_words > 0 and rng.random() < size_words
+    groups = Counter((t.noun, t.colour, size_word(t.size / image_size) if sized else None) for t in objects)
+    phrases = [noun_phrase(noun, colour, count, size) for (noun, colour, size), count in groups.items()]
+    said = _enumerate(phrases)
+    if len(objects) == len(scene.counts) == 2 and rng.random() < relation_words:
+        where = relation(*objects)
+        said = f"{phrases[0]} {where} {phrases[1]}" if where else said
+    middle = _middle(objects)
+    if middle is not None and rng.random() < relation_words:
+        first, second = (phrase for i, phrase in enumerate(phrases) if i != middle)
+        said = f"{phrases[middle]} between {first} and {second}"
+    be = "is" if next(iter(groups.values())) == 1 else "are"
+    said = rng.choice(TEMPLATES).format(said, be=be)
+    if rng.random() < background_words:
+        said += f" on a {scene.background} background"
+    if rng.random() < style_words:
+        said += f" in the {scene.objects[0].style} style"
+    return said
+
+
+def _middle(objects: list[SceneObject]) -> int | None:
+    """Which of three different objects lies between the others, if one does."""
+    if len(objects) != 3 or len({thing.noun for thing in objects}) != 3:
+        return None
+    for i in range(3):
+        first, second = objects[:i] + objects[i + 1 :]
+        if between(objects[i], first, second):
+            return i
+    return None

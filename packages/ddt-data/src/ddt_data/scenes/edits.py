@@ -1,0 +1,177 @@
+"""Edits: an instruction and the scenes before and after it, equal in everything that it does not name."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ddt_data.scenes.captions import noun_phrase, plural
+from ddt_data.scenes.config import SceneConfig
+from ddt_data.scenes.scene import Scene, SceneObject, in_split, place, relation
+
+EDIT_KINDS = ("add", "remove", "replace", "recolour", "move", "background")
+
+PHRASINGS = {
+    "add": ("add {new} {where}", "put {new} {where}", "draw {new} {where}"),
+    "remove": ("remove {old}", "take {old} away", "erase {old}"),
+    "replace": ("replace {old} with {new}", "turn {old} into {new}", "swap {old} for {new}"),
+    "recolour": ("make {old} {colour}", "paint {old} {colour}", "change the colour of {old} to {colour}"),
+    "move": ("move {old} to the {where}", "put {old} in the {where}", "bring {old} to the {where}"),
+    "background": ("change the background to {colour}", "make the background {colour}", "use a {colour} background"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What to do, in words, and the scenes before and after."""
+
+    kind: str  # one of EDIT_KINDS
+    instruction: str
+    source: Scene
+    target: Scene
+
+
+def make_edit(
+    scene: Scene, config: SceneConfig, rng: random.Random, split: str = "train", kinds: Sequence[str] = EDIT_KINDS
+) -> Edit:
+    """Draw an edit from or to a scene.
+
+    Args:
+        scene: The source of the edit; for "add" its target, and the source lacks one object.
+        config: What the scene was drawn from; new nouns, colours and backgrounds come from it.
+        rng: Source of the choices.
+        split: "train": neither scene shows a held-out combination. "unseen": the source shows one.
+        kinds: Which of `EDIT_KINDS` may be drawn.
+
+    Returns:
+        An edit whose target follows the instruction and leaves everything else as it was. The outcome is the only one
+        possible but for "add", which leaves the distance open.
+
+    Raises:
+        ValueError: A kind is unknown, or none of the kinds fits the scene.
+
+    Example:
+        >>> from ddt_data import SceneGenerator
+        >>> config = SceneConfig()
+        >>> make_edit(SceneGenerator(config, seed=0)[0], config, random.Random(1), kinds=["background"]).instruction
+        'make the background black'
+    """
+    if unknown := set(kinds) - set(EDIT_KINDS):
+        raise ValueError(f"edit kind {min(unknown)!r} is unknown; choose from: {', '.join(EDIT_KINDS)}")
+    # Only scenes of several objects can add and remove: there they are tried first more often.
+    weights = {kind: 3 if kind in ("add", "remove") and len(scene.objects) > 1 else 1 for kind in kinds}
+    for kind in sorted(kinds, key=lambda kind: rng.random() ** (1 / weights[kind]), reverse=True):
+        for _ in range(20):
+            edit = _DRAW[kind](scene, config, rng)
+            if edit and in_split(edit.source, split) and (split == "unseen" or in_split(edit.target, split)):
+                return edit
+    raise ValueError(
+        f"no edit of kind {', '.join(kinds)} fits this scene of {len(scene.objects)} objects in split {split!r}; "
+        "allow more kinds, or more nouns, colours and backgrounds"
+    )
+
+
+def _say(kind: str, rng: random.Random, **words: str) -> str:
+    return rng.choice(PHRASINGS[kind]).format(**words)
+
+
+def _the(thing: SceneObject, scene: Scene, rng: random.Random) -> str | None:
+    """Refer to one object so that no other is meant, or None where words cannot."""
+    if scene.counts[thing.noun] == 1:
+        return f"the {thing.colour} {thing.noun}" if thing.colour and rng.random() < 0.5 else f"the {thing.noun}"
+    return None
+
+
+def _with(scene: Scene, old: SceneObject, new: SceneObject | None) -> Scene:
+    objects = (new if thing is old else thing for thing in scene.objects)
+    return Scene(scene.background, tuple(thing for thing in objects if thing))
+
+
+def _new_colour(scene: Scene, config: SceneConfig, rng: random.Random, but: str | None = None) -> str | None:
+    colours = [colour for colour in config.colours if colour not in (scene.background, but)]
+    return rng.choice(colours) if colours else None
+
+
+def _add(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    new = rng.choice(scene.objects)
+    source = _with(scene, new, None)
+    if not source.objects or scene.counts[new.noun] > 1:
+        return None
+    if len(source.objects) == 1:
+        side = relation(new, source.objects[0])
+        where = f"{side} {_the(source.objects[0], source, rng)}" if side else None
+    else:
+        corner = place(new, config.image_size)
+        where = f"in the {corner}" if corner else None
+    if where is None:
+        return None
+    return Edit("add", _say("add", rng, new=noun_phrase(new.noun, new.colour), where=where), source, scene)
+
+
+def _remove(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    old = rng.choice(scene.objects)
+    if len(scene.objects) == 1 or not (name := _the(old, scene, rng)):
+        return None
+    return Edit("remove", _say("remove", rng, old=name), scene, _with(scene, old, None))
+
+
+def _replace(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    old = rng.choice(scene.objects)
+    nouns = [noun for noun in config.nouns if noun not in scene.counts]
+    if not nouns or not (name := _the(old, scene, rng)):
+        return None
+    colour = None if rng.random() < config.natural_share else _new_colour(scene, config, rng)
+    new = replace(old, noun=rng.choice(nouns), colour=colour)
+    instruction = _say("replace", rng, old=name, new=noun_phrase(new.noun, new.colour))
+    return Edit("replace", instruction, scene, _with(scene, old, new))
+
+
+def _recolour(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    """Recolour one object, or all where they are alike."""
+    old = rng.choice(scene.objects)
+    colour = _new_colour(scene, config, rng, but=old.colour)
+    alike = len(scene.counts) == 1 < len(scene.objects)
+    name = f"the {plural(old.noun)}" if alike else _the(old, scene, rng)
+    if not colour or not name:
+        return None
+    objects = (replace(thing, colour=colour) if thing is old or alike else thing for thing in scene.objects)
+    target = Scene(scene.background, tuple(objects))
+    return Edit("recolour", _say("recolour", rng, old=name, colour=colour), scene, target)
+
+
+def _move(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    """Move an object into a corner, a thirty-second of the side from the edges, or into the very middle."""
+    old = rng.choice(scene.objects)
+    near = min(config.image_size // 32, config.image_size - old.size)
+    far, middle = config.image_size - old.size - near, (config.image_size - old.size) // 2
+    goals = {
+        "top left": (near, near),
+        "top right": (far, near),
+        "bottom left": (near, far),
+        "bottom right": (far, far),
+        "centre": (middle, middle),
+    }
+    where = rng.choice(list(goals))
+    x, y = goals[where]
+    new = replace(old, x=x, y=y)
+    travelled = max(abs(new.x - old.x), abs(new.y - old.y))
+    blocked = any(_overlap(new, thing) for thing in scene.objects if thing is not old)
+    name = _the(old, scene, rng)
+    if blocked or not name or travelled < config.image_size / 8:
+        return None
+    return Edit("move", _say("move", rng, old=name, where=where), scene, _with(scene, old, new))
+
+
+def _overlap(a: SceneObject, b: SceneObject) -> bool:
+    return a.x < b.x + b.size and b.x < a.x + a.size and a.y < b.y + b.size and b.y < a.y + a.size
+
+
+def _background(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+    taken = {scene.background} | {thing.colour for thing in scene.objects}
+    free = [name for name in config.backgrounds if name not in taken]
+    if not free:
+        return None
+    target = replace(scene, background=rng.choice(free))
+    return Edit("background", _say("background", rng, colour=target.background), scene, target)
+
+
+_DRAW = dict(zip(EDIT_KINDS, (_add, _remove, _replace, _recolour, _move, _background), strict=True))

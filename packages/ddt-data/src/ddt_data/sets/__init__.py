@@ -1,0 +1,1 @@
+"""Real sets from ordinary packages, pinned by their hashes."""

@@ -1,0 +1,1 @@
+"""Shard folders: how samples are stored, made, mixed, ordered and checked."""

@@ -1,0 +1,126 @@
+"""Look through a shard folder: what it holds, what is broken, what occurs twice."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ddt_data.shards.folder import check_shard, open_shard
+from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.members import Sample
+from ddt_data.shards.sheet import contact_sheet
+
+
+@dataclass
+class Findings:
+    """What `check_folder` found.
+
+    Example:
+        >>> Findings(samples=2, caption_lengths=[5, 11]).captions
+        (5, 8, 11)
+    """
+
+    samples: int = 0  # that could be read
+    fields: Counter[str] = field(default_factory=Counter)  # how many samples have each
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) of pictures
+    questions: int = 0
+    caption_lengths: list[int] = field(default_factory=list)  # in characters
+    broken: list[dict] = field(default_factory=list)  # {"name", "why"}
+    repeated_keys: list[str] = field(default_factory=list)
+    repeated_pictures: list[list[str]] = field(default_factory=list)  # keys of the samples that show the same
+    repeated_captions: int = 0  # samples whose caption an earlier one has
+
+    @property
+    def captions(self) -> tuple[int, int, int]:
+        """Length of the shortest, middle and longest caption in characters; zeros without captions."""
+        ordered = sorted(self.caption_lengths) or [0]
+        return ordered[0], int(np.median(ordered)), ordered[-1]
+
+
+def check_folder(
+    folder: str | Path, sheet: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Findings:
+    """Read every sample of a shard folder.
+
+    Args:
+        folder: A finished shard folder.
+        sheet: PNG to write: 100 pictures, evenly spaced, with their captions.
+        progress: Called with (samples read, of).
+
+    Returns:
+        Findings; what is damaged is in there and does not stop the check.
+
+    Raises:
+        FileNotFoundError: The folder is missing, empty or unfinished.
+        ValueError: The manifest cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from ddt_data import pack_text
+        >>> folder = Path(tempfile.mkdtemp(), "shards")
+        >>> _ = pack_text(["a fox", "a bell", "a fox"], folder)
+        >>> found = check_folder(folder)
+        >>> found.samples, found.repeated_captions, found.broken
+        (3, 1, [])
+    """
+    folder, manifest = Path(folder), Manifest.read(folder)
+    found, keys = Findings(), Counter()
+    texts: set[str] = set()
+    pictures: dict[bytes, list[str]] = defaultdict(list)
+    wanted = set(np.linspace(0, manifest.samples - 1, min(100, manifest.samples), dtype=int).tolist())
+    shown: list[Sample] = []
+    for number, sample in _samples(folder, manifest, found.broken):
+        keys[sample["key"]] += 1
+        _note(found, sample, texts, pictures)
+        if number in wanted and "image" in sample:
+            shown.append(sample)
+        if progress:
+            progress(number + 1, manifest.samples)
+    found.repeated_keys = [key for key, times in keys.items() if times > 1]
+    found.repeated_pictures = [same for same in pictures.values() if len(same) > 1]
+    if sheet and shown:
+        part = Path(sheet).with_name(f".{Path(sheet).name}.part")
+        drawn = contact_sheet([sample["image"] for sample in shown], [sample.get("text", "") for sample in shown])
+        drawn.save(part, "png")
+        os.replace(part, sheet)
+    return found
+
+
+def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[tuple[int, Sample]]:
+    """Yield number and content of each sample that can be read, and note the others."""
+    first = 0  # number of a shard's first sample
+    for shard in manifest.shards:
+        try:
+            check_shard(folder, shard)
+            opened = open_shard(folder / shard.name)
+            if len(opened) != shard.samples:
+                raise ValueError(f"holds {len(opened)} samples, the manifest says {shard.samples}")
+        except (ValueError, OSError) as error:
+            broken.append({"name": shard.name, "why": str(error)})
+        else:
+            for index in range(len(opened)):
+                try:
+                    sample = opened[index]
+                except ValueError as error:
+                    broken.append({"name": f"{shard.name}, sample {index}", "why": str(error)})
+                else:
+                    yield first + index, sample
+        first += shard.samples
+
+
+def _note(found: Findings, sample: Sample, texts: set[str], pictures: dict[bytes, list[str]]) -> None:
+    found.samples += 1
+    found.fields.update(name for name in sample if name != "key")
+    found.questions += len(sample.get("meta", {}).get("questions", ()))
+    if "image" in sample:
+        height, width = sample["image"].shape[:2]
+        found.shapes[width, height] += 1
+        pictures[hashlib.sha256(sample["image"]).digest()].append(sample["key"])
+    if "text" in sample:
+        found.caption_lengths.append(len(sample["text"]))
+        found.repeated_captions += sample["text"] in texts
+        texts.add(sample["text"])

@@ -1,0 +1,71 @@
+"""Shards for Lightning, resumed exactly in the middle of a run. Needs the `[train]` extra."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from ddt_data.shards.stream import StepSampler
+
+
+class ShardStream(LightningDataModule):
+    """Training batches in the order of `StepSampler`; the whole run is one epoch of Lightning.
+
+    A Lightning checkpoint holds how many batches were trained on; fitting from it goes on with the next one, with the
+    same or another number of workers and of ranks. Make the Trainer with `use_distributed_sampler=False`: each rank
+    takes its slice of the batch here. Take the number of steps from the same `steps`, never from
+    `trainer.estimated_stepping_batches`.
+
+    Args:
+        dataset: Map-style, such as `ShardDataset`, or a `Mixture`, whose weights and whole batches are kept.
+        collate_fn: Turns a list of samples into a batch.
+        batch_size: Samples in a batch, of all ranks together.
+        steps: Batches of the whole run.
+        seed: Of the order.
+        num_workers: Processes that load; the order does not depend on it.
+        count_epochs: See `StepSampler`.
+
+    Example:
+        >>> stream = ShardStream(list(range(10)), collate_fn=list, batch_size=4, steps=6, seed=0)
+        >>> len(stream.train_dataloader())
+        6
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate_fn: Callable[[list], Any],
+        batch_size: int,
+        steps: int,
+        seed: int,
+        num_workers: int = 0,
+        count_epochs: bool = False,
+    ):
+        super().__init__()
+        self.dataset, self.collate_fn, self.num_workers = dataset, collate_fn, num_workers
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.count_epochs = count_epochs
+        self.start = 0
+
+    def train_dataloader(self) -> DataLoader:
+        order = StepSampler(
+            getattr(self.dataset, "lengths", len(self.dataset)),
+            self.batch_size,
+            self.steps,
+            self.seed,
+            self.start,
+            self.count_epochs,
+            weights=getattr(self.dataset, "weights", None),
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            whole_batches=getattr(self.dataset, "whole_batches", False),
+        )
+        return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
+
+    def state_dict(self) -> dict[str, int]:
+        # Counted when a batch is trained on, not when a worker has fetched it.
+        return {"batches": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = state_dict["batches"]

@@ -1,0 +1,252 @@
+"""Shard folders: webdataset tars with a manifest, written in one step, read by random access.
+
+A sample is a dict with `key` and any of `image` and `target` (uint8 [H, W, 3]), `text` (str), `meta` (dict), `ids` and
+`target_ids` (int64 [K]), `latents` and `target_latents` (float16 [C, h, w]).
+"""
+
+import os
+import shutil
+from copy import copy
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ddt_data.shards.blocks import BlockShard
+from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
+from ddt_data.shards.members import Sample, check_tokenizer_fields
+from ddt_data.shards.tar_shard import TarShard, TarShardWriter, checksum
+
+
+class ShardWriter:
+    """Write samples into a new shard folder.
+
+    Use it as a context manager. The folder appears, complete, at the end of the block; if the block raises, nothing
+    does.
+
+    Args:
+        folder: Where to; may exist only if empty.
+        samples_per_shard: Samples in one tar.
+        source: Where the samples come from, in words, for the manifest.
+        image_size: Side of the pictures in pixels, None without pictures.
+        tokenizer: For id shards: {"fingerprint": str, "codebook_size": int, "num_tokens": int}.
+        image_format: How `image` is stored: "png", "webp" or "jpg". `target` is always a PNG.
+        parts: See `Manifest`.
+
+    Raises:
+        FileExistsError: The folder holds something.
+        ValueError: A field is out of range, or (at the end of the block) nothing was written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "shards")
+        >>> with ShardWriter(folder, source="doctest") as writer:
+        ...     writer.write({"key": "0", "text": "a fox"})
+        >>> ShardDataset(folder)[0]
+        {'key': '0', 'text': 'a fox'}
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        samples_per_shard: int = 1000,
+        source: str = "",
+        image_size: int | None = None,
+        tokenizer: dict | None = None,
+        image_format: str = "png",
+        parts: tuple[dict, ...] = (),
+    ):
+        self.folder = Path(folder)
+        if samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard ({samples_per_shard}) must be at least 1")
+        check_tokenizer_fields(tokenizer)
+        refuse_if_taken(self.folder)
+        self.samples_per_shard, self.source, self.image_size = samples_per_shard, source, image_size
+        self.tokenizer, self.image_format, self.parts = tokenizer, image_format, parts
+        self._part = part_of(self.folder)
+        self._keys: set[str] = set()
+        self._skipped: list[dict] = []
+        self._shards: list[Shard] = []
+        self._tar: TarShardWriter | None = None
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._part, ignore_errors=True)  # what a killed run left
+        self._part.mkdir(parents=True)
+        return self
+
+    def write(self, sample: Sample) -> None:
+        """Add a sample.
+
+        Raises:
+            ValueError: Its key was used before or holds a dot or a slash, it has an unknown field, or its ids do not
+                fit the tokenizer.
+        """
+        key = sample["key"]
+        if key in self._keys or not key or set("./") & set(key):
+            reason = "was written before" if key in self._keys else "must be a name without dot or slash"
+            raise ValueError(f"key {key!r} {reason}")
+        if self._tar is None:
+            path = self._part / f"{len(self._shards):06d}.tar"
+            self._tar = TarShardWriter(path, self.image_format, self.tokenizer)
+        self._tar.write(sample)
+        self._keys.add(key)
+        if self._tar.samples == self.samples_per_shard:
+            self._finish_shard()
+
+    def skip(self, name: str, why: str) -> None:
+        """Note in the manifest that something was left out."""
+        self._skipped.append({"name": name, "why": why})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._tar is not None:
+                self._finish_shard()
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
+
+    def _publish(self) -> None:
+        if not self._keys:
+            raise ValueError(f"{self.folder}: no sample to write")
+        self.manifest = Manifest(
+            samples=len(self._keys),
+            shards=tuple(self._shards),
+            source=self.source,
+            image_size=self.image_size,
+            tokenizer=self.tokenizer,
+            skipped=tuple(self._skipped),
+            parts=self.parts,
+        )
+        self.manifest.write(self._part)
+        os.replace(self._part, self.folder)
+
+    def _finish_shard(self) -> None:
+        if (shard := self._tar.close()) is not None:
+            self._shards.append(shard)
+        self._tar = None
+
+
+class ShardDataset(Dataset):
+    """Read a shard folder by random access.
+
+    Maps a tar into memory when a process first reads from it, so it may be handed to worker processes.
+
+    Args:
+        folder: A finished shard folder.
+        tokenizer: Fingerprint of the tokenizer at hand; id shards of another one are refused.
+
+    Raises:
+        FileNotFoundError: The folder is missing, empty or unfinished, or a shard is gone.
+        ValueError: The manifest cannot be read, a shard does not hold what it says, or the ids are another tokenizer's.
+    """
+
+    weights, whole_batches = None, False  # as of a `Mixture` of one source
+
+    def __init__(self, folder: str | Path, tokenizer: str | None = None):
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(folder)
+        self._check_tokenizer(tokenizer)
+        self.shards: list[TarShard | BlockShard] = []
+        for shard in self.manifest.shards:
+            opened = open_shard(self.folder / shard.name)
+            if len(opened) != shard.samples:
+                raise ValueError(
+                    f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
+                    "copy or pack the folder again"
+                )
+            self.shards.append(opened)
+        self._ends = np.cumsum([len(shard) for shard in self.shards])
+        self._length = int(self._ends[-1])
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self.shards[number]
+        return shard[index - int(self._ends[number]) + len(shard)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """As of a `Mixture` of one source."""
+        return [len(self)]
+
+    def without_last(self, count: int) -> Self:
+        """Give the same without the last samples, which then serve to measure.
+
+        Raises:
+            ValueError: No sample would be left.
+        """
+        if not 0 <= count < len(self):
+            raise ValueError(
+                f"held_out ({count}) must be 0 to {len(self) - 1}, of {len(self)} samples in {self.folder}"
+            )
+        fewer = copy(self)
+        fewer._length = len(self) - count
+        return fewer
+
+    def check(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            ValueError: A shard was changed or damaged.
+        """
+        for shard in self.manifest.shards:
+            check_shard(self.folder, shard)
+
+    def _check_tokenizer(self, fingerprint: str | None) -> None:
+        if fingerprint is None:
+            return
+        if self.manifest.tokenizer is None:
+            raise ValueError(f"{self.folder} holds no ids; make id shards from it with tokenizer {fingerprint}")
+        if self.manifest.tokenizer["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{self.folder} holds ids of tokenizer {self.manifest.tokenizer['fingerprint']}, not of {fingerprint}; "
+                "make the id shards again with that tokenizer, or use the one that made them"
+            )
+
+
+def open_shard(path: Path) -> TarShard | BlockShard:
+    """Open one tar, whichever way its samples are laid out.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        ValueError: It is damaged.
+    """
+    tar = TarShard(path)
+    return BlockShard(tar) if tar.holds_block else tar
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Compare one shard with its checksum.
+
+    Raises:
+        ValueError: It was changed or damaged.
+    """
+    if checksum(folder / shard.name) != shard.sha256:
+        raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
+
+
+def part_of(folder: Path) -> Path:
+    """Name the folder that stands in until a shard folder is complete."""
+    return folder.absolute().parent / f".{folder.name}.part"
+
+
+def refuse_if_taken(folder: Path) -> None:
+    """Make sure that a shard folder can be made.
+
+    Raises:
+        FileExistsError: The folder holds something.
+    """
+    if (folder / MANIFEST).exists():
+        raise FileExistsError(f"{folder} holds finished shards; delete it or choose another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; choose another folder")

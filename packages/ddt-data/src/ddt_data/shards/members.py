@@ -1,0 +1,112 @@
+"""How the fields of a sample are stored in a tar: one member each, named by its extension."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddt_data.shards.images import decode_image, encode_image
+
+Sample = dict[str, Any]
+TOKENIZER_FIELDS = {"fingerprint", "codebook_size", "num_tokens"}
+ARRAYS = {"ids": "ids", "target_ids": "target.ids", "latents": "latents", "target_latents": "target.latents"}
+FIELDS = {f"{name}.npy": field for field, name in ARRAYS.items()}
+
+
+def encode_members(sample: Sample, image_format: str, tokenizer: dict | None) -> dict[str, bytes]:
+    """Encode the fields of a sample by extension.
+
+    Raises:
+        ValueError: A field is unknown, or the ids do not fit the tokenizer.
+
+    Example:
+        >>> encode_members({"key": "0", "text": "a fox"}, "png", None)
+        {'txt': b'a fox'}
+    """
+    members = {}
+    for field, value in sample.items():
+        match field:
+            case "key":
+                pass
+            case "image":
+                members[image_format] = encode_image(value, image_format)
+            case "target":
+                members["target.png"] = encode_image(value)
+            case "text":
+                members["txt"] = value.encode()
+            case "meta":
+                members["json"] = json.dumps(value, ensure_ascii=False, default=str).encode()
+            case "ids" | "target_ids":
+                members[f"{ARRAYS[field]}.npy"] = npy(checked_ids(sample["key"], value, tokenizer))
+            case "latents" | "target_latents":
+                members[f"{ARRAYS[field]}.npy"] = npy(np.asarray(value, np.float16))
+            case _:
+                raise ValueError(f"sample {sample['key']!r} has an unknown field {field!r}")
+    return members
+
+
+def decode_member(sample: Sample, extension: str, data: bytes, name: str) -> None:
+    """Put what a member holds into a sample; members of unknown extension are passed over.
+
+    Raises:
+        ValueError: The data cannot be read; the message calls it `name`.
+
+    Example:
+        >>> sample = {"key": "0"}
+        >>> decode_member(sample, "txt", b"a fox", "0.txt")
+        >>> sample
+        {'key': '0', 'text': 'a fox'}
+    """
+    match extension:
+        case "png" | "jpg" | "webp":
+            sample["image"] = decode_image(data, name)
+        case "target.png":
+            sample["target"] = decode_image(data, name)
+        case _:
+            try:
+                _decode_words_and_arrays(sample, extension, data)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{name} cannot be read ({error}); make the shards again") from error
+
+
+def _decode_words_and_arrays(sample: Sample, extension: str, data: bytes) -> None:
+    if extension == "txt":
+        sample["text"] = data.decode()
+    elif extension == "json":
+        sample["meta"] = json.loads(data)
+    elif extension in FIELDS:
+        sample[FIELDS[extension]] = np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def checked_ids(key: str, ids: Any, tokenizer: dict | None) -> NDArray[np.int64]:
+    """Make sure that ids [K] are a tokenizer's.
+
+    Raises:
+        ValueError: They are not, or there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise ValueError(f"sample {key!r} has ids; give the writer their tokenizer")
+    ids = np.asarray(ids, np.int64)
+    count, size = tokenizer["num_tokens"], tokenizer["codebook_size"]
+    if ids.shape != (count,) or ids.min() < 0 or ids.max() >= size:
+        raise ValueError(f"ids of {key!r}, shape {ids.shape}, must be {count} integers from 0 to {size - 1}")
+    return ids
+
+
+def npy(array: NDArray) -> bytes:
+    """Write an array into the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def check_tokenizer_fields(tokenizer: dict | None) -> None:
+    """Make sure that what is recorded of a tokenizer is complete.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if tokenizer is not None and set(tokenizer) != TOKENIZER_FIELDS:
+        raise ValueError(f"tokenizer {tokenizer} must give exactly: {', '.join(sorted(TOKENIZER_FIELDS))}")

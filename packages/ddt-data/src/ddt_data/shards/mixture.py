@@ -1,0 +1,121 @@
+"""Several shard folders as one dataset, each with its share of training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ddt_data.shards.folder import ShardDataset
+from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.members import Sample
+
+
+class Mixture(Dataset):
+    """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by `lengths` and `weights`.
+
+    Args:
+        sources: Datasets of shards, pictures of one size, or ids of one tokenizer.
+        weights: Share of each in training; None for shares by size, and one shuffle for all.
+        whole_batches: Take each batch from one source; sources may then be of several picture sizes.
+
+    Raises:
+        ValueError: There is no source, weights do not fit, or sources are of two sizes or tokenizers.
+
+    Example:
+        >>> import tempfile
+        >>> from ddt_data import pack_text
+        >>> folders = [Path(tempfile.mkdtemp(), name) for name in ("foxes", "bells")]
+        >>> _ = pack_text(["A fox."] * 3, folders[0]), pack_text(["A bell."], folders[1])
+        >>> mixture = Mixture([ShardDataset(folder) for folder in folders], weights=[1, 1])
+        >>> len(mixture), mixture[3]["text"]
+        (4, 'A bell.')
+    """
+
+    def __init__(
+        self, sources: Sequence[ShardDataset], weights: Sequence[float] | None = None, whole_batches: bool = False
+    ):
+        if not sources or (weights is not None and (len(weights) != len(sources) or min(weights) <= 0)):
+            raise ValueError(f"weights ({weights}) must be one number above 0 for each of {len(sources)} sources")
+        for name in ("tokenizer",) if whole_batches else ("image_size", "tokenizer"):
+            first, *others = [getattr(source.manifest, name) for source in sources]
+            for source, other in zip(sources[1:], others, strict=True):
+                if other != first:
+                    raise ValueError(
+                        f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
+                    )
+        self.sources, self.weights = list(sources), None if weights is None else list(weights)
+        self.whole_batches = whole_batches
+        self.lengths = [len(source) for source in sources]
+        self._ends = np.cumsum(self.lengths)
+        one = sources[0].manifest
+        self.manifest = Manifest(
+            samples=sum(self.lengths),
+            shards=(),
+            source=" + ".join(source.manifest.source for source in sources),
+            image_size=one.image_size,
+            tokenizer=one.tokenizer,
+            parts=tuple(part for source in sources for part in source.manifest.parts),
+            format=one.format,
+        )
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[number][index - int(self._ends[number]) + self.lengths[number]]
+
+    def without_last(self, count: int) -> Self:
+        """Give the mixture without the last samples, which are of the last source."""
+        kept = [*self.sources[:-1], self.sources[-1].without_last(count)]
+        return type(self)(kept, self.weights, self.whole_batches)
+
+    def check(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            ValueError: A shard was changed or damaged.
+        """
+        for source in self.sources:
+            source.check()
+
+
+def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset | Mixture:
+    """Open one shard folder, or several with their shares, as configurations name them.
+
+    Args:
+        data: A folder; or folders separated by commas, each with its share after a colon, or none with one.
+        tokenizer: See `ShardDataset`.
+
+    Raises:
+        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or a share is no number.
+
+    Example:
+        >>> import tempfile
+        >>> from ddt_data import pack_text
+        >>> folders = [Path(tempfile.mkdtemp(), name) for name in ("foxes", "bells")]
+        >>> _ = pack_text(["A fox."] * 3, folders[0]), pack_text(["A bell."], folders[1])
+        >>> open_shards(f"{folders[0]}:0.8, {folders[1]}:0.2").weights
+        [0.8, 0.2]
+    """
+    entries = [entry.strip() for entry in str(data).split(",")]
+    if len(entries) == 1 and (":" not in entries[0] or Path(entries[0]).exists()):
+        return ShardDataset(entries[0], tokenizer)
+    folders, weights = [], []
+    for entry in entries:
+        folder, colon, share = entry.rpartition(":")
+        try:
+            weights.append(float(share) if colon else None)
+        except ValueError as error:
+            raise ValueError(
+                f"data ({entry}): the share after the colon must be a number, as in {folder}:0.5"
+            ) from error
+        folders.append(folder if colon else entry)
+    if None in weights and any(weights):
+        raise ValueError(f"data ({data}): give every folder a share, or none")
+    sources = [ShardDataset(folder, tokenizer) for folder in folders]
+    return Mixture(sources, None if None in weights else weights)

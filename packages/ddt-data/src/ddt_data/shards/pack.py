@@ -1,0 +1,167 @@
+"""Pack scenes and texts into shard folders; `pack_pictures.py` packs pictures that people have."""
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from ddt_data.readers.captions import NAMES, read_rows
+from ddt_data.scenes.captions import caption
+from ddt_data.scenes.config import SceneConfig
+from ddt_data.scenes.edits import make_edit
+from ddt_data.scenes.questions import make_questions
+from ddt_data.scenes.scene import Scene, SceneGenerator, render
+from ddt_data.shards.building import Progress
+from ddt_data.shards.folder import ShardWriter
+from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.members import Sample
+
+
+def make_sample(generator: SceneGenerator, index: int, edits: bool = True, questions: int = 3) -> Sample:
+    """Make sample `index` of a generator, with its words; a function of the generator and the index alone.
+
+    Args:
+        generator: Gives the scenes.
+        index: Which one, from 0.
+        edits: Whether to add an edit; the sample then shows its source, and `target` the result.
+        questions: How many questions at most.
+
+    Returns:
+        A sample with `key`, `image`, `text`, `meta`, and with edits `target`. `meta` holds `scene`, `questions`, and
+        `edit` with `kind`, `instruction`, the target's `caption` and `scene`.
+
+    Example:
+        >>> sample = make_sample(SceneGenerator(SceneConfig.tiny(), seed=0), 5)
+        >>> sorted(sample)
+        ['image', 'key', 'meta', 'target', 'text']
+    """
+    config = generator.config
+    rng = random.Random(f"words {generator.seed} {generator.split} {index}")
+    scene = generator[index]
+
+    def describe(scene: Scene) -> str:
+        return caption(
+            scene,
+            rng,
+            config.style_words,
+            config.background_words,
+            size_words=config.size_words,
+            image_size=config.image_size,
+        )
+
+    sample: Sample = {"key": f"{index:08d}"}
+    meta: dict = {}
+    if edits:
+        edit = make_edit(scene, config, rng, generator.split)
+        scene = edit.source
+        sample["target"] = render(edit.target, config)
+        meta["edit"] = {
+            "kind": edit.kind,
+            "instruction": edit.instruction,
+            "caption": describe(edit.target),
+            "scene": asdict(edit.target),
+        }
+    meta["scene"] = asdict(scene)
+    meta["questions"] = [asdict(question) for question in make_questions(scene, config, rng, questions)]
+    return {**sample, "image": render(scene, config), "text": describe(scene), "meta": meta}
+
+
+def pack_scenes(
+    config: SceneConfig,
+    count: int,
+    out: str | Path,
+    seed: int,
+    split: str = "train",
+    edits: bool = True,
+    questions: int = 3,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write scenes with captions, edits and questions into a new shard folder.
+
+    Args:
+        config: What scenes may hold.
+        count: How many, at least 1.
+        out: The shard folder to make.
+        seed: Of the generator.
+        split: "train" or "unseen".
+        edits: Whether each sample has an edit.
+        questions: Questions for each sample at most.
+        progress: Called with (samples done, count).
+
+    Raises:
+        FileExistsError: `out` holds something.
+        ValueError: `count` is below 1, or the config cannot give such scenes.
+    """
+    if count < 1:
+        raise ValueError(f"count ({count}) of scenes must be at least 1")
+    generator = SceneGenerator(config, seed, split)
+    source = f"scenes, seed {seed}, split {split}, {json.dumps(asdict(config))}"
+    with ShardWriter(out, source=source, image_size=config.image_size) as writer:
+        for index in range(count):
+            writer.write(make_sample(generator, index, edits, questions))
+            if progress:
+                progress(index + 1, count)
+    return writer.manifest
+
+
+def pack_text(
+    lines: str | Path | Iterable[str], out: str | Path, source: str = "", parts: tuple[dict, ...] = ()
+) -> Manifest:
+    """Write texts into a new shard folder, one sample each.
+
+    Args:
+        lines: The texts; or the path of a .txt file with one a line, or of a .jsonl file with lines {"text": ...}.
+        out: The shard folder to make.
+        source: Where the texts come from, for the manifest; by default the file's name.
+        parts: See `Manifest`.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        FileExistsError: `out` holds something.
+        ValueError: There is no text, or a line of the .jsonl is malformed.
+
+    Example:
+        >>> import tempfile
+        >>> pack_text(["A fox is red.", "A bell rings."], Path(tempfile.mkdtemp(), "prose")).samples
+        2
+    """
+    if isinstance(lines, str | Path):
+        source = source or Path(lines).name
+        lines = _read_texts(Path(lines))
+    with ShardWriter(out, samples_per_shard=10_000, source=source, parts=parts) as writer:
+        for index, text in enumerate(text for line in lines if (text := line.strip())):
+            writer.write({"key": f"{index:08d}", "text": text})
+    return writer.manifest
+
+
+def holds_texts(source: str | Path) -> bool:
+    """Tell whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.jsonl")
+        >>> _ = file.write_text('{"text": "a fox"}')
+        >>> holds_texts(file)
+        True
+    """
+    source = Path(source)
+    if source.suffix != ".jsonl" or not source.is_file():
+        return source.suffix == ".txt" and source.is_file()
+    _, first = next(read_rows(source), ("", None))
+    return isinstance(first, dict) and not any(name in first for name in NAMES)
+
+
+def _read_texts(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of texts")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix != ".jsonl":
+        return lines
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(json.loads(line)["text"].strip())
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f'{path}, line {number}: not {{"text": ...}}; correct the line') from error
+    return texts

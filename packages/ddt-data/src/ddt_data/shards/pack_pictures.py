@@ -1,0 +1,214 @@
+"""Pack pictures and words from where people have them into a shard folder."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageColor
+
+from ddt_data.readers.layouts import open_reader
+from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
+from ddt_data.shards.building import Made, Plan, Progress, build
+from ddt_data.shards.images import ENCODINGS, load_image
+from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.members import Sample
+from ddt_data.shards.tar_shard import TarShardWriter
+
+Numbered = tuple[int, Record | Refused]
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How pictures are packed."""
+
+    image_size: int | tuple[int, int] = 64  # side in pixels, or (width, height)
+    strict: bool = False  # stop at the first input that cannot be used, instead of naming it in the manifest
+    background: str = "white"  # behind transparent parts: a colour in words, or "#rrggbb"
+    samples_per_shard: int = 1000  # inputs, so that a shard may hold fewer samples
+    image_format: str = "jpg"  # or "png", "webp"; see `encode_image`
+
+    def __post_init__(self):
+        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+        if min(*sides, self.samples_per_shard) < 1:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be at least 1 pixel, and samples_per_shard "
+                f"({self.samples_per_shard}) at least 1"
+            )
+        if self.image_format not in ENCODINGS:
+            raise ValueError(f"image_format ({self.image_format!r}) must be one of: {', '.join(ENCODINGS)}")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise ValueError(f"background ({self.background!r}) is no colour; use a word, or #rrggbb") from error
+
+
+def pack_folder(
+    source: str | Path,
+    out: str | Path,
+    config: PackConfig | None = None,
+    *,
+    kind: str = "auto",
+    images: str | Path | None = None,
+    licence: str = "",
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Pack the pictures of a folder, or of a file that lists pictures, into a new shard folder.
+
+    What cannot be used is left out and named in the manifest with the reason. A run that was stopped goes on shard by
+    shard when it is started again; the result does not depend on it, nor on the number of workers. The key of a sample
+    is the number of its input, `meta["source"]` its name.
+
+    Args:
+        source: See `open_reader`.
+        out: The shard folder to make.
+        config: Size of the pictures and other settings; `PackConfig()` by default.
+        kind: How the source is laid out; see `open_reader`.
+        images: Folder of the pictures, for sources that are lists.
+        licence: Of the pictures and words, for the manifest.
+        workers: Processes. With more than one, scripts need the usual `if __name__ == "__main__":`.
+        progress: Called with (samples done, 0).
+
+    Raises:
+        FileNotFoundError: The source is missing.
+        FileExistsError: `out` holds something.
+        ValueError: The source holds no pictures, not one can be used, or (strict) one cannot.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (30, 20)).save(folder / "black.png")
+        >>> _ = (folder / "broken.png").write_text("no picture")
+        >>> manifest = pack_folder(folder, folder / "shards", PackConfig(image_size=16))
+        >>> manifest.samples, [entry["name"] for entry in manifest.skipped]
+        (1, ['broken.png'])
+    """
+    config = config or PackConfig()
+    found, _ = open_reader(source, kind, images)  # fails early
+    tasks = partial(_tasks, str(source), kind, str(images) if images else None, config)
+    said = f"{found} {Path(source).name}"
+    manifest = Manifest(0, (), source=said, licence=licence, image_size=config.image_size)
+    return build(out, Plan(tasks, partial(write_records, config), manifest), workers, progress=progress)
+
+
+def pack_records(
+    records: Iterable[Record | Refused],
+    out: str | Path,
+    config: PackConfig,
+    source: str = "",
+    licence: str = "",
+    parts: tuple[dict, ...] = (),
+    progress: Progress | None = None,
+) -> Manifest:
+    """Pack the records of any reader, one's own included, into a new shard folder.
+
+    Args:
+        records: What to pack, in this order.
+        out: The shard folder to make.
+        config: Settings.
+        source: Where the records come from, in words.
+        licence: Of all of them.
+        parts: See `Manifest`.
+        progress: Called with (samples done, of).
+
+    Raises:
+        FileExistsError: `out` holds something.
+        ValueError: Not one can be used, or (strict) one cannot.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from ddt_data import encode_image
+        >>> red = Record("red", image=encode_image(np.full((8, 8, 3), (255, 0, 0), np.uint8)), text="a red card")
+        >>> pack_records([red], Path(tempfile.mkdtemp(), "out"), PackConfig(image_size=8)).samples
+        1
+    """
+    listed = list(records)
+    plan = Plan(
+        lambda: _chunks(listed, config),
+        partial(write_records, config),
+        Manifest(0, (), source=source, licence=licence, image_size=config.image_size, parts=parts),
+    )
+    return build(out, plan, total=len(listed), progress=progress)
+
+
+def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Made:
+    """Write one shard of records; what cannot be used is told.
+
+    Raises:
+        ValueError: One cannot be used, and the settings are strict.
+    """
+    writer, skipped = TarShardWriter(path, config.image_format), []
+    try:
+        for number, record in records:
+            try:
+                writer.write(read_record(number, record, config))
+            except (ValueError, OSError) as error:
+                why = " ".join(str(error).split()).removeprefix(f"{record.name}: ")
+                if config.strict:
+                    raise ValueError(f"{record.name}: {why}; or leave such inputs out: strict=False") from error
+                skipped.append({"name": record.name, "why": why})
+        return Made(writer.close(), tuple(skipped))
+    except ValueError:
+        writer.abort()
+        raise
+
+
+def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sample:
+    """Read the pictures of a record and make it a sample.
+
+    Raises:
+        ValueError: It was refused, or a picture cannot be read.
+    """
+    if isinstance(record, Refused):
+        raise ValueError(record.why)
+    sample: Sample = {"key": f"{number:08d}"}
+    for field in ("image", "target"):
+        if (picture := getattr(record, field)) is not None:
+            name = record.name if field == "image" else f"{record.name} (its target)"
+            sample[field] = load_image(bytes_or_path(picture), config.image_size, name, config.background)
+    if record.text is not None:
+        sample["text"] = record.text
+    return {**sample, "meta": {**record.meta, "source": record.name}}
+
+
+def _tasks(source: str, kind: str, images: str | None, config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
+    return _chunks(open_reader(source, kind, images)[1], config)
+
+
+def _chunks(records: Iterable[Record | Refused], config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
+    numbered = enumerate(records)
+    settings = {name: value for name, value in asdict(config).items() if name != "strict"}
+    while chunk := list(islice(numbered, config.samples_per_shard)):
+        yield [settings, [_identity(number, record) for number, record in chunk]], chunk
+
+
+def _identity(number: int, record: Record | Refused) -> list:
+    """Tell records apart, and a file from what it was before it was changed."""
+    if isinstance(record, Refused):
+        return [number, record.name, record.why]
+    return [number, record.name, record.text, record.meta, *map(_picture_identity, (record.image, record.target))]
+
+
+def _picture_identity(picture: Picture | None) -> Any:
+    match picture:
+        case bytes():
+            return hashlib.sha256(picture).hexdigest()
+        case Span():
+            return [picture.offset, picture.size, *_file_identity(picture.path)]
+        case Path():
+            return _file_identity(picture)
+    return None
+
+
+def _file_identity(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]

@@ -1,0 +1,147 @@
+"""One tar of a shard folder: written in one step, its members found without unpacking."""
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddt_data.shards.manifest import Shard
+from ddt_data.shards.members import Sample, decode_member, encode_members
+
+BLOCK = "block."  # how the extensions of members begin that hold many samples
+
+
+class TarShardWriter:
+    """Write samples into one tar, a member for each field; it takes its name when it is closed.
+
+    Args:
+        path: The tar to make; an older one is replaced.
+        image_format: See `ShardWriter`.
+        tokenizer: See `ShardWriter`.
+
+    Example:
+        >>> import tempfile
+        >>> writer = TarShardWriter(Path(tempfile.mkdtemp(), "000000.tar"))
+        >>> writer.write({"key": "0", "text": "a fox"})
+        >>> writer.close().samples
+        1
+    """
+
+    def __init__(self, path: Path, image_format: str = "png", tokenizer: dict | None = None):
+        from webdataset import TarWriter
+
+        self.path, self.image_format, self.tokenizer = path, image_format, tokenizer
+        self.samples = 0
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._tar = TarWriter(str(self._part), encoder=False, mtime=0)  # no time or owner: equal samples, equal bytes
+
+    def write(self, sample: Sample) -> None:
+        """Add a sample.
+
+        Raises:
+            ValueError: It has an unknown field, or its ids do not fit the tokenizer.
+        """
+        self._tar.write({"__key__": sample["key"], **encode_members(sample, self.image_format, self.tokenizer)})
+        self.samples += 1
+
+    def write_members(self, key: str, members: dict[str, bytes], samples: int) -> None:
+        """Add members that hold many samples."""
+        self._tar.write({"__key__": key, **members})
+        self.samples += samples
+
+    def close(self) -> Shard | None:
+        """Finish the tar, and tell its name, count and checksum; None, and no tar, if nothing was written."""
+        self._tar.close()
+        if not self.samples:
+            self._part.unlink()
+            return None
+        digest = checksum(self._part)
+        os.replace(self._part, self.path)
+        return Shard(self.path.name, self.samples, digest)
+
+    def abort(self) -> None:
+        """Leave nothing."""
+        self._tar.close()
+        self._part.unlink(missing_ok=True)
+
+
+class TarShard:
+    """Samples of one tar by random access, a member for each field.
+
+    Maps the file at its first use in a process, so it may be handed to worker processes.
+
+    Raises:
+        FileNotFoundError: The tar is gone.
+        ValueError: It is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._buffer: memoryview | None = None
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: the manifest names this shard, but it is gone; copy or pack the folder again"
+            )
+        names: dict[str, int] = {}
+        self.extensions: list[str] = []
+        members: list[tuple[int, int, int, int]] = []
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for info in tar:
+                    key, _, extension = info.name.partition(".")
+                    if extension not in self.extensions:
+                        self.extensions.append(extension)
+                    row = names.setdefault(key, len(names))
+                    members.append((row, self.extensions.index(extension), info.offset_data, info.size))
+        except tarfile.TarError as error:
+            raise ValueError(f"{path} is damaged ({error}); copy or pack the folder again") from error
+        # Arrays instead of lists of objects: worker processes then share their memory.
+        self.keys = np.array([key.encode() for key in names] or [b""], dtype=bytes)
+        table = np.array(members, np.int64).reshape(-1, 4)
+        self._members = table[np.argsort(table[:, 0], kind="stable")]
+        self._starts = np.searchsorted(self._members[:, 0], np.arange(len(names) + 1))
+
+    @property
+    def holds_block(self) -> bool:
+        """Whether members hold many samples each."""
+        return any(extension.startswith(BLOCK) for extension in self.extensions)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self.keys[index].decode()
+        sample: Sample = {"key": key}
+        for extension, (offset, size) in self.spans(index).items():
+            decode_member(sample, extension, self.read(offset, size), f"{self.path}: {key}.{extension}")
+        return sample
+
+    def spans(self, index: int) -> dict[str, tuple[int, int]]:
+        """Tell offset and size in bytes of each member of a sample, by extension."""
+        rows = self._members[self._starts[index] : self._starts[index + 1]]
+        return {self.extensions[kind]: (int(offset), int(size)) for _, kind, offset, size in rows}
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read some bytes of the tar."""
+        return bytes(self.buffer[offset : offset + size])
+
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes of the tar, mapped."""
+        if self._buffer is None:
+            # Not Python's mmap: that keeps each file open, and folders have more shards than a process may open files.
+            size = self.path.stat().st_size
+            self._buffer = memoryview(torch.from_file(str(self.path), size=size, dtype=torch.uint8).numpy())
+        return self._buffer
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_buffer": None}
+
+
+def checksum(path: Path) -> str:
+    """Give the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
