@@ -83,6 +83,15 @@ def layout(session: nox.Session) -> None:
     session.run("pytest", "tests/test_layout.py", *session.posargs)
 
 
+@nox.session(python=False)
+def copies(session: nox.Session) -> None:
+    """Write every file that begins with `# Copied from PATH` anew from there; a test compares them."""
+    for file in sorted(Path("packages").glob("*/src/**/*.py")):
+        marker = file.read_text().partition("\n")[0]
+        if marker.startswith("# Copied from "):
+            file.write_text(f"{marker}\n{Path(marker.removeprefix('# Copied from ')).read_text()}")
+
+
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def alone(session: nox.Session, package: str) -> None:

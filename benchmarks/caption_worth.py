@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.train.sft import load_language_model
+from ddt_apps.models import load_language_model
 from ddt_data import ShardDataset
 from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats

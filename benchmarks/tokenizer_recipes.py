@@ -19,7 +19,6 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.pixels import psnr
 from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
@@ -28,7 +27,9 @@ from ddt_apps.run.config import load_config
 from ddt_apps.train.tokenizer import TrainTokenizer, train
 from ddt_data import Judge, load_prompts, render, verdict
 from ddt_data.sceneeval.prompts import canvas_of
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 BEGINNING = [
     "tokenizer.quantizer.codebook_size=512",

@@ -18,14 +18,15 @@ import ddt_tokenizer.cli
 import ddt_tokenizer.images
 import ddt_tokenizer.latents
 import ddt_tokenizer.positions
-from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_data import SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.positions import exact_sincos
 from ddt_llm import MultimodalLM, TinyLlamaConfig, VisualTokenizer, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.encoder import Encoder
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 ROOT = Path(__file__).parents[1]
 

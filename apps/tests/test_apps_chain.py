@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.models import load_pair
 from ddt_apps.use.chat import Chat
-from ddt_apps.use.pictures import load_pair
 
 SMALL = [
     "scenes=60",

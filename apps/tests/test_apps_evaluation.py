@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddt_apps.codec import to_tensor, to_uint8
 from ddt_apps.evaluation import (
     AnswersSettings,
     CaptionsSettings,
@@ -29,6 +28,7 @@ from ddt_apps.evaluation.scenes import other_prompts, summary
 from ddt_apps.evaluation.verbs import run_evaluation
 from ddt_data import Judge, Verdict, level_config, load_prompts, render, scene_for
 from ddt_data.scenes.captions import noun_phrase
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 
 class Pixels:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from ddt_apps.models import load_language_model
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.train import pretrain as pretrain
@@ -25,7 +26,7 @@ from ddt_apps.train.examples import (
     text_lines,
 )
 from ddt_apps.train.pretrain import Pretrain, build_model
-from ddt_apps.train.sft import Tune, load_language_model
+from ddt_apps.train.sft import Tune
 from ddt_data import ShardDataset, ShardWriter
 from ddt_llm import VisualVocabulary, collate_packed, expand_vocabulary, pack, train_text_tokenizer
 from ddt_llm.optimizer import build_optimizer

@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ddt_apps.codec import Codec
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
@@ -14,6 +13,7 @@ from ddt_apps.train import pretrain as pretrain
 from ddt_apps.train import sft as sft
 from ddt_apps.train import tokenizer as train_tokenizer
 from ddt_data import PackConfig, Record, ShardDataset, pack_records
+from ddt_tokenizer.codec import Codec
 
 TOY = [
     "tokenizer.encoder.width=16",

@@ -12,13 +12,14 @@ import torch
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
-from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
 from ddt_data.shards.tar_shard import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.shards import read_ids
 
 SCENES, PER_SHARD = 50, 8

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddt_apps.cli.main import app
-from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.evaluation.models import load_model
 from ddt_apps.run.config import load_config
 from ddt_apps.run.metrics import read_metrics
@@ -25,6 +24,8 @@ from ddt_apps.train.tokenizer import TrainTokenizer
 from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.latents import ImageLatents
 from ddt_tokenizer.training import TokenizerTraining
 

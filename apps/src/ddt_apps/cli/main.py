@@ -122,7 +122,7 @@ def import_selftok(
 
     Example: [bold]ddt import-selftok tokenizer_512_ckpt.pth --vae my-vae --out runs/selftok[/]
     """
-    from ddt_apps.codec import Codec
+    from ddt_tokenizer.codec import Codec
 
     Codec.from_selftok(checkpoint, vae).save_pretrained(out)
     typer.echo(f"{out} holds the tokenizer and the decoder of {checkpoint}")

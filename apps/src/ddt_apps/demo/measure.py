@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_apps.evaluation import pixels
 from ddt_data import ShardDataset
 from ddt_data.sceneeval.verdicts import background_of
 from ddt_llm import MultimodalLM
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 
 def psnr(images: Tensor, references: Tensor) -> float:

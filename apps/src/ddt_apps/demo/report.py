@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_uint8
 from ddt_apps.demo.measure import HeldOut
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import Metric, answers, columns, grid, metrics, note, pairs, report, section, strip, table
 from ddt_apps.run.metrics import read_metrics
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_uint8
 
 INTRO = (
     "Everything on this page was made on this machine, from nothing, by one command: a tokenizer learned to write each "

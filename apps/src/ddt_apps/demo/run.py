@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.demo.measure import (
     HeldOut,
     measure_answers,
@@ -27,6 +26,7 @@ from ddt_apps.demo.measure import (
     named_background,
 )
 from ddt_apps.demo.report import demo_report, overview
+from ddt_apps.models import load_language_model
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import load_config
@@ -39,6 +39,8 @@ from ddt_apps.train import tokenizer as train_tokenizer
 from ddt_apps.train.examples import text_lines
 from ddt_apps.use.pictures import save_picture
 from ddt_data import ShardDataset
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_tensor
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
     "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer"),
@@ -137,7 +139,7 @@ def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float])
     mean_image = to_tensor([train[i]["image"] for i in some]).mean(0)
     seen_ids = torch.stack([torch.from_numpy(train_ids[i]["ids"]) for i in range(len(train_ids))])
     held = HeldOut.load(ShardDataset(folder / "data" / "test"), codec)
-    drawer, assistant = sft.load_language_model(folder / "pretrain"), sft.load_language_model(folder / "sft")
+    drawer, assistant = load_language_model(folder / "pretrain"), load_language_model(folder / "sft")
     untrained = pretrain.build_model(configs["pretrain"], train_ids, text_lines(configs["pretrain"].text))
     prompts = [s["text"] for s in held.samples if named_background(s["text"])][:256]
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import to_tensor, to_uint8
 from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.models import Edits, codec_of, need
 from ddt_apps.evaluation.pixels import l1
@@ -18,6 +17,7 @@ from ddt_data import Edit, Judge, Scene, caption, make_edit, render
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_data.sceneeval.verdicts import shows
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 
 @dataclass(frozen=True)

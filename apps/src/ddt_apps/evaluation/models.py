@@ -8,11 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec
+from ddt_apps.models import load_pair, load_renderer_run
 from ddt_apps.run.devices import pick_device
-from ddt_apps.train.renderer import load_renderer_run
-from ddt_apps.use.pictures import load_pair
 from ddt_llm import MultimodalLM
+from ddt_tokenizer.codec import Codec
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.
 

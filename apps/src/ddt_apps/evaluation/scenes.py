@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import to_tensor, to_uint8
 from ddt_apps.evaluation.features import clip_score
 from ddt_apps.evaluation.models import Draws, codec_of, need
 from ddt_apps.evaluation.scores import Scores, versions
@@ -21,6 +20,7 @@ from ddt_apps.run.progress import StageProgress
 from ddt_data import Judge, Prompt, Seen, Verdict, level_config, load_prompts, render, scene_for, verdict
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 BATCH = 64  # pictures at a time; no figure depends on it
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec
+from ddt_tokenizer.codec import Codec
 
 ENOUGH = 20  # plain patches from which the codes at a position are counted
 

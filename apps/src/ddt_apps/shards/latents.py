@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import to_tensor
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.progress import StageProgress
 from ddt_apps.shards.tokenize import device_of_worker, shard_tasks
@@ -19,6 +18,7 @@ from ddt_data import Made, Manifest, Mixture, Plan, Shard, ShardDataset, build, 
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
+from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.latents import ImageLatents
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddt_apps.codec import Codec, to_tensor, to_uint8
 from ddt_apps.run.atomic import writing
 from ddt_data import StepSampler, contact_sheet, open_shards
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_tensor, to_uint8
 
 
 def peek(

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddt_apps.codec import Codec, to_tensor
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.progress import StageProgress
 from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_tensor
 
 PICTURES = (("image", "ids", "latents"), ("target", "target_ids", "target_latents"))
 

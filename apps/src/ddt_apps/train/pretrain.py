@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec
 from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
 from ddt_apps.train.examples import PretrainTasks, Views, pretraining_example, split_lines, text_lines
@@ -14,6 +13,7 @@ from ddt_apps.train.language import LanguageRun, fit_language_model, longest_tex
 from ddt_data import Mixture, ShardDataset, open_shards
 from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_llm.vocabulary import VisualOrder
+from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 

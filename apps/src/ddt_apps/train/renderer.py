@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddt_apps.codec import Codec
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import load_config
 from ddt_apps.run.devices import pick_device
@@ -19,6 +18,7 @@ from ddt_data.shards.datamodule import ShardStream
 from ddt_decoder import DDTRenderer
 from ddt_decoder.renderer_training import RendererTraining, RendererTrainingConfig
 from ddt_tokenizer.callbacks import tile
+from ddt_tokenizer.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,6 @@ class RendererSamples(lightning.Callback):
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat([self.above, drawn]), columns=len(self.pictures)).numpy()
             Image.fromarray(sheet).save(file, format="png")
-
-
-def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Codec:
-    """Load the codec of a finished run: the tokenizer and decoder that its config names, with its renderer.
-
-    Raises:
-        FileNotFoundError, ValueError: A part is missing, or they do not belong together.
-    """
-    config = load_config(TrainRenderer, Path(run) / "config.yaml")
-    return Codec.from_pretrained(config.tokenizer, device, renderer=run)
 
 
 def run_train_renderer(config: str, overrides: list[str]) -> None:

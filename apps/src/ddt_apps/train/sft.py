@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ddt_apps.models import load_language_model
 from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
 from ddt_apps.train.examples import InstructionTasks, Views, instruction_example
@@ -41,18 +42,3 @@ def train(config: Tune) -> Path:
     examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
     fit_language_model(run, tuned, examples, "sft", config)
     return run.folder
-
-
-def load_language_model(run: str | Path) -> MultimodalLM:
-    """Load the exported model of a `ddt pretrain` or `ddt sft` run.
-
-    Raises:
-        FileNotFoundError: The run is missing or unfinished.
-    """
-    folder = Path(run) / "model"
-    if not (folder / "ddt.json").is_file():
-        raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return MultimodalLM.from_pretrained(folder)

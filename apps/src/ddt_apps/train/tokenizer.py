@@ -9,7 +9,6 @@ import lightning
 import torch
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_tensor, usual_steps
 from ddt_apps.run.config import first_difference, load_config
 from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.folder import RUNS, Run
@@ -20,6 +19,8 @@ from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
 from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
+from ddt_tokenizer.codec import Codec, usual_steps
+from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
 

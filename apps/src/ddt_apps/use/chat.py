@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddt_apps.codec import Codec, to_uint8
-from ddt_apps.use.pictures import PICTURES, load_pair, need_instructions, save_picture
+from ddt_apps.models import load_pair, need_instructions
+from ddt_apps.use.pictures import PICTURES, save_picture
 from ddt_llm import MultimodalLM
 from ddt_llm.sequences import Part, Turn
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_uint8
 
 COLUMNS = 32  # of a thumbnail
 HELP = "Write a message; a path in it, such as fox.png, shows the picture. /new starts over, /quit ends."

@@ -1,42 +1,19 @@
 """The verbs that use trained models: reconstruct, generate, edit, ask, caption."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ddt_apps.codec import Codec, to_uint8
+from ddt_apps.models import load_pair, need_instructions
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.devices import pick_device
-from ddt_apps.train.sft import load_language_model
-from ddt_llm import MultimodalLM
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import to_uint8
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names of the formats
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
-
-
-def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
-    """Load a language model run and the codec whose ids it was trained on.
-
-    Args:
-        run: Folder of a `ddt pretrain` or `ddt sft` run.
-        tokenizer: Folder of the tokenizer run; None looks for one of the right fingerprint beside the run.
-
-    Raises:
-        FileNotFoundError: The run or a fitting tokenizer is missing.
-    """
-    lm = load_language_model(run)
-    lm.model.to(pick_device())
-    if tokenizer is not None:
-        return lm, Codec.from_pretrained(tokenizer, pick_device())
-    for config in sorted(Path(run).resolve().parent.glob("*/tokenizer/config.json")):
-        if json.loads(config.read_text()).get("fingerprint") == lm.visual_fingerprint:
-            return lm, Codec.from_pretrained(config.parent.parent, pick_device())
-    raise FileNotFoundError(
-        f"no tokenizer run of fingerprint {lm.visual_fingerprint} beside '{run}'; name its folder with --tokenizer"
-    )
 
 
 def reconstruct_images(
@@ -117,12 +94,6 @@ def _format(out: Path) -> str:
     if out.suffix.lower() not in PICTURES:
         raise ValueError(f"--out '{out}' must end in {', '.join(PICTURES)}")
     return PICTURES[out.suffix.lower()]
-
-
-def need_instructions(lm: MultimodalLM, run: Path) -> None:
-    """Refuse a model that was only pretrained."""
-    if lm.template != "instruction":
-        raise ValueError(f"the model in '{run}' was not tuned on instructions; use a run of: ddt sft")
 
 
 def _read(path: Path, image_size: int) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -82,3 +84,23 @@ def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
     if not len(images):
         raise ValueError("images is an empty list; give at least one picture")
     return torch.stack([load_image(image, image_size) for image in images])
+
+
+def to_tensor(pictures: Sequence[Any]) -> Tensor:
+    """Stack uint8 pictures [H, W, 3] into float32 [N, 3, H, W] in [-1, 1].
+
+    Example:
+        >>> to_tensor([np.zeros((2, 2, 3), np.uint8)]).unique().tolist()
+        [-1.0]
+    """
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Turn images [N, 3, H, W] in [-1, 1] into pictures, uint8 [N, H, W, 3].
+
+    Example:
+        >>> to_uint8(torch.ones(1, 3, 2, 2)).max()
+        np.uint8(255)
+    """
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

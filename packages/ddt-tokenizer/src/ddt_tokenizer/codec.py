@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_decoder import DDTDecoder, DDTRenderer
-from ddt_tokenizer import DDTTokenizer
+from ddt_tokenizer.tokenizer import DDTTokenizer
+
+if TYPE_CHECKING:
+    from ddt_decoder import DDTDecoder, DDTRenderer
 
 
 class Codec:
@@ -28,9 +29,9 @@ class Codec:
     def __init__(
         self,
         tokenizer: DDTTokenizer,
-        decoder: DDTDecoder,
+        decoder: "DDTDecoder",
         num_steps: int | None = None,
-        renderer: DDTRenderer | None = None,
+        renderer: "DDTRenderer | None" = None,
     ):
         self.tokenizer, self.decoder = tokenizer.eval(), decoder.eval()
         self.num_steps = usual_steps(decoder) if num_steps is None else num_steps
@@ -74,6 +75,8 @@ class Codec:
             FileNotFoundError: A run is missing or unfinished.
             ValueError: The parts do not belong together.
         """
+        from ddt_decoder import DDTDecoder, DDTRenderer
+
         folder = Path(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
@@ -107,6 +110,8 @@ class Codec:
             FileNotFoundError: There is no such file.
             ValueError: A key is missing or unknown, or a shape does not fit.
         """
+        from ddt_decoder import DDTDecoder
+
         reader = DDTTokenizer.from_selftok(path, vae=vae, **heads)
         decoder = DDTDecoder.from_selftok(path, vae=vae, schedule=schedule, image_size=reader.config.image_size)
         decoder.set_codebook(reader.embed(torch.arange(reader.codebook_size)), reader.fingerprint())
@@ -145,16 +150,6 @@ class Codec:
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
 
 
-def usual_steps(decoder: DDTDecoder) -> int:
+def usual_steps(decoder: "DDTDecoder") -> int:
     """Say how many denoising steps to draw in: one where training had its share of pure noise, else 25."""
     return 1 if decoder.config.flow.full_noise_share else 25
-
-
-def to_tensor(pictures: Sequence[Any]) -> Tensor:
-    """Stack uint8 pictures [H, W, 3] into float32 [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Any:
-    """Turn images [N, 3, H, W] in [-1, 1] into a uint8 array [N, H, W, 3]."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
