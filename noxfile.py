@@ -6,13 +6,12 @@ Each session needs nothing but nox: it makes its own environment. `-- ARGS` hand
 
 import hashlib
 import os
-from glob import glob
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["lint", "test"]
+nox.options.sessions = ["test"]
 nox.options.default_venv_backend = "virtualenv"  # finds the torch build of this machine; `nox -db uv` is quicker
 if "PIP_FIND_LINKS" in os.environ:
     os.environ.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])  # uv reads no setting of pip's
@@ -29,10 +28,10 @@ def editable(*extras: str) -> list[str]:
     return [part for name in PACKAGES for part in ("-e", f"packages/{name}{suffix}")] + ["-e", "apps"]
 
 
-def test_requirements() -> list[str]:
-    """What the tests of all packages need, from their dependency groups."""
+def test_requirements(*packages: str) -> list[str]:
+    """What the tests of packages need, from their dependency groups."""
     groups = (
-        nox.project.load_toml(f"packages/{name}/pyproject.toml")["dependency-groups"]["test"] for name in PACKAGES
+        nox.project.load_toml(f"packages/{name}/pyproject.toml")["dependency-groups"]["test"] for name in packages
     )
     return sorted({requirement for group in groups for requirement in group})
 
@@ -53,6 +52,12 @@ def install_once(session: nox.Session, *requirements: str) -> None:
         stamp.write_text(wanted)
 
 
+def check_style(session: nox.Session) -> None:
+    """Check formatting, then style."""
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
 @nox.session(reuse_venv=True)
 def demo(session: nox.Session) -> None:
     """Run the main job on embedded data; ends with runs/demo/report.html. Run again to continue where it stopped."""
@@ -62,8 +67,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def test(session: nox.Session) -> None:
-    """Test every package, the apps and the borders between them, in one environment."""
-    install_once(session, *editable("train"), *test_requirements())
+    """Test every package, the apps, the borders between them and the rules of the tree, in one environment."""
+    install_once(session, *editable("train"), *test_requirements(*PACKAGES), "ruff")
+    if not session.posargs:
+        check_style(session)
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
     session.run("pytest", *(session.posargs or folders), env=ENVIRONMENT)
 
@@ -72,13 +79,12 @@ def test(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check formatting and style."""
     install_once(session, "ruff")
-    session.run("ruff", "format", "--check", ".")
-    session.run("ruff", "check", ".")
+    check_style(session)
 
 
 @nox.session(reuse_venv=True)
 def layout(session: nox.Session) -> None:
-    """Check the rules of the tree (who may import whom, file sizes, versions) in two seconds."""
+    """Check the rules of the tree (who may import whom, floors, copies, file sizes, versions) in two seconds."""
     install_once(session, "pytest")
     session.run("pytest", "tests/test_layout.py", *session.posargs)
 
@@ -95,15 +101,14 @@ def copies(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def alone(session: nox.Session, package: str) -> None:
-    """Install one package with nothing else of this repository, import it, then run its README with [train]."""
+    """Install one package with nothing else of this repository, import it, then run its own tests with [train]."""
     module = package.replace("-", "_")
     install(session, f"packages/{package}")
-    session.run("python", "-c", f"import {module}", env=ENVIRONMENT)
-    install(session, f"packages/{package}[train]", "omegaconf", "pytest")
-    loaded = f"import sys, {module}; print(*{{'lightning', 'omegaconf'}} & set(sys.modules))"
+    loaded = f"import sys, {module}; print(*{{'lightning', 'omegaconf', 'diffusers'}} & set(sys.modules))"
     if unwanted := session.run("python", "-c", loaded, silent=True, env=ENVIRONMENT).strip():
         session.error(f"import {module} loads {unwanted}")
-    session.run("pytest", *glob(f"packages/{package}/tests/test_*readme.py"), env=ENVIRONMENT)
+    install(session, f"packages/{package}[train]", *test_requirements(package))
+    session.run("pytest", f"packages/{package}/tests", env=ENVIRONMENT)
 
 
 @nox.session
@@ -125,6 +130,6 @@ def build(session: nox.Session, package: str) -> None:
 @nox.session(reuse_venv=True)
 def bench(session: nox.Session) -> None:
     """Run benchmarks/: each prints its figures; `-- benchmarks/NAME.py` runs one."""
-    install_once(session, *editable("train"), *test_requirements())
+    install_once(session, *editable("train"), *test_requirements(*PACKAGES))
     for script in session.posargs or sorted(str(file) for file in Path("benchmarks").glob("*.py")):
         session.run("python", script, env=ENVIRONMENT)
