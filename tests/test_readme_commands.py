@@ -46,7 +46,13 @@ def test_the_command_is_understood(command):
     node.make_context(command[0], list(words))  # raises a usage error
 
 
-def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/results/sceneeval.md"])
+def test_python_blocks_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
-    exec(compile(code, "README.md", "exec"), {})
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL))
+    exec(compile(code, document, "exec"), {})
+
+
+def test_ci_runs_what_the_readme_says():
+    line = re.search(r"^(pip install nox && nox -s test)\b", (ROOT / "README.md").read_text(), re.MULTILINE)[1]
+    assert line in (ROOT / ".ci/run").read_text().splitlines()
