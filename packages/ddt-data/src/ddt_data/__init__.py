@@ -19,11 +19,12 @@ from ddt_data.shards.buckets import aspect_buckets, nearest_bucket, open_buckets
 from ddt_data.shards.building import Made, Plan, build
 from ddt_data.shards.checking import Findings, check_folder
 from ddt_data.shards.folder import ShardDataset, ShardWriter, open_shard
-from ddt_data.shards.images import decode_image, encode_image, image_shape, load_image
+from ddt_data.shards.images import decode_image, encode_image
 from ddt_data.shards.manifest import Manifest, Shard
 from ddt_data.shards.mixture import Mixture, open_shards
 from ddt_data.shards.pack import holds_texts, make_sample, pack_scenes, pack_text
 from ddt_data.shards.pack_pictures import PackConfig, pack_folder, pack_records
+from ddt_data.shards.pictures import image_shape, load_image
 from ddt_data.shards.sheet import contact_sheet
 from ddt_data.shards.stream import StepSampler
 
