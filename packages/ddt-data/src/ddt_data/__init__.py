@@ -14,7 +14,7 @@ from ddt_data.scenes.scene import Scene, SceneGenerator, SceneObject, place, rel
 from ddt_data.scenes.splits import is_held_out
 from ddt_data.scenes.sprites import load_sprites, sprite
 from ddt_data.sets.prose import prose
-from ddt_data.shards.blocks import write_block
+from ddt_data.shards.block_writing import write_block
 from ddt_data.shards.buckets import aspect_buckets, nearest_bucket, open_buckets, pack_buckets, split_by_shape
 from ddt_data.shards.building import Made, Plan, build
 from ddt_data.shards.checking import Findings, check_folder

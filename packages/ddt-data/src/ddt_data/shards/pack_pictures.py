@@ -13,10 +13,10 @@ from PIL import ImageColor
 
 from ddt_data.readers.layouts import open_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Made, Plan, Progress, build
 from ddt_data.shards.images import ENCODINGS
 from ddt_data.shards.manifest import Manifest
-from ddt_data.shards.members import Sample
 from ddt_data.shards.pictures import load_image
 from ddt_data.shards.tar_shard import TarShardWriter
 
