@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ddt_apps.cli.main import app
 from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
-from ddt_data.shards.tar_shard import checksum
+from ddt_data.shards.manifest import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents

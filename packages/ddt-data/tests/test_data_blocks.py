@@ -1,8 +1,12 @@
 """Blocks of ids: what is written is read, in a tenth of the space."""
 
+import ast
 import json
 import pickle
 import resource
+import sys
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
+import ddt_data
 from ddt_data import Made, Plan, ShardDataset, ShardWriter, build, write_block
-from ddt_data.shards.manifest import BLOCKS, Manifest
+from ddt_data.shards.manifest import BLOCKS, Manifest, Shard, checksum
 
 TOKENIZER = {"fingerprint": "abc", "codebook_size": 512, "num_tokens": 16}
 
@@ -95,6 +100,39 @@ def test_a_sample_that_does_not_fit_is_refused(tmp_path, sample, words):
     with pytest.raises(ValueError, match=words):
         write_block(tmp_path / "0.tar", [random_sample(0), sample], TOKENIZER)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [1, 8, 60])
+def test_a_block_is_what_webdataset_writes(tmp_path, count):
+    """The same members in the same bytes, headers and end included, although webdataset had no part in it."""
+    shard = write_block(tmp_path / "000007.tar", [random_sample(number) for number in range(count)], TOKENIZER)
+    with tarfile.open(tmp_path / "000007.tar") as tar:
+        members = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in tar}
+    assert len(members) == (3 if count == 1 else 7)  # some arrays with rows
+    writer = webdataset.TarWriter(str(tmp_path / "other.tar"), encoder=False, mtime=0)
+    writer.write({"__key__": "000007", **members})
+    writer.close()
+    assert (tmp_path / "000007.tar").read_bytes() == (tmp_path / "other.tar").read_bytes()
+    assert shard == Shard("000007.tar", count, checksum(tmp_path / "other.tar"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000007.tar", "other.tar"]
+
+
+def test_no_samples_make_no_block(tmp_path):
+    assert write_block(tmp_path / "0.tar", [], TOKENIZER) is None and not list(tmp_path.iterdir())
+
+
+def test_what_other_packages_copy_stands_alone():
+    """These modules import the standard library, numpy, Pillow and one another, so that a copy works anywhere."""
+    folder = Path(ddt_data.__file__).parent / "shards"
+    for name in ("pictures", "manifest", "block_writing"):
+        text = (folder / f"{name}.py").read_text()
+        assert "ddt" not in text.replace("ddt-shards-", "")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module == "manifest"
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                assert {n.partition(".")[0] for n in names} <= {*sys.stdlib_module_names, "numpy", "PIL"}
 
 
 def test_a_damaged_block_is_named(folder):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddt_data import ShardWriter, check_folder, contact_sheet
-from ddt_data.shards.tar_shard import checksum
+from ddt_data.shards.manifest import checksum
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddt_data import decode_image, encode_image, load_image
+from ddt_data import decode_image, encode_image, image_shape, load_image
+from ddt_data.shards import pictures
 
 
 def as_bytes(image: Image.Image, image_format: str = "png", **options) -> bytes:
@@ -82,6 +83,42 @@ def test_a_missing_picture_and_a_wrong_size_are_refused(tmp_path):
         load_image(tmp_path / "none.png", 16)
     with pytest.raises(ValueError, match="image_size"):
         load_image(b"", 0)
+
+
+def test_an_open_picture_is_read_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    grey = Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
+    for image, options in ((half_red_half_blue(), {"exif": exif}), (clear, {}), (grey, {})):
+        (tmp_path / "a.png").write_bytes(as_bytes(image, **options))
+        for opened in (Image.open(tmp_path / "a.png"), tmp_path / "a.png"):
+            assert (load_image(opened, 16) == load_image(as_bytes(image, **options), 16)).all()
+            assert image_shape(opened) == image_shape(as_bytes(image, **options))
+    before = clear.tobytes()
+    load_image(clear, 16)
+    assert clear.tobytes() == before and clear.mode == "RGBA"
+
+
+def test_an_open_picture_of_unknown_range_or_cut_off_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"heights: not a readable picture .*of unknown range"):
+        load_image(Image.fromarray(np.random.rand(8, 8).astype(np.float32)), 16, "heights")
+    for path in broken_files(tmp_path):
+        if path.stem == "cut off":
+            with Image.open(path) as opened, pytest.raises(ValueError, match="picture: not a readable"):
+                load_image(opened, 16)
+
+
+@pytest.mark.parametrize("read", [decode_image, lambda data, name: load_image(data, 8, name), image_shape])
+def test_other_formats_and_too_many_pixels_are_refused(read, monkeypatch):
+    for image_format in ("ppm", "eps", "ico"):  # Pillow starts a program for some
+        with pytest.raises(ValueError, match=r"x: not a readable picture .of no known format"):
+            read(as_bytes(half_red_half_blue(), image_format), "x")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 80 * 40)
+    read(as_bytes(half_red_half_blue()), "x")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 80 * 40 - 1)
+    with pytest.raises(ValueError, match=r"x: not a readable picture .80 x 40 pixels are more than 3199"):
+        read(as_bytes(half_red_half_blue()), "x")
 
 
 @pytest.mark.parametrize(("image_format", "error"), [("png", 0), ("webp", 0), ("jpg", 12)])

@@ -9,7 +9,7 @@ import pytest
 
 from ddt_data.sets import pinned as module
 from ddt_data.sets.pinned import Pinned, as_parts, fetch, read_archive, write_notice
-from ddt_data.shards.tar_shard import checksum
+from ddt_data.shards.manifest import checksum
 
 FILES = {"data/words.txt": b"fox", "data/deep/bell.txt": "größer".encode()}
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddt_data.shards.tar_shard import checksum
+from ddt_data.shards.manifest import checksum
 
 CLIENTS = {  # downloads one archive into the current folder
     "npm": ["npm", "pack", "--silent", "{name}@{version}"],

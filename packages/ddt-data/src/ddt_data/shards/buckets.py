@@ -1,5 +1,6 @@
 """Aspect-ratio buckets: pictures keep about their shape, and each batch is of one shape."""
 
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,10 +11,10 @@ import numpy as np
 from ddt_data.readers.records import Record, Refused, bytes_or_path
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import ShardDataset
-from ddt_data.shards.images import image_shape
 from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.mixture import Mixture
 from ddt_data.shards.pack_pictures import PackConfig, pack_records
+from ddt_data.shards.pictures import image_shape
 
 Shape = tuple[int, int]  # (width, height)
 
@@ -133,7 +134,8 @@ def split_by_shape(records: Iterable[Record | Refused], image_size: int, step: i
     for record in records:
         shape = (image_size, image_size)
         if isinstance(record, Record) and record.image is not None:
-            with suppress(ValueError, OSError):  # named when it is packed
+            # What is wrong is named when it is packed.
+            with suppress(ValueError, OSError), warnings.catch_warnings(action="ignore"):
                 shape = nearest_bucket(*image_shape(bytes_or_path(record.image)), buckets)
         found[shape].append(record)
     return found

@@ -40,7 +40,7 @@ class Plan:
 
     Example:
         >>> import tempfile
-        >>> from ddt_data.shards.blocks import write_block
+        >>> from ddt_data import write_block
         >>> def make(path, texts):
         ...     return Made(write_block(path, [{"key": text, "text": text} for text in texts], None))
         >>> plan = Plan(tasks=lambda: [("first", ["a fox"]), ("second", ["a bell"])], make=make)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import check_shard, open_shard
 from ddt_data.shards.manifest import Manifest
-from ddt_data.shards.members import Sample
 from ddt_data.shards.sheet import contact_sheet
 
 

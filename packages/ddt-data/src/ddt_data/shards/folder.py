@@ -14,10 +14,11 @@ from typing import Self
 import numpy as np
 from torch.utils.data import Dataset
 
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.blocks import BlockShard
-from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
-from ddt_data.shards.members import Sample, check_tokenizer_fields
-from ddt_data.shards.tar_shard import TarShard, TarShardWriter, checksum
+from ddt_data.shards.manifest import MANIFEST, Manifest, Shard, checksum
+from ddt_data.shards.members import check_tokenizer_fields
+from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
 
 class ShardWriter:

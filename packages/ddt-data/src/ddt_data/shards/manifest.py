@@ -1,5 +1,6 @@
 """What a shard folder says about itself: `manifest.json`."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -45,27 +46,27 @@ class Manifest:
         """Read the manifest of a finished shard folder.
 
         Raises:
-            FileNotFoundError: The folder is missing, empty or unfinished.
-            ValueError: The file is no manifest, or one of another format.
+            FileNotFoundError: If the folder is missing, empty or unfinished.
+            ValueError: If the file is no manifest, or one of another format.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such shard folder; pack pictures or scenes into it first")
+            raise FileNotFoundError(f"{folder}: no such shard folder; make shards there first")
         if not (folder / MANIFEST).is_file():
             state = (
                 "holds no manifest.json, so it is unfinished or no shard folder"
                 if any(folder.iterdir())
                 else "is empty"
             )
-            raise FileNotFoundError(f"{folder} {state}; delete it and pack it again")
+            raise FileNotFoundError(f"{folder} {state}; delete it and make it again")
         try:
             found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); pack the folder again") from error
+            raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); make the folder again") from error
         known = {entry.name for entry in fields(cls)}
         form = found.get("format") if isinstance(found, dict) else None
         if form not in (FORMAT, BLOCKS) or not {"samples", "shards"} <= set(found) <= known:
-            raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r}; pack the folder again")
+            raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r} or {BLOCKS!r}; make it again")
         shards = tuple(Shard(**shard) for shard in found["shards"])
         listed = {name: tuple(found.get(name, ())) for name in ("skipped", "parts")}
         if isinstance(found.get("image_size"), list):
@@ -78,3 +79,9 @@ class Manifest:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         part.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold what is no UTF-8
         os.replace(part, Path(folder, MANIFEST))
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

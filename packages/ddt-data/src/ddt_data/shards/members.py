@@ -2,16 +2,13 @@
 
 import io
 import json
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ddt_data.shards.block_writing import ARRAYS, Sample, checked_ids, npy
 from ddt_data.shards.images import decode_image, encode_image
 
-Sample = dict[str, Any]
 TOKENIZER_FIELDS = {"fingerprint", "codebook_size", "num_tokens"}
-ARRAYS = {"ids": "ids", "target_ids": "target.ids", "latents": "latents", "target_latents": "target.latents"}
 FIELDS = {f"{name}.npy": field for field, name in ARRAYS.items()}
 
 
@@ -78,28 +75,6 @@ def _decode_words_and_arrays(sample: Sample, extension: str, data: bytes) -> Non
         sample["meta"] = json.loads(data)
     elif extension in FIELDS:
         sample[FIELDS[extension]] = np.load(io.BytesIO(data), allow_pickle=False)
-
-
-def checked_ids(key: str, ids: Any, tokenizer: dict | None) -> NDArray[np.int64]:
-    """Make sure that ids [K] are a tokenizer's.
-
-    Raises:
-        ValueError: They are not, or there is no tokenizer.
-    """
-    if tokenizer is None:
-        raise ValueError(f"sample {key!r} has ids; give the writer their tokenizer")
-    ids = np.asarray(ids, np.int64)
-    count, size = tokenizer["num_tokens"], tokenizer["codebook_size"]
-    if ids.shape != (count,) or ids.min() < 0 or ids.max() >= size:
-        raise ValueError(f"ids of {key!r}, shape {ids.shape}, must be {count} integers from 0 to {size - 1}")
-    return ids
-
-
-def npy(array: NDArray) -> bytes:
-    """Write an array into the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def check_tokenizer_fields(tokenizer: dict | None) -> None:

@@ -7,9 +7,9 @@ from typing import Self
 import numpy as np
 from torch.utils.data import Dataset
 
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import ShardDataset
 from ddt_data.shards.manifest import Manifest
-from ddt_data.shards.members import Sample
 
 
 class Mixture(Dataset):

@@ -12,10 +12,10 @@ from ddt_data.scenes.config import SceneConfig
 from ddt_data.scenes.edits import make_edit
 from ddt_data.scenes.questions import make_questions
 from ddt_data.scenes.scene import Scene, SceneGenerator, render
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import ShardWriter
 from ddt_data.shards.manifest import Manifest
-from ddt_data.shards.members import Sample
 
 
 def make_sample(generator: SceneGenerator, index: int, edits: bool = True, questions: int = 3) -> Sample:

@@ -1,6 +1,7 @@
 """Pack pictures and words from where people have them into a shard folder."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,10 +13,11 @@ from PIL import ImageColor
 
 from ddt_data.readers.layouts import open_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Made, Plan, Progress, build
-from ddt_data.shards.images import ENCODINGS, load_image
+from ddt_data.shards.images import ENCODINGS
 from ddt_data.shards.manifest import Manifest
-from ddt_data.shards.members import Sample
+from ddt_data.shards.pictures import load_image
 from ddt_data.shards.tar_shard import TarShardWriter
 
 Numbered = tuple[int, Record | Refused]
@@ -147,7 +149,8 @@ def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Ma
     try:
         for number, record in records:
             try:
-                writer.write(read_record(number, record, config))
+                with warnings.catch_warnings(action="ignore"):  # what is wrong raises, or does not matter
+                    writer.write(read_record(number, record, config))
             except (ValueError, OSError) as error:
                 why = " ".join(str(error).split()).removeprefix(f"{record.name}: ")
                 if config.strict:

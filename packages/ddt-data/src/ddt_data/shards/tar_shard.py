@@ -1,6 +1,5 @@
 """One tar of a shard folder: written in one step, its members found without unpacking."""
 
-import hashlib
 import os
 import tarfile
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddt_data.shards.manifest import Shard
-from ddt_data.shards.members import Sample, decode_member, encode_members
-
-BLOCK = "block."  # how the extensions of members begin that hold many samples
+from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
+from ddt_data.shards.manifest import Shard, checksum
+from ddt_data.shards.members import decode_member, encode_members
 
 
 class TarShardWriter:
@@ -46,11 +44,6 @@ class TarShardWriter:
         """
         self._tar.write({"__key__": sample["key"], **encode_members(sample, self.image_format, self.tokenizer)})
         self.samples += 1
-
-    def write_members(self, key: str, members: dict[str, bytes], samples: int) -> None:
-        """Add members that hold many samples."""
-        self._tar.write({"__key__": key, **members})
-        self.samples += samples
 
     def close(self) -> Shard | None:
         """Finish the tar, and tell its name, count and checksum; None, and no tar, if nothing was written."""
@@ -107,7 +100,7 @@ class TarShard:
     @property
     def holds_block(self) -> bool:
         """Whether members hold many samples each."""
-        return any(extension.startswith(BLOCK) for extension in self.extensions)
+        return any(extension.startswith(BLOCK_PREFIX) for extension in self.extensions)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -139,9 +132,3 @@ class TarShard:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_buffer": None}
-
-
-def checksum(path: Path) -> str:
-    """Give the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
