@@ -164,7 +164,7 @@ def test_training_and_use_see_the_same_picture(mode, tmp_path):
     exif[0x0112] = 6
     picture.save(path, exif=exif)
     packed = to_tensor([ddt_data.load_image(path, 32)])[0]
-    assert torch.equal(packed, ddt_tokenizer.images.load_image(path, 32))
+    assert torch.equal(packed, ddt_tokenizer.images.as_images(path, 32)[0])
 
 
 def test_id_shards_of_the_tokenizers_own_command_are_read_as_any_other(tmp_path):

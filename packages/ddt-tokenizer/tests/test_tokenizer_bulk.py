@@ -11,7 +11,8 @@ from PIL import Image
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer.cli import main
-from ddt_tokenizer.shards import read_ids, read_manifest, read_shards
+from ddt_tokenizer.manifest import BLOCKS, Manifest
+from ddt_tokenizer.shards import read_ids, read_shards
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,23 @@ def run(*arguments):
     return 0
 
 
+def read_blocks(folder):
+    """The samples of id shards by key."""
+    samples = {}
+    for _, members in read_shards(folder):
+        lines = members["block.words.jsonl"].splitlines()
+        for field, name in (("ids", "ids"), ("target_ids", "target.ids")):
+            if f"block.{name}.npy" in members:
+                array = np.load(io.BytesIO(members[f"block.{name}.npy"]))
+                rows = members.get(f"block.{name}.rows.npy")
+                rows = range(len(lines)) if rows is None else np.load(io.BytesIO(rows))
+                for line, row in zip(lines, rows, strict=True):
+                    sample = samples.setdefault(json.loads(line)["key"], json.loads(line))
+                    if row >= 0:
+                        sample[field] = array[row].tolist()
+    return samples
+
+
 def test_a_folder_becomes_a_file_of_ids(tokenizer, folder, tmp_path):
     assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz", "--batch-size", 4) == 0
     saved = np.load(tmp_path / "ids.npz")
@@ -64,25 +82,25 @@ def test_unreadable_pictures_are_left_out_and_named(tokenizer, folder, tmp_path,
     assert "4 of 6 pictures" in error and "left out 2.png" in error and "left out 3.png" in error
     assert len(np.load(tmp_path / "ids.npz")["ids"]) == 4
     assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids") == 1
-    assert [skipped["name"] for skipped in read_manifest(tmp_path / "ids")["skipped"]] == ["2.png", "3.png"]
+    assert [skipped["name"] for skipped in Manifest.read(tmp_path / "ids").skipped] == ["2.png", "3.png"]
 
 
 def test_a_caption_that_is_not_utf8_is_named(tokenizer, folder, tmp_path, capsys):
     (folder / "1.txt").write_bytes("caf\u00e9".encode("latin-1"))
     assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids") == 1
     assert "left out 1.png: caption of '1.png' is not UTF-8" in capsys.readouterr().err
-    assert read_manifest(tmp_path / "ids")["samples"] == 5
+    assert Manifest.read(tmp_path / "ids").samples == 5
 
 
 def test_a_folder_becomes_shards_with_its_captions(tokenizer, folder, tmp_path):
     out = tmp_path / "ids"
     assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", out) == 0
-    manifest = read_manifest(out)
-    assert manifest["tokenizer"] == {"fingerprint": tokenizer.fingerprint(), "codebook_size": 64, "num_tokens": 5}
-    assert manifest["samples"] == 6 and manifest["shards"][0]["samples"] == 6
-    samples = dict(read_shards(out))
-    assert samples["00000001"]["txt"] == b"a fox on ice" and "txt" not in samples["00000002"]
-    assert json.loads(samples["00000005"]["json"]) == {"source": "more/5.jpg"}
+    manifest = Manifest.read(out)
+    assert manifest.tokenizer == {"fingerprint": tokenizer.fingerprint(), "codebook_size": 64, "num_tokens": 5}
+    assert manifest.samples == 6 and manifest.shards[0].samples == 6 and manifest.format == BLOCKS
+    samples = read_blocks(out)
+    assert samples["00000001"]["text"] == "a fox on ice" and "text" not in samples["00000002"]
+    assert samples["00000005"]["meta"] == {"source": "more/5.jpg"}
     assert np.array_equal(read_ids(out)[5], tokenizer.encode(folder / "more" / "5.jpg")[0].numpy())
     again = tmp_path / "again"
     run("encode", folder, "--tokenizer", tokenizer.folder, "--out", again)
@@ -126,10 +144,28 @@ def test_picture_shards_become_id_shards_with_targets_and_words(tokenizer, tmp_p
     out = tmp_path / "ids"
     assert run("encode", tmp_path / "pictures", "--tokenizer", tokenizer.folder, "--out", out) == 1
     assert "sample 'c' holds no picture" in capsys.readouterr().err
-    samples = dict(read_shards(out))
-    assert set(samples["a"]) == {"txt", "json", "ids.npy", "target.ids.npy"} and set(samples["b"]) == {"ids.npy"}
-    rows = [samples["a"]["ids.npy"], samples["a"]["target.ids.npy"], samples["b"]["ids.npy"]]
-    assert np.array_equal([np.load(io.BytesIO(row)) for row in rows], tokenizer.encode(images).numpy())
+    samples = read_blocks(out)
+    assert set(samples["a"]) == {"key", "text", "meta", "ids", "target_ids"} and set(samples["b"]) == {"key", "ids"}
+    rows = [samples["a"]["ids"], samples["a"]["target_ids"], samples["b"]["ids"]]
+    assert rows == tokenizer.encode(images).tolist()
+
+
+def test_what_is_not_safe_or_clear_is_refused_as_everywhere(tokenizer, folder, tmp_path, capsys, monkeypatch):
+    for name in ("0.png", "1.png", "2.png"):
+        (folder / name).unlink()
+    picture(0).save(folder / "0.png", format="PPM")  # whatever its name, of a format that is not read
+    Image.fromarray(np.random.default_rng(0).random((20, 16), dtype=np.float32)).save(folder / "1.tiff")
+    picture(0).resize((40, 40)).save(folder / "2.png")
+    monkeypatch.setattr("ddt_tokenizer.pictures.MAX_PIXELS", 1500)
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz") == 1
+    error = capsys.readouterr().err
+    assert "left out 0.png" in error and "left out 1.tiff" in error and "unknown range" in error
+    assert "left out 2.png" in error and "more than 1500" in error and "3 of 6 pictures" in error
+    for name in ("0.png", "1.tiff", "2.png"):
+        with pytest.raises(ValueError, match="not a readable picture"):
+            tokenizer.encode([folder / name])
+    with pytest.raises(ValueError, match="unknown range"):
+        tokenizer.encode(Image.fromarray(np.zeros((20, 16), np.float32)))
 
 
 def test_damaged_shards_are_refused_and_leave_nothing(tokenizer, tmp_path, capsys):
@@ -172,7 +208,7 @@ def test_health_of_pictures_ids_and_shards_is_one(tokenizer, folder, tmp_path, c
         saved = json.loads((tmp_path / "health.json").read_text())
         assert saved["images"] == 6 and len(saved["position_bits"]) == 5
         assert "6 images" in capsys.readouterr().out
-    manifest = read_manifest(tmp_path / "ids")
+    manifest = json.loads((tmp_path / "ids" / "manifest.json").read_text())
     manifest["tokenizer"]["fingerprint"] = "0" * 16
     (tmp_path / "ids" / "manifest.json").write_text(json.dumps(manifest))
     assert run("health", tokenizer.folder, tmp_path / "ids") == 2

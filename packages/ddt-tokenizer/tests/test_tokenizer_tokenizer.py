@@ -118,16 +118,16 @@ def test_changed_weights_are_refused(tokenizer, tmp_path):
 
 
 def test_transparency_and_orientation_are_applied(tokenizer, tmp_path):
-    from ddt_tokenizer.images import load_image
+    from ddt_tokenizer.images import as_images
 
     Image.new("RGBA", (20, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_image(tmp_path / "clear.png", 8) == 1).all()
+    assert (as_images(tmp_path / "clear.png", 8) == 1).all()
     lying = Image.new("RGB", (8, 8), "black")
     lying.paste("white", (0, 0, 8, 4))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     lying.save(tmp_path / "turned.png", exif=exif)
-    assert load_image(tmp_path / "turned.png", 8)[0, 7, 0] > 0.9
+    assert as_images(tmp_path / "turned.png", 8)[0, 0, 7, 0] > 0.9
 
 
 def test_health_tells_collapse_from_health():

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ddt_apps.models import load_pair, need_instructions
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.devices import pick_device
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.images import to_uint8
+from ddt_tokenizer.images import as_images, to_uint8
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names of the formats
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
@@ -27,7 +26,7 @@ def reconstruct_images(
     codec = Codec.from_pretrained(tokenizer, pick_device(), num_steps, renderer)
     ids = codec.encode(images)
     kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
-    originals = torch.stack([_read(path, codec.image_size) for path in images])
+    originals = as_images(images, codec.image_size)
     columns = [originals, codec.decode(ids), *(codec.decode(ids, keep_tokens=n) for n in kept)]
     save_picture(
         np.concatenate([to_uint8(column) for column in columns], axis=2).reshape(
@@ -94,9 +93,3 @@ def _format(out: Path) -> str:
     if out.suffix.lower() not in PICTURES:
         raise ValueError(f"--out '{out}' must end in {', '.join(PICTURES)}")
     return PICTURES[out.suffix.lower()]
-
-
-def _read(path: Path, image_size: int) -> torch.Tensor:
-    from ddt_tokenizer.images import load_image
-
-    return load_image(path, image_size)

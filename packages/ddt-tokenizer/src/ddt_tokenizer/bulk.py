@@ -6,15 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from ddt_tokenizer.images import load_image
-from ddt_tokenizer.shards import MANIFEST, Members, read_manifest, read_shards
+from ddt_tokenizer.block_writing import Sample
+from ddt_tokenizer.images import to_tensor
+from ddt_tokenizer.manifest import MANIFEST, Manifest
+from ddt_tokenizer.pictures import load_image
+from ddt_tokenizer.shards import Members, batches, read_shards
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-IMAGE_MEMBERS = {"png": "ids", "jpg": "ids", "webp": "ids", "target.png": "target.ids"}
+IMAGE_MEMBERS = {"png": "ids", "jpg": "ids", "webp": "ids", "target.png": "target_ids"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,26 @@ class Item:
 
     key: str
     name: str  # what messages call it
-    pictures: dict[str, Path | bytes]  # by the field that their ids go to: "ids", "target.ids"
-    members: Members = field(default_factory=dict)  # what goes along: caption, metadata
+    pictures: dict[str, Path | bytes]  # by the field that their ids go to: "ids", "target_ids"
+    members: Members = field(default_factory=dict)  # what goes along: "txt" (caption), "json" (metadata)
+
+    def words(self) -> Sample:
+        """Decode what goes along.
+
+        Raises:
+            ValueError: If the caption is not UTF-8 or the metadata not JSON.
+        """
+        words: Sample = {}
+        try:
+            if "txt" in self.members:
+                words["text"] = self.members["txt"].decode()
+            if "json" in self.members:
+                words["meta"] = json.loads(self.members["json"])
+            return words
+        except UnicodeDecodeError as error:
+            raise ValueError(f"caption of '{self.name}' is not UTF-8 ({error.reason}); save it as UTF-8") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"metadata of '{self.name}' is not JSON ({error}); make the shards again") from error
 
 
 def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
@@ -40,7 +60,7 @@ def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
     if any((source / MANIFEST).is_file() for source in sources):
         if len(sources) > 1:
             raise ValueError(f"a shard folder must be the only source, not one of {len(sources)}; encode it on its own")
-        return read_manifest(sources[0])["samples"], _shard_items(sources[0])
+        return Manifest.read(sources[0]).samples, _shard_items(sources[0])
     paths: list[tuple[Path, str]] = []
     for source in sources:
         if source.is_dir():
@@ -70,7 +90,7 @@ def _shard_items(folder: Path) -> Iterator[Item]:
 
 def encode_items(
     items: Iterable[Item], tokenizer: DDTTokenizer, batch_size: int, skip: Callable[[str, str], None]
-) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+) -> Iterator[tuple[str, Sample]]:
     """Encode the pictures of items, in order.
 
     Args:
@@ -80,7 +100,7 @@ def encode_items(
         skip: Called with the name of an item whose picture or caption cannot be read, and why; it is left out.
 
     Yields:
-        An item, and its ids int64 [K] by field.
+        The name of an item, and its sample: `key`, `text` and `meta` if known, `ids` and `target_ids` int64 [K].
 
     Example:
         >>> from PIL import Image
@@ -90,42 +110,30 @@ def encode_items(
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (20, 20)).save(folder / "a.png")
         >>> _, items = find_items([folder])
-        >>> [(item.name, len(ids["ids"])) for item, ids in encode_items(items, tokenizer.eval(), 8, skip=print)]
+        >>> [(name, len(sample["ids"])) for name, sample in encode_items(items, tokenizer.eval(), 8, skip=print)]
         [('a.png', 4)]
     """
     size = tokenizer.config.image_size
 
-    def load(item: Item) -> list[Tensor] | str:
+    def load(item: Item) -> tuple[Sample, list[NDArray]] | str:
         try:
             if "ids" not in item.pictures:
                 raise ValueError(f"sample '{item.name}' holds no picture")
-            item.members.get("txt", b"").decode()
-            return [load_image(picture, size, item.name) for picture in item.pictures.values()]
-        except UnicodeDecodeError as error:
-            return f"caption of '{item.name}' is not UTF-8 ({error.reason}); save it as UTF-8"
+            return item.words(), [load_image(picture, size, item.name) for picture in item.pictures.values()]
         except (ValueError, FileNotFoundError) as error:
             return str(error)
 
     with ThreadPoolExecutor(4) as pool:
-        for batch in _batches(items, batch_size):
-            readable: list[tuple[Item, list[Tensor]]] = []
+        for batch in batches(items, batch_size):
+            readable: list[tuple[Item, Sample]] = []
+            pictures: list[NDArray] = []
             for item, loaded in zip(batch, pool.map(load, batch), strict=True):
                 if isinstance(loaded, str):
                     skip(item.name, loaded)
                 else:
-                    readable.append((item, loaded))
+                    readable.append((item, loaded[0]))
+                    pictures += loaded[1]
             if readable:
-                ids = iter(tokenizer.encode(torch.stack([x for _, images in readable for x in images])).cpu())
-                for item, _ in readable:
-                    yield item, {name: next(ids) for name in item.pictures}
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+                ids = iter(tokenizer.encode(to_tensor(pictures)).cpu().numpy())
+                for item, words in readable:
+                    yield item.name, {"key": item.key, **words, **{field: next(ids) for field in item.pictures}}

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_tokenizer.bulk import Item, encode_items, find_items
+from ddt_tokenizer.block_writing import Sample
+from ddt_tokenizer.bulk import encode_items, find_items
 from ddt_tokenizer.health import codebook_health
-from ddt_tokenizer.shards import MANIFEST, IdShardWriter, read_ids, read_manifest
+from ddt_tokenizer.manifest import MANIFEST, Manifest
+from ddt_tokenizer.shards import read_ids, write_ids
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
-Encoded = tuple[Item, dict[str, Tensor]]
+Encoded = tuple[str, Sample]
 NAMED = 10  # pictures left out that are named on the screen
 
 
@@ -89,26 +91,22 @@ def _encode(sources: list[Path], tokenizer: DDTTokenizer, out: Path, batch_size:
     encoded = _watched(encode_items(items, tokenizer, batch_size, lambda *why: skipped.append(why)), total, skipped)
     if out.suffix == ".npz":
         names, rows = [], []
-        for item, ids in encoded:
-            names.append(item.name)
-            rows.append(ids["ids"].numpy())
+        for name, sample in encoded:
+            names.append(name)
+            rows.append(sample["ids"])
         _some_read(total, skipped)
         part = out.with_name(f".{out.name}.part.npz")
         np.savez(part, ids=np.stack(rows), names=np.array(names))
         part.replace(out)
     else:
-        identity = {
-            "fingerprint": tokenizer.fingerprint(),
-            "codebook_size": tokenizer.codebook_size,
-            "num_tokens": tokenizer.num_tokens,
-        }
         source = f"ids of {', '.join(source.name for source in sources[:3])}"
-        with IdShardWriter(out, identity, source) as writer:
-            for item, ids in encoded:
-                writer.write(item.key, item.members, ids)
+        left_out = ({"name": name, "why": why} for name, why in skipped)
+
+        def samples() -> Iterator[Sample]:
+            yield from (sample for _, sample in encoded)
             _some_read(total, skipped)
-            for name, why in skipped:
-                writer.skip(name, why)
+
+        write_ids(out, samples(), tokenizer.identity, source, left_out)
     print(f"{total - len(skipped):,} of {total:,} pictures are in {out}", file=sys.stderr)
     _name(skipped)
     return skipped
@@ -149,7 +147,7 @@ def _ids_of(options: argparse.Namespace, tokenizer: DDTTokenizer) -> Tensor:
     if source.suffix == ".npz":
         with np.load(source, allow_pickle=False) as file:
             ids = file["ids"]
-    elif (source / MANIFEST).is_file() and (written := read_manifest(source)["tokenizer"]):
+    elif (source / MANIFEST).is_file() and (written := Manifest.read(source).tokenizer):
         if written["fingerprint"] != tokenizer.fingerprint():
             raise ValueError(
                 f"{source} holds ids of tokenizer {written['fingerprint']}, not of {tokenizer.fingerprint()}; name the "
@@ -160,7 +158,7 @@ def _ids_of(options: argparse.Namespace, tokenizer: DDTTokenizer) -> Tensor:
         total, items = find_items(options.sources)
         skipped: list[tuple[str, str]] = []
         results = encode_items(items, _placed(tokenizer), options.batch_size, lambda *why: skipped.append(why))
-        rows = [ids["ids"].numpy() for _, ids in _watched(results, total, skipped)]
+        rows = [sample["ids"] for _, sample in _watched(results, total, skipped)]
         _name(skipped)
         ids = np.stack(rows) if rows else np.empty((0, tokenizer.num_tokens), np.int64)
     if ids.ndim != 2 or (ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.codebook_size):

@@ -38,7 +38,8 @@ class Codec:
         self.renderer = None if renderer is None else renderer.eval()
         self.codebook_size, self.num_tokens = tokenizer.codebook_size, tokenizer.num_tokens
         self.image_size = tokenizer.config.image_size
-        self.fingerprint = tokenizer.fingerprint()
+        self.identity = tokenizer.identity  # what id shards record of the tokenizer that wrote them
+        self.fingerprint = self.identity["fingerprint"]
         mine = (self.codebook_size, self.num_tokens, self.image_size, self.fingerprint)
         for part, drawer in (("decoder", decoder), ("renderer", renderer)):
             if drawer is None:
@@ -121,15 +122,6 @@ class Codec:
         """Write `tokenizer/` and `decoder/`, so that the folder is one that `from_pretrained` takes."""
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.decoder.save_pretrained(Path(folder) / "decoder")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What id shards record of the tokenizer that wrote them."""
-        return {
-            "fingerprint": self.fingerprint,
-            "codebook_size": self.codebook_size,
-            "num_tokens": self.num_tokens,
-        }
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Any] | Tensor) -> Tensor:

@@ -1,7 +1,5 @@
-"""Pictures as users have them -> image tensors."""
+"""Images: float32 [B, 3, H, W] in [-1, 1], from pictures (uint8 arrays, PIL images, files) and back."""
 
-import io
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,52 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-def load_image(source: str | Path | bytes | Image.Image, image_size: int, name: str | None = None) -> Tensor:
-    """Read a picture as float32 [3, image_size, image_size] in [-1, 1].
-
-    EXIF orientation is applied, 16-bit grey is scaled, transparency is put on white, the shorter side is resized with
-    antialiasing and the centre is cropped.
-
-    Args:
-        source: A file, its contents, or an open picture.
-        image_size: Side in pixels.
-        name: What errors call it; by default the path.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is not a picture, or a damaged one; names the file.
-
-    Example:
-        >>> load_image(Image.new("RGB", (90, 60), "white"), 32).shape
-        torch.Size([3, 32, 32])
-    """
-    if isinstance(source, Image.Image):
-        return _to_tensor(source, image_size)
-    name = name or ("in memory" if isinstance(source, bytes) else str(source))
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            return _to_tensor(file, image_size)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"picture '{name}' does not exist") from None
-    except UNREADABLE as error:
-        raise ValueError(f"picture '{name}' cannot be read ({error}); remove it or save it again") from None
-
-
-def _to_tensor(picture: Image.Image, image_size: int) -> Tensor:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):  # Pillow would clip 16 bits instead of scaling them
-        picture = Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
-    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+from ddt_tokenizer.pictures import load_image
 
 
 def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
@@ -83,7 +39,7 @@ def as_images(images: Any, image_size: int, multiple: int = 1) -> Tensor:
         images = [images]
     if not len(images):
         raise ValueError("images is an empty list; give at least one picture")
-    return torch.stack([load_image(image, image_size) for image in images])
+    return to_tensor([load_image(image, image_size) for image in images])
 
 
 def to_tensor(pictures: Sequence[Any]) -> Tensor:

@@ -58,6 +58,15 @@ class DDTTokenizer(nn.Module):
         """V, the number of ids."""
         return self.config.quantizer.codebook_size
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What id shards record of the tokenizer that wrote them."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "codebook_size": self.codebook_size,
+            "num_tokens": self.num_tokens,
+        }
+
     def forward(self, latents: Tensor) -> Quantized:
         """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
         return self.quantizer(self.encoder(latents))
