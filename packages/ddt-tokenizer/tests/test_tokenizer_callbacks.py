@@ -35,7 +35,7 @@ def build(steps=12, **settings):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
     tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
-    optimizer = OptimizerConfig(steps, 5e-3, warmup_steps=2)
+    optimizer = OptimizerConfig(steps=steps, lr=5e-3, warmup_steps=2)
     return TokenizerTraining(tokenizer, LinearDecoder(), TrainingConfig(4, optimizer, **settings), seed=3)
 
 

@@ -88,7 +88,7 @@ def test_the_cropped_table_is_the_middle_of_that_of_diffusers(size):
     whole = torch.as_tensor(get_2d_sincos_pos_embed(32, 64, base_size=64, output_type="pt")).view(64, 64, 32)
     top, left = (64 - h) // 2, (64 - w) // 2
     crop = whole[top : top + h, left : left + w].flatten(0, 1).float()
-    assert torch.allclose(cropped_table(h, w, 64, 32, torch.device("cpu")), crop, atol=1e-5)
+    assert torch.allclose(cropped_table(h, w, 64, 32), crop, atol=1e-5)
 
 
 def test_the_centred_grid_of_a_part_is_a_part_of_the_centred_grid():

@@ -7,7 +7,8 @@ from torch import nn
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer.callbacks import ImageGrid
-from ddt_tokenizer.optimizer import MuonAdamW, OptimizerConfig, build_optimizer
+from ddt_tokenizer.muon import MuonAdamW
+from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
 
@@ -31,7 +32,9 @@ def build(steps=8, kind="muon", rates=None, rate=0.0, **settings):
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
     tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(16, 6, rate=rate)))
     tokenizer.train()(torch.rand(8, 3, 8, 8))  # starts the codebook
-    optimizer = OptimizerConfig(steps, 5e-3, kind, warmup_steps=1, cooldown_share=0.0, rates=rates or {})
+    optimizer = OptimizerConfig(
+        steps=steps, lr=5e-3, optimizer=kind, warmup_steps=1, cooldown_share=0.0, rates=rates or {}
+    )
     return TokenizerTraining(tokenizer, Decoder(), TrainingConfig(0, optimizer, **settings), seed=3)
 
 

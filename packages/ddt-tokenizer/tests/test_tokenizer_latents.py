@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
-from ddt_tokenizer.latents import ImageLatents, LatentConfig, split_source
+from ddt_tokenizer.latents import LatentConfig, LatentSpace, split_source
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_kl_autoencoder_gives_its_mode_shifted_and_scaled(kl):
     vae = AutoencoderKL.from_pretrained(kl).eval()
     with torch.no_grad():
         expected = (vae.encode(images).latent_dist.mode() - 0.1) * 1.7
-    assert torch.allclose(ImageLatents(config)(images), expected, atol=1e-6) and expected.shape == (2, 5, 8, 6)
+    assert torch.allclose(LatentSpace(config).encode(images), expected, atol=1e-6) and expected.shape == (2, 5, 8, 6)
 
 
 def test_a_tiny_autoencoder_gives_its_latents(small):
@@ -62,15 +62,15 @@ def test_a_tiny_autoencoder_gives_its_latents(small):
     with torch.no_grad():
         expected = vae.encode(images).latents
     assert (config.channels, config.downscale, config.shift, config.scale) == (4, 2, 0.0, 1.0)
-    assert torch.allclose(ImageLatents(config)(images), expected, atol=1e-6) and expected.shape == (2, 4, 8, 12)
+    assert torch.allclose(LatentSpace(config).encode(images), expected, atol=1e-6) and expected.shape == (2, 4, 8, 12)
 
 
 def test_images_go_through_the_vae_and_latents_do_not(kl):
     tokenizer = build(LatentConfig.from_vae(kl))
     images = torch.rand(3, 3, 32, 48) * 2 - 1
-    assert tokenizer.to_latents._vae is None  # loaded at first use
+    assert tokenizer.latent_space._vae is None  # loaded at first use
     ids = tokenizer.encode(images)
-    assert torch.equal(ids, tokenizer.encode_latents(tokenizer.to_latents(images)))
+    assert torch.equal(ids, tokenizer.encode_latents(tokenizer.latent_space.encode(images)))
     with pytest.raises(ValueError, match="divisible by 8"):
         tokenizer.encode(torch.zeros(1, 3, 36, 36))
     with pytest.raises(ValueError, match=r"\[B, 5, H, W\]"):
@@ -103,7 +103,7 @@ def test_what_does_not_go_together_is_named(kl, small, tmp_path):
 
 def test_without_diffusers_the_extra_is_named(kl, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-tokenizer\[vae\]"):
+    with pytest.raises(ValueError, match=r"needs diffusers; install this package with its extra \[vae\]"):
         LatentConfig.from_vae(kl)
 
 

@@ -103,7 +103,7 @@ def test_bad_input_is_named(tokenizer, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match="text"):
         tokenizer.encode([tmp_path / "text.png"])
-    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+    with pytest.raises(FileNotFoundError, match="no ddt-tokenizer"):
         DDTTokenizer.from_pretrained(tmp_path / "nothing")
     with pytest.raises(ValueError, match="divisible by patch_size"):
         TokenizerConfig(image_size=30)

@@ -7,19 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddt_tokenizer.attend import attend
 from ddt_tokenizer.positions import sincos, token_positions
 
 IMAGE, QUERIES = 0, 1
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over [B, H, S, D/H].
-
-    In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 class TokenModulation(nn.Module):

@@ -121,7 +121,7 @@ class ImageGrid(_EverySteps):
         for part, _ in modes:
             part.training = False
         with torch.no_grad():
-            latents = tokenizer.to_latents(self.images.to(module.device))
+            latents = tokenizer.latent_space.encode(self.images.to(module.device))
             vectors = tokenizer.encoder(latents)
             quantized = step > module.config.continuous_steps
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)

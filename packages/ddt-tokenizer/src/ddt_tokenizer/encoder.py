@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
 
@@ -156,15 +157,14 @@ class Encoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Encode latents [B, C, H, W] (H and W divisible by patch_size) into vectors [B, K, D]."""
-        config, p = self.config, self.config.patch_size
+        config = self.config
         h, w = self.grid(latents)
         latents = latents.to(self.patch_in.weight.dtype)
-        patches = latents.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         if config.position_table is None:
             places = centred_grid(h, w, config.patch_width, latents.device)
         else:
-            places = cropped_table(h, w, config.position_table, config.patch_width, latents.device)
-        streams = [self.patch_in(patches) + places.to(latents.dtype)]
+            places = cropped_table(h, w, config.position_table, config.patch_width)
+        streams = [self.patch_in(to_patches(latents, config.patch_size)) + places.to(latents)]
         if config.mode == "queries":
             queries = self.queries
             if config.query_position == "sincos":

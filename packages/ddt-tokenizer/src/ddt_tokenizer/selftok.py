@@ -163,7 +163,7 @@ def _config(
     """Read sizes off the tensors."""
     patch, queries = weights["encoder.patch_in.weight"], weights["encoder.queries"]
     side = round(table.shape[1] ** 0.5)
-    if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0], table.device), atol=1e-5):
+    if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0]), atol=1e-5):
         raise ValueError(f"encoder.pos_embed is not the sin-cos table of {side} x {side}; such checkpoints are unknown")
     one_way = "encoder.blocks.0.image_kv.weight" in weights
     encoder = EncoderConfig(

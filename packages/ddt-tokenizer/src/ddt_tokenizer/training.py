@@ -106,7 +106,7 @@ class TokenizerTraining(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
-        latents = batch if self.cached_latents else self.tokenizer.to_latents(batch)
+        latents = batch if self.cached_latents else self.tokenizer.latent_space.encode(batch)
         vectors = self.tokenizer.encoder(latents)
         ids = {}
         if self.global_step < self.config.continuous_steps:
