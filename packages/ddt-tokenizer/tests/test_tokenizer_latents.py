@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.latents import LatentConfig, LatentSpace, split_source
 
 
@@ -41,8 +41,12 @@ def small(tmp_path_factory):
 
 def build(latents):
     torch.manual_seed(0)
-    encoder = EncoderConfig(latents.channels, patch_size=2, width=32, depth=1, num_heads=2, num_tokens=5)
-    return DDTTokenizer(TokenizerConfig(32, encoder, QuantizerConfig(64, 6), latents)).eval()
+    encoder = EncoderConfig(channels=latents.channels, patch_size=2, width=32, depth=1, num_heads=2, num_tokens=5)
+    return DDTTokenizer(
+        TokenizerConfig(
+            image_size=32, encoder=encoder, quantizer=VectorConfig(codebook_size=64, code_width=6), latents=latents
+        )
+    ).eval()
 
 
 def test_a_kl_autoencoder_gives_its_mode_shifted_and_scaled(kl):
@@ -90,9 +94,9 @@ def test_the_vae_is_no_part_of_the_checkpoint_and_may_move(kl, tmp_path):
 
 def test_what_does_not_go_together_is_named(kl, small, tmp_path):
     with pytest.raises(ValueError, match=r"encoder.channels \(3\) must equal latents.channels \(5\)"):
-        TokenizerConfig(32, latents=LatentConfig.from_vae(kl))
+        TokenizerConfig(image_size=32, latents=LatentConfig.from_vae(kl))
     with pytest.raises(ValueError, match=r"patch_size .* times latents\.downscale"):
-        TokenizerConfig(36, EncoderConfig(channels=5), latents=LatentConfig(5, 4))
+        TokenizerConfig(image_size=36, encoder=EncoderConfig(channels=5), latents=LatentConfig(5, 4))
     with pytest.raises(ValueError, match=r"latents\.vae is not set"):
         build(LatentConfig(5, 4)).encode(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"has channels 4, latents\.channels is 5"):

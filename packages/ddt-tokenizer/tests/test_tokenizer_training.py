@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
@@ -24,7 +24,9 @@ class LinearDecoder(nn.Module):
 def build(steps, kind="muon"):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
+    tokenizer = DDTTokenizer(
+        TokenizerConfig(image_size=8, encoder=encoder, quantizer=VectorConfig(codebook_size=16, code_width=6))
+    )
     config = TrainingConfig(
         continuous_steps=4, optimizer=OptimizerConfig(steps=steps, lr=5e-3, optimizer=kind, warmup_steps=2)
     )

@@ -170,7 +170,7 @@ class HealthMonitor(_EverySteps):
         if "ids" in outputs:
             self.ids.append(outputs["ids"].cpu())
         quantizer = module.tokenizer.quantizer
-        self.revived = self.revived_before + getattr(quantizer, "revived", 0)
+        self.revived = self.revived_before + quantizer.revived
         if not self.due(trainer) or not self.ids:
             return
         health = codebook_health(torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), self.revived)

@@ -4,18 +4,19 @@ Shape letters: B batch, K queries, D width, C channels; h, w patch grid.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.identity import identity
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Shape of the encoder."""
 
@@ -66,14 +67,19 @@ class EncoderConfig:
                 f"({self.query_position}) at joint and learned"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """Return what a fingerprint covers."""
+        first = ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio")
+        return identity(self, first)
+
     @property
     def patch_width(self) -> int:
-        """Width of the image stream."""
+        """Return the width of the image stream."""
         return self.image_width or self.width
 
     @property
     def patch_heads(self) -> int:
-        """Heads of the image stream."""
+        """Return the heads of the image stream."""
         return self.image_heads or self.num_heads
 
 

@@ -13,7 +13,7 @@ from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import EncoderConfig
 from ddt_tokenizer.latents import LatentConfig
 from ddt_tokenizer.positions import cropped_table
-from ddt_tokenizer.quantizer import QuantizerConfig
+from ddt_tokenizer.quantizers.vector import VectorConfig
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
 # Their name of a part of a block, and ours; 0 is the image, 1 the queries.
@@ -184,7 +184,7 @@ def _config(
         final_norm=False,
     )
     positional = "quantizer.histogram" in weights
-    quantizer = QuantizerConfig(
+    quantizer = VectorConfig(
         codebook_size=weights["quantizer.codebook"].shape[1],
         code_width=weights["quantizer.codebook"].shape[2],
         diversity=1.0 if positional else 0.0,
@@ -193,7 +193,7 @@ def _config(
     )
     latents = LatentConfig(patch.shape[1], downscale, LatentConfig.sd3().shift, LatentConfig.sd3().scale, vae)
     # The table's side in patches is twice the side of the training latents.
-    return TokenizerConfig(side // 2 * downscale, encoder, quantizer, latents)
+    return TokenizerConfig(image_size=side // 2 * downscale, encoder=encoder, quantizer=quantizer, latents=latents)
 
 
 def _named(unknown: list[str], missing: list[str]) -> str:

@@ -15,15 +15,12 @@ from torch import Tensor, nn
 from ddt_tokenizer.checkpoint import load_weights, read_config, save_folder
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
-from ddt_tokenizer.fsq import FiniteScalarQuantizer
 from ddt_tokenizer.images import as_images
 from ddt_tokenizer.latents import LatentConfig, LatentSpace
-from ddt_tokenizer.lfq import LookupFreeQuantizer
-from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from ddt_tokenizer.quantizers.kinds import read_settings
+from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
 
 KIND = "ddt-tokenizer"
-QUANTIZERS = {"vq": VectorQuantizer, "fsq": FiniteScalarQuantizer, "lfq": LookupFreeQuantizer}
-MEMORIES = {"quantizer.counts", "quantizer.sums", "quantizer.histogram"}  # of training; ids need none without `rate`
 
 
 class DDTTokenizer(nn.Module):
@@ -43,8 +40,7 @@ class DDTTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder)
-        quantizer = QUANTIZERS[config.quantizer.kind]
-        self.quantizer = quantizer(config.encoder.width, config.quantizer, config.encoder.num_tokens)
+        self.quantizer: Quantizer = config.quantizer.build(config.encoder.width, config.encoder.num_tokens)
         self.latent_space = LatentSpace(config.latents)
 
     @property
@@ -94,7 +90,7 @@ class DDTTokenizer(nn.Module):
     def fingerprint(self) -> str:
         """Hash what decides an image's ids, sizes and weights: 16 hex digits, equal for equal tokenizers only."""
         digest = hashlib.sha256(json.dumps(self.config.identity(), sort_keys=True).encode())
-        memories = MEMORIES - {"quantizer.counts"} if self.config.quantizer.rate else MEMORIES
+        memories = {f"quantizer.{name}" for name in self.quantizer.memories}
         for name, tensor in sorted(self.state_dict().items()):
             if name not in memories:
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -119,7 +115,7 @@ class DDTTokenizer(nn.Module):
         config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")
-            parts = {"encoder": EncoderConfig, "quantizer": QuantizerConfig, "latents": LatentConfig}
+            parts = {"encoder": EncoderConfig, "quantizer": read_settings, "latents": LatentConfig}
             parts = {name: part(**config.pop(name, {})) for name, part in parts.items()}
             if vae is not None:
                 parts["latents"] = replace(parts["latents"], vae=vae)

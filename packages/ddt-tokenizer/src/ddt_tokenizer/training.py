@@ -25,7 +25,7 @@ class TrainableDecoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How encoder, quantizer and decoder are trained together."""
 
@@ -79,7 +79,7 @@ class TokenizerTraining(LightningModule):
         if config.freeze == "encoder":
             tokenizer.encoder.requires_grad_(False)
             tokenizer.quantizer.project.requires_grad_(False)
-        elif config.freeze == "codebook" and hasattr(tokenizer.quantizer, "norm"):
+        elif config.freeze == "codebook":
             tokenizer.quantizer.norm.requires_grad_(False)
         elif config.freeze == "tokenizer":
             tokenizer.requires_grad_(False)
