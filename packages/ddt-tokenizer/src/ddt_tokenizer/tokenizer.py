@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ddt_tokenizer.images import as_images
 from ddt_tokenizer.latents import LatentConfig, LatentSpace
 from ddt_tokenizer.quantizers.kinds import read_settings
 from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
+from ddt_tokenizer.selftok import read_selftok
 
 KIND = "ddt-tokenizer"
 
@@ -101,7 +102,7 @@ class DDTTokenizer(nn.Module):
         save_folder(folder, self, KIND, {"fingerprint": self.fingerprint(), **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTTokenizer":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
@@ -128,8 +129,18 @@ class DDTTokenizer(nn.Module):
         return tokenizer.eval()
 
     @classmethod
-    def from_selftok(cls, path: str | Path, **settings: Any) -> "DDTTokenizer":
-        """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`); see `load_selftok`."""
-        from ddt_tokenizer.selftok import load_selftok
+    def from_selftok(cls, path: str | Path, **settings: Any) -> Self:
+        """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`).
 
-        return load_selftok(path, **settings)
+        Args:
+            path: The `.pth` file; nothing but tensors is unpickled.
+            settings: See `read_selftok`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
+        """
+        checkpoint = read_selftok(path, **settings)
+        tokenizer = cls(checkpoint.config)
+        checkpoint.fill(tokenizer)
+        return tokenizer.eval()
