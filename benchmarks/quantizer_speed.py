@@ -16,17 +16,17 @@ import torch
 from torch import nn
 from vector_quantize_pytorch import VectorQuantize
 
-from ddt_tokenizer import QuantizerConfig, VectorQuantizer
+from ddt_tokenizer import VectorConfig, VectorQuantizer
 
 WIDTH, REPEATS = 16, 5
 PEAKS = {
-    "65,536 codes x 16": QuantizerConfig(65_536, WIDTH),
-    "65,536 codes x 16 with a rate": QuantizerConfig(65_536, WIDTH, rate=0.001),
-    "Selftok-512": QuantizerConfig(32_768, WIDTH, diversity=1.0, replacement="position"),
+    "65,536 codes x 16": VectorConfig(codebook_size=65_536, code_width=WIDTH),
+    "65,536 codes x 16 with a rate": VectorConfig(codebook_size=65_536, code_width=WIDTH, rate=0.001),
+    "Selftok-512": VectorConfig(codebook_size=32_768, code_width=WIDTH, diversity=1.0, replacement="position"),
 }
 
 
-def start(config: QuantizerConfig, images: int, tokens: int) -> VectorQuantizer:
+def start(config: VectorConfig, images: int, tokens: int) -> VectorQuantizer:
     """Skip k-means: the codebook counts as seen, but so little that entries without vectors die in the first step."""
     quantizer = VectorQuantizer(WIDTH, config, tokens)
     quantizer.counts.fill_(config.dead_share * images * tokens / config.codebook_size)
@@ -54,7 +54,7 @@ def peak_kilobytes() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
-def measure_peak(config: QuantizerConfig, images: int, tokens: int) -> None:
+def measure_peak(config: VectorConfig, images: int, tokens: int) -> None:
     """Print megabytes above the inputs of one training step, and its seconds; for a process of its own."""
     quantizer = start(config, images, tokens)
     vectors = torch.randn(images, tokens, WIDTH, requires_grad=True)
@@ -73,7 +73,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     for codes, images, tokens in ((8192, 16, 256), (16_384, 16, 512)):
-        ours = start(QuantizerConfig(codebook_size=codes, code_width=WIDTH), images, tokens)
+        ours = start(VectorConfig(codebook_size=codes, code_width=WIDTH), images, tokens)
         theirs = VectorQuantize(
             dim=WIDTH, codebook_size=codes, decay=0.99, use_cosine_sim=True, threshold_ema_dead_code=0.1
         ).train()

@@ -23,7 +23,7 @@ from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.positions import exact_sincos
 from ddt_llm import MultimodalLM, TinyLlamaConfig, VisualTokenizer, expand_vocabulary, tiny_llama, train_text_tokenizer
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.encoder import Encoder
 from ddt_tokenizer.images import to_tensor, to_uint8
@@ -34,7 +34,8 @@ ROOT = Path(__file__).parents[1]
 def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32):
     torch.manual_seed(seed)
     encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=num_tokens)
-    tokenizer = DDTTokenizer(TokenizerConfig(image_size, encoder, QuantizerConfig(codebook_size, 6))).eval()
+    quantizer = VectorConfig(codebook_size=codebook_size, code_width=6)
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size=image_size, encoder=encoder, quantizer=quantizer)).eval()
     network = MMDiTConfig(width=32, depth=1, num_heads=2, token_width=6)
     decoder = DDTDecoder(DecoderConfig(image_size, codebook_size, (num_tokens,), network))
     for parameter in decoder.parameters():

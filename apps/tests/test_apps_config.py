@@ -125,3 +125,57 @@ def test_first_difference_names_the_innermost_key(yaml):
     old, new = load_config(Train, yaml), load_config(Train, yaml, ["encoder.width=7"])
     assert first_difference(old, new) == ("encoder.width", 64, 7)
     assert first_difference(old, old) is None
+
+
+@dataclass(frozen=True)
+class Square:
+    kind: Literal["square"] = "square"
+    side: int = 1
+    rounded: float = 0.0
+
+
+@dataclass(frozen=True)
+class Polygon:
+    kind: Literal["polygon"] = "polygon"
+    angles: tuple[int, ...] = ()
+    corners: int = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "corners", len(self.angles))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shape: Square | Polygon = field(default_factory=lambda: Square(side=3))
+
+
+def test_the_kind_says_which_of_several_dataclasses_is_meant(tmp_path):
+    assert load_config(Drawing, None, ["shape.rounded=1"]).shape == Square(side=3, rounded=1.0)
+    polygon = load_config(Drawing, None, ["shape.kind=polygon", "shape.angles=[60,60,60]"])
+    assert polygon.shape == Polygon(angles=(60, 60, 60)) and polygon.shape.corners == 3
+    save_config(polygon, tmp_path / "config.yaml")
+    assert load_config(Drawing, tmp_path / "config.yaml") == polygon  # what follows is written, and read if it is right
+
+
+def test_a_config_with_the_settings_of_all_kinds_loads(tmp_path):
+    (tmp_path / "old.yaml").write_text("shape: {kind: polygon, side: 1, rounded: 0, corners: 1, angles: [9]}")
+    assert load_config(Drawing, tmp_path / "old.yaml").shape == Polygon(angles=(9,))
+    (tmp_path / "old.yaml").write_text("shape: {side: 2, angles: []}")
+    assert load_config(Drawing, tmp_path / "old.yaml").shape == Square(side=2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["shape.kind=squar"], "shape.kind must be one of 'square', 'polygon', not 'squar'; did you mean 'square'?"),
+        (["shape.kind=polygon", "shape.side=3"], "shape.side is for kind=square, not for kind=polygon; remove it"),
+        (["shape.angles=[9]"], "shape.angles is for kind=polygon, not for kind=square; remove it"),
+        (["shape.kind=polygon", "shape.angle=[9]"], "unknown key 'shape.angle'; did you mean 'shape.angles'?"),
+        (["shape.kind=polygon", "shape.corners=4"], "shape.corners is 0, which follows from other settings, not 4"),
+        (["shape=3"], "shape must be a group of settings"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named(overrides, message):
+    with pytest.raises(ValueError) as error:
+        load_config(Drawing, None, overrides)
+    assert message in str(error.value)

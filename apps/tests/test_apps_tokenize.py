@@ -16,7 +16,7 @@ from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
 from ddt_data.shards.manifest import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer import LatentConfig as TokenizerLatents
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
@@ -32,7 +32,10 @@ def save_run(folder, seed=0, latents=None):
     patch_size = 8 if latents is None else 2
     encoder = EncoderConfig(patch_size=patch_size, channels=channels, width=32, depth=1, num_heads=2, num_tokens=4)
     config = TokenizerConfig(
-        32, encoder, QuantizerConfig(codebook_size=64, code_width=6), latents=TokenizerLatents(**(latents or {}))
+        image_size=32,
+        encoder=encoder,
+        quantizer=VectorConfig(codebook_size=64, code_width=6),
+        latents=TokenizerLatents(**(latents or {})),
     )
     tokenizer = DDTTokenizer(config).eval()
     network = MMDiTConfig(patch_size=patch_size, channels=channels, width=32, depth=1, num_heads=2, token_width=6)

@@ -26,7 +26,7 @@ from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
-from ddt_tokenizer.latents import ImageLatents
+from ddt_tokenizer.latents import LatentSpace
 from ddt_tokenizer.training import TokenizerTraining
 
 TOY = [
@@ -234,15 +234,15 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
     settings = ["vae=vae", "tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
     assert app(["data", "latents", "data", "--vae", vae, "--out", "cached"], standalone_mode=False) in (None, 0)
     cached, pictures = ShardDataset("cached"), ShardDataset("data")
-    space = ImageLatents(LatentConfig.from_vae(vae))
+    space = LatentSpace(LatentConfig.from_vae(vae))
     for row, sample in zip(cached, pictures, strict=True):
         assert row["key"] == sample["key"] and row["text"] == sample["text"] and "image" not in row
         assert torch.allclose(
-            torch.from_numpy(row["latents"]).float(), space(to_tensor([sample["image"]]))[0], atol=2e-3
+            torch.from_numpy(row["latents"]).float(), space.encode(to_tensor([sample["image"]]))[0], atol=2e-3
         )
     plain = train_tokenizer.train(toy("from-pictures", *settings))
-    encoded, call = [], ImageLatents.__call__
-    monkeypatch.setattr(ImageLatents, "__call__", lambda self, images: encoded.append(images) or call(self, images))
+    encoded, encode = [], LatentSpace.encode
+    monkeypatch.setattr(LatentSpace, "encode", lambda self, images: encoded.append(images) or encode(self, images))
     run = train_tokenizer.train(toy("from-latents", "data=cached", *settings))
     assert [len(images) for images in encoded] == [3]  # to draw the held-out pictures at step 10, no more
     losses = [read_metrics(folder / "metrics.csv")["loss"][1] for folder in (plain, run)]

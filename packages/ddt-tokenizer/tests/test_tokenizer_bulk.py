@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.cli import main
 from ddt_tokenizer.manifest import BLOCKS, Manifest
 from ddt_tokenizer.shards import read_ids, read_shards
@@ -19,7 +19,9 @@ from ddt_tokenizer.shards import read_ids, read_shards
 def tokenizer(tmp_path_factory):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(16, encoder, QuantizerConfig(codebook_size=64, code_width=6))).eval()
+    tokenizer = DDTTokenizer(
+        TokenizerConfig(image_size=16, encoder=encoder, quantizer=VectorConfig(codebook_size=64, code_width=6))
+    ).eval()
     tokenizer.folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(tokenizer.folder)
     return tokenizer

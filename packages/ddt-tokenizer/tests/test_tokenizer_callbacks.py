@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import nn
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.optimizer import OptimizerConfig
@@ -34,9 +34,13 @@ class LinearDecoder(nn.Module):
 def build(steps=12, **settings):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
-    optimizer = OptimizerConfig(steps, 5e-3, warmup_steps=2)
-    return TokenizerTraining(tokenizer, LinearDecoder(), TrainingConfig(4, optimizer, **settings), seed=3)
+    tokenizer = DDTTokenizer(
+        TokenizerConfig(image_size=8, encoder=encoder, quantizer=VectorConfig(codebook_size=16, code_width=6))
+    )
+    optimizer = OptimizerConfig(steps=steps, lr=5e-3, warmup_steps=2)
+    return TokenizerTraining(
+        tokenizer, LinearDecoder(), TrainingConfig(continuous_steps=4, optimizer=optimizer, **settings), seed=3
+    )
 
 
 def fit(module, callbacks, steps=12, logger=False, broken=None, accumulate=1):

@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import Attention, JointAttnProcessor2_
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
 
 from ddt_tokenizer import Encoder, EncoderConfig
-from ddt_tokenizer.attention import EncoderBlock
+from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, spread_points, token_positions
 
 FORMS = {
@@ -38,7 +38,7 @@ def open_gates(encoder):
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_joint_attention_equals_diffusers(qk_norm):
     torch.manual_seed(0)
-    block = EncoderBlock((32, 32), (4, 4), qk_norm=qk_norm)
+    block = EncoderBlock({IMAGE: 32, QUERIES: 32}, {IMAGE: 4, QUERIES: 4}, qk_norm=qk_norm)
     norm = "rms_norm" if qk_norm else None
     theirs = Attention(
         query_dim=32,
@@ -53,25 +53,25 @@ def test_joint_attention_equals_diffusers(qk_norm):
         processor=JointAttnProcessor2_0(),
     )
     state = {}
-    for stream, names in enumerate((("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))):
-        layer = block.qkv[str(stream)]
+    for stream, names in ((IMAGE, ("to_q", "to_k", "to_v")), (QUERIES, ("add_q_proj", "add_k_proj", "add_v_proj"))):
+        layer = block.qkv[stream]
         for name, weight, bias in zip(names, layer.weight.chunk(3), layer.bias.chunk(3), strict=True):
             state |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    for stream, name in enumerate(("to_out.0", "to_add_out")):
-        state |= {f"{name}.weight": block.out[str(stream)].weight, f"{name}.bias": block.out[str(stream)].bias}
+    for stream, name in ((IMAGE, "to_out.0"), (QUERIES, "to_add_out")):
+        state |= {f"{name}.weight": block.out[stream].weight, f"{name}.bias": block.out[stream].bias}
     if qk_norm:
         for ours, stream, name in (
-            ("q", 0, "norm_q"),
-            ("k", 0, "norm_k"),
-            ("q", 1, "norm_added_q"),
-            ("k", 1, "norm_added_k"),
+            ("q", IMAGE, "norm_q"),
+            ("k", IMAGE, "norm_k"),
+            ("q", QUERIES, "norm_added_q"),
+            ("k", QUERIES, "norm_added_k"),
         ):
-            layer = getattr(block, f"{ours}_norm")[str(stream)]
+            layer = getattr(block, f"{ours}_norm")[stream]
             torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
             state[f"{name}.weight"] = layer.weight
     theirs.load_state_dict(state)
     image, queries = torch.randn(2, 9, 32), torch.randn(2, 5, 32)
-    ours = [block.out[str(i)](x) for i, x in enumerate(block.mix_jointly([image, queries]))]
+    ours = [block.out[name](x) for name, x in block.mix_jointly({IMAGE: image, QUERIES: queries}).items()]
     for a, b in zip(ours, theirs(image, encoder_hidden_states=queries), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_the_cropped_table_is_the_middle_of_that_of_diffusers(size):
     whole = torch.as_tensor(get_2d_sincos_pos_embed(32, 64, base_size=64, output_type="pt")).view(64, 64, 32)
     top, left = (64 - h) // 2, (64 - w) // 2
     crop = whole[top : top + h, left : left + w].flatten(0, 1).float()
-    assert torch.allclose(cropped_table(h, w, 64, 32, torch.device("cpu")), crop, atol=1e-5)
+    assert torch.allclose(cropped_table(h, w, 64, 32), crop, atol=1e-5)
 
 
 def test_the_centred_grid_of_a_part_is_a_part_of_the_centred_grid():
@@ -118,7 +118,7 @@ def test_spatial_ids_are_those_of_patches():
     with pytest.raises(ValueError, match=r"num_tokens \(16\)"):
         encoder(torch.randn(1, 3, 16, 20))
     # Of a single block without attention, a vector depends on its own patch only.
-    torch.nn.init.zeros_(encoder.blocks[0].out["0"].weight)
+    torch.nn.init.zeros_(encoder.blocks[0].out[IMAGE].weight)
     encoder.blocks = encoder.blocks[:1]
     changed = images.clone()
     changed[:, :, 4:8, 8:12] += 1  # row 1, column 2
@@ -128,11 +128,13 @@ def test_spatial_ids_are_those_of_patches():
 
 def test_one_way_images_take_no_notice_of_queries():
     torch.manual_seed(0)
-    block = EncoderBlock((16, 32), (4, 2), one_way=True)
+    block = EncoderBlock({IMAGE: 16, QUERIES: 32}, {IMAGE: 4, QUERIES: 2}, one_way=True)
     image, queries = torch.randn(2, 9, 16), torch.randn(2, 5, 32)
     other = torch.randn(2, 5, 32)
-    assert torch.equal(block([image, queries])[0], block([image, other])[0])
-    assert not torch.allclose(block([image, queries])[1], block([image + 1e-2 * torch.randn(2, 9, 16), queries])[1])
+    seen = block({IMAGE: image, QUERIES: queries})
+    assert torch.equal(seen[IMAGE], block({IMAGE: image, QUERIES: other})[IMAGE])
+    moved = block({IMAGE: image + 1e-2 * torch.randn(2, 9, 16), QUERIES: queries})
+    assert not torch.allclose(seen[QUERIES], moved[QUERIES])
 
 
 def test_token_aware_adaln_starts_with_closed_gates():

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.callbacks import ImageGrid
-from ddt_tokenizer.optimizer import MuonAdamW, OptimizerConfig, build_optimizer
+from ddt_tokenizer.muon import MuonAdamW
+from ddt_tokenizer.optimizer import OptimizerConfig, build_optimizer
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
 
@@ -29,10 +30,18 @@ class Decoder(nn.Module):
 def build(steps=8, kind="muon", rates=None, rate=0.0, **settings):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(16, 6, rate=rate)))
+    tokenizer = DDTTokenizer(
+        TokenizerConfig(
+            image_size=8, encoder=encoder, quantizer=VectorConfig(codebook_size=16, code_width=6, rate=rate)
+        )
+    )
     tokenizer.train()(torch.rand(8, 3, 8, 8))  # starts the codebook
-    optimizer = OptimizerConfig(steps, 5e-3, kind, warmup_steps=1, cooldown_share=0.0, rates=rates or {})
-    return TokenizerTraining(tokenizer, Decoder(), TrainingConfig(0, optimizer, **settings), seed=3)
+    optimizer = OptimizerConfig(
+        steps=steps, lr=5e-3, optimizer=kind, warmup_steps=1, cooldown_share=0.0, rates=rates or {}
+    )
+    return TokenizerTraining(
+        tokenizer, Decoder(), TrainingConfig(continuous_steps=0, optimizer=optimizer, **settings), seed=3
+    )
 
 
 def fit(module, steps=8, **settings):
@@ -152,8 +161,7 @@ def test_the_batches_of_one_step_draw_different_noise():
         (EncoderConfig, "attention", "oneway"),
         (EncoderConfig, "query_position", "adaLN"),
         (EncoderConfig, "mode", "query"),
-        (QuantizerConfig, "kind", "FSQ"),
-        (QuantizerConfig, "replacement", "positions"),
+        (VectorConfig, "replacement", "positions"),
         (TrainingConfig, "freeze", "encoders"),
         (OptimizerConfig, "optimizer", "sgd"),
     ],

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
-from ddt_tokenizer.latents import ImageLatents, LatentConfig, split_source
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
+from ddt_tokenizer.latents import LatentConfig, LatentSpace, split_source
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,12 @@ def small(tmp_path_factory):
 
 def build(latents):
     torch.manual_seed(0)
-    encoder = EncoderConfig(latents.channels, patch_size=2, width=32, depth=1, num_heads=2, num_tokens=5)
-    return DDTTokenizer(TokenizerConfig(32, encoder, QuantizerConfig(64, 6), latents)).eval()
+    encoder = EncoderConfig(channels=latents.channels, patch_size=2, width=32, depth=1, num_heads=2, num_tokens=5)
+    return DDTTokenizer(
+        TokenizerConfig(
+            image_size=32, encoder=encoder, quantizer=VectorConfig(codebook_size=64, code_width=6), latents=latents
+        )
+    ).eval()
 
 
 def test_a_kl_autoencoder_gives_its_mode_shifted_and_scaled(kl):
@@ -52,7 +56,7 @@ def test_a_kl_autoencoder_gives_its_mode_shifted_and_scaled(kl):
     vae = AutoencoderKL.from_pretrained(kl).eval()
     with torch.no_grad():
         expected = (vae.encode(images).latent_dist.mode() - 0.1) * 1.7
-    assert torch.allclose(ImageLatents(config)(images), expected, atol=1e-6) and expected.shape == (2, 5, 8, 6)
+    assert torch.allclose(LatentSpace(config).encode(images), expected, atol=1e-6) and expected.shape == (2, 5, 8, 6)
 
 
 def test_a_tiny_autoencoder_gives_its_latents(small):
@@ -62,15 +66,15 @@ def test_a_tiny_autoencoder_gives_its_latents(small):
     with torch.no_grad():
         expected = vae.encode(images).latents
     assert (config.channels, config.downscale, config.shift, config.scale) == (4, 2, 0.0, 1.0)
-    assert torch.allclose(ImageLatents(config)(images), expected, atol=1e-6) and expected.shape == (2, 4, 8, 12)
+    assert torch.allclose(LatentSpace(config).encode(images), expected, atol=1e-6) and expected.shape == (2, 4, 8, 12)
 
 
 def test_images_go_through_the_vae_and_latents_do_not(kl):
     tokenizer = build(LatentConfig.from_vae(kl))
     images = torch.rand(3, 3, 32, 48) * 2 - 1
-    assert tokenizer.to_latents._vae is None  # loaded at first use
+    assert tokenizer.latent_space._vae is None  # loaded at first use
     ids = tokenizer.encode(images)
-    assert torch.equal(ids, tokenizer.encode_latents(tokenizer.to_latents(images)))
+    assert torch.equal(ids, tokenizer.encode_latents(tokenizer.latent_space.encode(images)))
     with pytest.raises(ValueError, match="divisible by 8"):
         tokenizer.encode(torch.zeros(1, 3, 36, 36))
     with pytest.raises(ValueError, match=r"\[B, 5, H, W\]"):
@@ -90,9 +94,9 @@ def test_the_vae_is_no_part_of_the_checkpoint_and_may_move(kl, tmp_path):
 
 def test_what_does_not_go_together_is_named(kl, small, tmp_path):
     with pytest.raises(ValueError, match=r"encoder.channels \(3\) must equal latents.channels \(5\)"):
-        TokenizerConfig(32, latents=LatentConfig.from_vae(kl))
+        TokenizerConfig(image_size=32, latents=LatentConfig.from_vae(kl))
     with pytest.raises(ValueError, match=r"patch_size .* times latents\.downscale"):
-        TokenizerConfig(36, EncoderConfig(channels=5), latents=LatentConfig(5, 4))
+        TokenizerConfig(image_size=36, encoder=EncoderConfig(channels=5), latents=LatentConfig(5, 4))
     with pytest.raises(ValueError, match=r"latents\.vae is not set"):
         build(LatentConfig(5, 4)).encode(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"has channels 4, latents\.channels is 5"):
@@ -103,7 +107,7 @@ def test_what_does_not_go_together_is_named(kl, small, tmp_path):
 
 def test_without_diffusers_the_extra_is_named(kl, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-tokenizer\[vae\]"):
+    with pytest.raises(ValueError, match=r"needs diffusers; install this package with its extra \[vae\]"):
         LatentConfig.from_vae(kl)
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddt_tokenizer import QuantizerConfig, VectorQuantizer
+from ddt_tokenizer import VectorConfig, VectorQuantizer
 
 
 @pytest.fixture
 def quantizer():
     torch.manual_seed(0)
-    return VectorQuantizer(24, QuantizerConfig(codebook_size=32, code_width=6))
+    return VectorQuantizer(24, VectorConfig(codebook_size=32, code_width=6))
 
 
 def test_ids_are_those_of_the_nearest_code(quantizer):
@@ -28,7 +28,7 @@ def test_lookup_in_chunks_equals_lookup_at_once(quantizer):
 
 def test_with_a_rate_a_common_entry_wins_over_a_rare_one_that_is_hardly_nearer():
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(24, QuantizerConfig(codebook_size=128, code_width=6, rate=0.02)).eval()
+    quantizer = VectorQuantizer(24, VectorConfig(codebook_size=128, code_width=6, rate=0.02)).eval()
     z = F.normalize(torch.randn(50, 7, 6), dim=-1)
     plain = (z @ quantizer.codebook.T).argmax(-1)
     assert torch.equal(quantizer.lookup(z), plain)  # before the first batch all are equally common
@@ -48,7 +48,7 @@ def test_a_rate_saves_bits_and_hardly_changes_what_is_written():
     bits, similarity = [], []
     for rate in (0.0, 0.01):
         torch.manual_seed(1)
-        quantizer = VectorQuantizer(6, QuantizerConfig(codebook_size=64, code_width=6, rate=rate)).train()
+        quantizer = VectorQuantizer(6, VectorConfig(codebook_size=64, code_width=6, rate=rate)).train()
         quantizer.to_code_space = lambda z: z
         for _ in range(20):
             quantizer(vectors)
@@ -83,7 +83,7 @@ def test_gradients_pass_straight_through(quantizer):
 def test_one_update_equals_the_formula(quantizer):
     quantizer.train()
     quantizer(torch.randn(16, 8, 24))  # starts the codebook
-    quantizer.config = QuantizerConfig(codebook_size=32, code_width=6, dead_share=0.0)
+    quantizer.config = VectorConfig(codebook_size=32, code_width=6, dead_share=0.0)
     before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
     vectors = torch.randn(16, 8, 24)
     ids = quantizer(vectors).ids.flatten()

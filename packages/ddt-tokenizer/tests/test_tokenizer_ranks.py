@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ddt_tokenizer import QuantizerConfig, VectorQuantizer
-from ddt_tokenizer.diversity import diversity_loss
-from ddt_tokenizer.ranks import averaged, from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer import VectorConfig, VectorQuantizer
+from ddt_tokenizer.quantizers.diversity import diversity_loss
+from ddt_tokenizer.quantizers.ranks import averaged, from_first, gathered, num_ranks, rows, summed
 
 STEPS = 20
 
@@ -30,8 +30,10 @@ def train(config, rank, ranks):
     return {**quantizer.state_dict(), "loss": torch.stack(losses), "revived": torch.tensor(quantizer.revived)}
 
 
-CONFIGS = {kind: QuantizerConfig(64, 12, replacement=kind) for kind in ("worst", "random", "position")}
-CONFIGS["rate"] = QuantizerConfig(64, 12, rate=0.01)
+CONFIGS = {
+    kind: VectorConfig(codebook_size=64, code_width=12, replacement=kind) for kind in ("worst", "random", "position")
+}
+CONFIGS["rate"] = VectorConfig(codebook_size=64, code_width=12, rate=0.01)
 
 
 def diversity_gradient(rank, ranks):

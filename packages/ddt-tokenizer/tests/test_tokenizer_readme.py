@@ -11,7 +11,7 @@ import pytest
 import ddt_tokenizer
 
 README = Path(__file__).parents[1] / "README.md"
-MODULES = [m.name for m in pkgutil.iter_modules(ddt_tokenizer.__path__) if m.name not in ("training",)]
+MODULES = [m.name for m in pkgutil.walk_packages(ddt_tokenizer.__path__, "ddt_tokenizer.") if "training" not in m.name]
 
 
 def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
@@ -22,4 +22,4 @@ def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings_run(module):
-    assert not doctest.testmod(importlib.import_module(f"ddt_tokenizer.{module}")).failed
+    assert not doctest.testmod(importlib.import_module(module)).failed

@@ -4,9 +4,9 @@ import pytest
 import torch
 from vector_quantize_pytorch import FSQ, LFQ
 
-from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
-from ddt_tokenizer.fsq import FiniteScalarQuantizer
-from ddt_tokenizer.lfq import LookupFreeQuantizer
+from ddt_tokenizer import BinaryConfig, DDTTokenizer, EncoderConfig, ScalarConfig, TokenizerConfig
+from ddt_tokenizer.quantizers.binary import BinaryQuantizer
+from ddt_tokenizer.quantizers.scalar import ScalarQuantizer
 
 
 def identity(quantizer):
@@ -18,7 +18,7 @@ def identity(quantizer):
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (4, 4, 4), (7, 3)])
 def test_fsq_equals_vector_quantize_pytorch(levels):
     size = torch.tensor(levels).prod().item()
-    ours = identity(FiniteScalarQuantizer(len(levels), QuantizerConfig(size, len(levels), kind="fsq", levels=levels)))
+    ours = identity(ScalarQuantizer(len(levels), ScalarConfig(levels=levels)))
     theirs = FSQ(list(levels))
     vectors = (3 * torch.randn(64, 40, len(levels))).requires_grad_()
     tokens, ids, loss = ours(vectors)
@@ -33,7 +33,7 @@ def test_fsq_equals_vector_quantize_pytorch(levels):
 
 
 def test_lfq_equals_vector_quantize_pytorch():
-    ours = identity(LookupFreeQuantizer(6, QuantizerConfig(64, 6, kind="lfq", commitment=0.25)))
+    ours = identity(BinaryQuantizer(6, BinaryConfig(code_width=6, commitment=0.25)))
     theirs = LFQ(codebook_size=64, dim=6, commitment_loss_weight=0.25, entropy_loss_weight=0.0).train()
     vectors = torch.randn(16, 10, 6)
     tokens, ids, loss = ours(vectors)
@@ -44,7 +44,7 @@ def test_lfq_equals_vector_quantize_pytorch():
 
 def test_entropies_of_lfq_are_those_over_all_codes():
     torch.manual_seed(0)
-    quantizer = LookupFreeQuantizer(6, QuantizerConfig(64, 6, kind="lfq", diversity=0.1))
+    quantizer = BinaryQuantizer(6, BinaryConfig(code_width=6, diversity=0.1))
     z = torch.randn(16, 10, 6)
     over_codes = (2 * z @ quantizer.codebook.T).softmax(-1).flatten(0, 1)
     assert torch.allclose(quantizer.entropy_of_each(z), torch.special.entr(over_codes).sum(-1).mean(), atol=1e-5)
@@ -54,13 +54,13 @@ def test_entropies_of_lfq_are_those_over_all_codes():
 
 @pytest.mark.parametrize(
     "config",
-    [QuantizerConfig(60, 3, kind="fsq", levels=(5, 4, 3)), QuantizerConfig(64, 6, kind="lfq", diversity=0.1)],
+    [ScalarConfig(levels=(5, 4, 3)), BinaryConfig(code_width=6, diversity=0.1)],
     ids=["fsq", "lfq"],
 )
 def test_any_kind_makes_a_tokenizer(config, tmp_path):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(16, encoder, config)).eval()
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder, quantizer=config)).eval()
     images = torch.rand(7, 3, 16, 16) * 2 - 1
     ids = tokenizer.encode(images)
     assert ids.shape == (7, 5) and ids.dtype == torch.int64 and 0 <= ids.min() <= ids.max() < config.codebook_size

@@ -152,6 +152,8 @@ def slow_selftok(s, latents, image_heads, query_heads, depth):
         (lambda s: {}, "missing"),
         (lambda s: s | {"encoder.pos_embed": s["encoder.pos_embed"] + 1}, "pos_embed is not the sin-cos table"),
         (lambda s: s | {"encoder.final_layer_norm3.bias": torch.zeros(9)}, "another size: quantizer.norm.bias"),
+        (lambda s: s | {"encoder.query_tokens": torch.zeros(6, 16)}, "shapes do not go together"),
+        (lambda s: {k: v for k, v in s.items() if "q_mlp" not in k}, r"go together .*mlp\.1\.0\.weight"),
     ],
 )
 def test_other_checkpoints_are_refused_by_name(state, tmp_path, change, named):
@@ -168,3 +170,36 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save({"encoder.code": Path("x")}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="cannot be read"):
         DDTTokenizer.from_selftok(tmp_path / "code.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="it holds a list"):
+        DDTTokenizer.from_selftok(tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_damaged_file_is_one_line(state, tmp_path, seed):
+    """A byte flipped or the end cut off: refused, or read as it was where the byte says nothing."""
+    path, rng = save(state, tmp_path / "t.pth"), np.random.default_rng(seed)
+    content = bytearray(path.read_bytes())
+    if seed % 4:
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    else:
+        del content[rng.integers(len(content)) :]
+    path.write_bytes(content)
+    try:
+        DDTTokenizer.from_selftok(path, num_heads=4, image_heads=2)
+    except ValueError as error:
+        assert str(path) in str(error) or "sin-cos" in str(error)
+        assert "\n" not in str(error)
+
+
+def test_old_files_that_are_no_zip_are_one_line_too(state, tmp_path):
+    """The pickle comes first in them, and the reader believes it."""
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert DDTTokenizer.from_selftok(tmp_path / "old.pth", num_heads=4, image_heads=2).num_tokens == 6
+    whole = (tmp_path / "old.pth").read_bytes()
+    for place in range(0, 2000, 29):
+        (tmp_path / "t.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            DDTTokenizer.from_selftok(tmp_path / "t.pth", num_heads=4, image_heads=2)
+        except ValueError as error:
+            assert "\n" not in str(error)

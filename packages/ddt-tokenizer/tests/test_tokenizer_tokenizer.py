@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddt_tokenizer import DDTTokenizer, Encoder, EncoderConfig, QuantizerConfig, TokenizerConfig
+from ddt_tokenizer import DDTTokenizer, Encoder, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.cli import main
 from ddt_tokenizer.health import codebook_health
 
@@ -18,7 +18,9 @@ from ddt_tokenizer.health import codebook_health
 def tokenizer():
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    return DDTTokenizer(TokenizerConfig(16, encoder, QuantizerConfig(codebook_size=64, code_width=6))).eval()
+    return DDTTokenizer(
+        TokenizerConfig(image_size=16, encoder=encoder, quantizer=VectorConfig(codebook_size=64, code_width=6))
+    ).eval()
 
 
 def test_ids_have_the_promised_shape_and_range(tokenizer):
@@ -41,7 +43,9 @@ def test_tensors_pictures_and_paths_give_the_same_ids(tokenizer, tmp_path):
 def test_a_bf16_tokenizer_writes_nearly_the_same_ids_and_keeps_its_codebook(position):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5, query_position=position)
-    tokenizer = DDTTokenizer(TokenizerConfig(16, encoder, QuantizerConfig(codebook_size=64, code_width=6))).eval()
+    tokenizer = DDTTokenizer(
+        TokenizerConfig(image_size=16, encoder=encoder, quantizer=VectorConfig(codebook_size=64, code_width=6))
+    ).eval()
     images = torch.rand(40, 3, 16, 16) * 2 - 1
     ids, codebook = tokenizer.encode(images), tokenizer.quantizer.codebook.clone()
     tokenizer.to(torch.bfloat16)
@@ -103,7 +107,7 @@ def test_bad_input_is_named(tokenizer, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match="text"):
         tokenizer.encode([tmp_path / "text.png"])
-    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+    with pytest.raises(FileNotFoundError, match="no ddt-tokenizer"):
         DDTTokenizer.from_pretrained(tmp_path / "nothing")
     with pytest.raises(ValueError, match="divisible by patch_size"):
         TokenizerConfig(image_size=30)

@@ -21,7 +21,8 @@ def load_config(cls: type[Config], source: str | Path | None, overrides: list[st
     """Build the dataclass `cls` from a YAML file and overrides.
 
     Args:
-        cls: A dataclass; fields may be nested dataclasses, tuples, lists, dicts, Literals, Paths and `X | None`.
+        cls: A dataclass; fields may be nested dataclasses, tuples, lists, dicts, Literals, Paths, `X | None`, and
+            unions of dataclasses whose `kind`, a Literal of one word, tells them apart.
         source: Path of a `.yaml` file, the name of a shipped one, or None for the defaults alone.
         overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win.
 
@@ -125,7 +126,7 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in values:
-        if key not in fields:
+        if key not in {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(_unknown(f"{where}{key}", root))
     arguments = {}
     for name, field in fields.items():
@@ -136,7 +137,12 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
             arguments[name] = getattr(default, name)
         elif _default(field) is dataclasses.MISSING:
             raise ValueError(f"the configuration lacks '{where}{name}'; add it to the YAML or give {where}{name}=...")
-    return cls(**arguments)
+    built = cls(**arguments)
+    for name in values:
+        if name not in arguments and values[name] != _plain(getattr(built, name)):
+            follows = f"{getattr(built, name)}, which follows from other settings"
+            raise ValueError(f"{where}{name} is {follows}, not {values[name]!r}; leave it out")
+    return built
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -183,10 +189,27 @@ def _convert_union(kinds: tuple, value: Any, where: str, root: type, default: An
     choices = [kind for kind in kinds if kind is not type(None)]
     if len(choices) == 1:
         return _convert(choices[0], value, where, root, default)
+    if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):
+        return _build_kind(choices, value, where, root, default)
     for kind in choices:
         if type(value) is kind:
             return value
     raise ValueError(f"{where} must be {' or '.join(_name(kind) for kind in kinds)}, not {value!r}")
+
+
+def _build_kind(kinds: list[type], value: dict, where: str, root: type, default: Any) -> Any:
+    """Build the one of several dataclasses whose `kind` is that of the value, or else that of the default."""
+    known = {cls.kind: {field.name: field for field in dataclasses.fields(cls)} for cls in kinds}
+    kind = value.get("kind", getattr(default, "kind", None))
+    kind = _convert(typing.Literal[tuple(known)], kind, f"{where}.kind", root)
+    left = dict(value)
+    for key in [key for key in value if key not in known[kind]]:
+        theirs = {name: _plain(_default(fields[key])) for name, fields in known.items() if key in fields}
+        if theirs and value[key] not in theirs.values():
+            raise ValueError(f"{where}.{key} is for kind={' or '.join(theirs)}, not for kind={kind}; remove it")
+        if theirs:  # says nothing; the config.yaml of an older run has the settings of all kinds
+            del left[key]
+    return _convert(next(cls for cls in kinds if cls.kind == kind), left, where, root, default)
 
 
 def _name(kind: Any) -> str:

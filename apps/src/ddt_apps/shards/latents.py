@@ -19,7 +19,7 @@ from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.images import to_tensor
-from ddt_tokenizer.latents import ImageLatents
+from ddt_tokenizer.latents import LatentSpace
 
 
 def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, workers: int = 1) -> Manifest | None:
@@ -85,13 +85,13 @@ def latents_of(samples: list[dict]) -> Tensor:
 @torch.inference_mode()
 def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard) -> Made:
     check_shard(shards, shard)
-    encode, source, device = _load(space, workers), open_shard(shards / shard.name), pick_device()
+    vae, source, device = _load(space, workers), open_shard(shards / shard.name), pick_device()
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]
         for picture, name in (("image", "latents"), ("target", "target_latents")):
             if having := [sample for sample in batch if picture in sample]:
-                latents = encode(to_tensor([sample.pop(picture) for sample in having]).to(device))
+                latents = vae.encode(to_tensor([sample.pop(picture) for sample in having]).to(device))
                 for sample, row in zip(having, latents.half().cpu().numpy(), strict=True):
                     sample[name] = row
         samples += batch
@@ -99,7 +99,7 @@ def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path
 
 
 @lru_cache(maxsize=1)
-def _load(space: LatentConfig, workers: int) -> ImageLatents:
+def _load(space: LatentConfig, workers: int) -> LatentSpace:
     """Load a VAE, once a process."""
     device_of_worker(workers)
-    return ImageLatents(space)
+    return LatentSpace(space)

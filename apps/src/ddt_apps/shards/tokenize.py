@@ -151,7 +151,7 @@ def _encode(codec: Codec, samples: list[dict], picture: str, ids: str, cache: st
     if cache in samples[0]:
         x = torch.stack([torch.from_numpy(sample[cache]) for sample in samples])
     else:
-        x = codec.tokenizer.to_latents(to_tensor([sample.pop(picture) for sample in samples]).to(device))
+        x = codec.tokenizer.latent_space.encode(to_tensor([sample.pop(picture) for sample in samples]).to(device))
         x = x.half() if latents else x  # as they are kept, so that they give the same ids again
         if latents:
             for sample, row in zip(samples, x.cpu().numpy(), strict=True):

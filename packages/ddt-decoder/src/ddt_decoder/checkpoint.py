@@ -1,3 +1,4 @@
+# Copied from packages/ddt-tokenizer/src/ddt_tokenizer/checkpoint.py
 """A published model on disk: `config.json` and `model.safetensors` in a folder, loaded strictly."""
 
 import json

@@ -1,6 +1,8 @@
-"""Fixed embeddings of times, token positions and patch grids: cosines and sines of many frequencies.
+# Copied from packages/ddt-tokenizer/src/ddt_tokenizer/positions.py
+"""Fixed embeddings of positions: times, the order of tokens, patches on a grid. Cosines and sines of many frequencies.
 
-Shape letters: D width; h, w patch grid, S side of a stored table.
+Encoder and decoder need them equal: queries and tokens stand at the same points. Shape letters: D width; h, w patch
+grid, S side of a table; n points.
 """
 
 import math
@@ -8,42 +10,61 @@ import math
 import torch
 from torch import Tensor
 
-SD3_UNIT = 64  # patches of SD3's training grid (1024 px); its table counts positions in side / 64 of a patch
 
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Embed scalars [...] as [..., D]: cosines, then sines, with periods up to 10,000 (as timesteps in DiT).
 
-def sincos(positions: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Embed scalars of shape [...] as [..., width] cosines and sines of geometrically spaced frequencies.
-
-    >>> sincos(torch.tensor([0.0]), 4)
-    tensor([[1., 1., 0., 0.]])
+    Example:
+        >>> sincos(torch.tensor([0.0]), 4)
+        tensor([[1., 1., 0., 0.]])
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device) / half)
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=positions.device) / half)
     angles = positions[..., None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def exact_sincos(positions: Tensor, width: int) -> Tensor:
-    """Embed scalars [...] as [..., width] sines, then cosines: SD3's and Selftok's order for positions.
+    """Embed scalars [...] as [..., D]: sines, then cosines, SD3's and Selftok's order for positions; on the CPU.
 
-    Computed in float64 on the CPU: an angle of 5000 in float32 is wrong by 3e-4.
+    Computed in float64: an angle of 5000 in float32 is wrong by 3e-4.
     """
     frequencies = 10_000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2))
     angles = positions.cpu().double()[..., None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
 
 
-def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+def token_positions(count: int, device: torch.device) -> Tensor:
+    """Compute the places of tokens 0..count-1 on the axis of timesteps: 1000 + 8 k, beyond any real one (Selftok).
+
+    Example:
+        >>> token_positions(3, torch.device("cpu")).tolist()
+        [1000, 1008, 1016]
+    """
+    return 1000 + 8 * torch.arange(count, device=device)
+
+
+def centred_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Embed an h x w grid of patches, centred on its middle, as [h * w, channels]: half rows, half columns.
 
     Wavelengths run from 2 to 128 patches, so that neighbours differ and the largest usual grid is told apart.
+
+    Example:
+        >>> centred_grid(2, 3, 8, torch.device("cpu")).shape
+        torch.Size([6, 8])
     """
     rows, columns = (torch.arange(size, device=device) - (size - 1) / 2 for size in (height, width))
     return at_points(torch.cartesian_prod(rows, columns), channels)
 
 
 def at_points(points: Tensor, channels: int) -> Tensor:
-    """Embed points [n, 2], rows and columns in patches from the middle, as [n, channels]; see `sincos_grid`."""
+    """Embed points [n, 2], rows and columns in patches from the middle, as [n, channels]; see `centred_grid`.
+
+    Example:
+        >>> grid = centred_grid(2, 2, 8, torch.device("cpu"))
+        >>> torch.equal(at_points(torch.tensor([[-0.5, 0.5]]), 8)[0], grid[1])
+        True
+    """
     frequencies = math.pi * 64.0 ** -torch.linspace(0, 1, channels // 4, device=points.device)
     angles = points[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)
@@ -53,11 +74,11 @@ def spread_points(count: int, side: int) -> Tensor:
     """Spread points over a square of side x side patches: [count, 2], rows and columns from its middle.
 
     They form a grid, as near to a square as `count` allows, and follow one another in golden-section strides through
-    it, so that any run of consecutive points covers the square evenly. ddt-tokenizer starts its queries at the same
-    places.
+    it, so that any run of consecutive points covers the square evenly.
 
-    >>> spread_points(4, 2).tolist()
-    [[-0.5, -0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]]
+    Example:
+        >>> spread_points(4, 2).tolist()
+        [[-0.5, -0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]]
     """
     rows = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
     columns = count // rows
@@ -67,24 +88,17 @@ def spread_points(count: int, side: int) -> Tensor:
     return (torch.stack(places, dim=1) - 0.5) * side
 
 
-def sincos_table(side: int, channels: int) -> Tensor:
-    """Fill SD3's table of patch positions, [S * S, channels]: half columns, half rows (arXiv:2403.03206).
+def cropped_table(height: int, width: int, side: int, channels: int, span: int | None = None) -> Tensor:
+    """Compute the middle h x w of the S x S table of MAE and SD3, as [h * w, channels] on the CPU.
 
-    A zero table, as a from-scratch build of the public Selftok code has, would leave the network blind to place.
+    Half columns, half rows, each `exact_sincos` of a number from 0, which counts `span` over the S patches of a side;
+    None counts patches. Only the part that is cut out is computed.
+
+    Example:
+        >>> middle = cropped_table(2, 2, 6, 8)
+        >>> torch.equal(middle, cropped_table(6, 6, 6, 8).view(6, 6, 8)[2:4, 2:4].flatten(0, 1))
+        True
     """
-    along = exact_sincos(torch.arange(side, dtype=torch.float64, device="cpu") * SD3_UNIT / side, channels // 2)
-    rows, columns = along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)
-    return torch.cat([columns, rows], dim=-1).flatten(0, 1)
-
-
-def centre_crop(table: Tensor, height: int, width: int) -> Tensor:
-    """Take the middle h x w of a table [S * S, D]: [h * w, D].
-
-    Raises:
-        ValueError: If the table is smaller than the grid.
-    """
-    side = math.isqrt(len(table))
-    if max(height, width) > side:
-        raise ValueError(f"a grid of {height} x {width} patches exceeds table_side ({side}); use smaller images")
-    top, left = (side - height) // 2, (side - width) // 2
-    return table.view(side, side, -1)[top : top + height, left : left + width].flatten(0, 1)
+    places = (torch.arange(size, device="cpu") + (side - size) // 2 for size in (height, width))
+    rows, columns = (exact_sincos(along.double() * (span or side) / side, channels // 2) for along in places)
+    return torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1).flatten(0, 1)

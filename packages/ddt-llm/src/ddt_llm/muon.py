@@ -1,45 +1,104 @@
-"""Muon: momentum whose update is made orthogonal, matrix by matrix (Jordan 2024).
+# Copied from packages/ddt-tokenizer/src/ddt_tokenizer/muon.py
+"""Muon: momentum whose update is made orthogonal, matrix by matrix (Jordan et al. 2024), and AdamW beside it.
 
-It computes in the precision of the gradients. `torch.optim.Muon` always computes in bfloat16, which processors without
-such instructions emulate about ten times slower than float32.
-
-Shape letters: N matrices of one shape; M, D their sides.
+Shape letters: N matrices of one shape; m, n their sides.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+A, B, C = 3.4445, -4.7750, 2.0315  # of one step of Newton-Schulz, x <- A x + B (x x^T) x + C (x x^T)^2 x
+
+
+def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
+    """Push the singular values of updates [N, m, n] towards one, into about 0.7 to 1.2, by Newton-Schulz steps.
+
+    Where the device multiplies bf16, the steps are as written above, in bf16. Elsewhere bf16 is emulated, up to a
+    hundred times slower than fp32, which `torch.optim.Muon` accepts; here the steps are then taken in fp32 and in Gram
+    form: with G = x x^T and q(G) = A + B G + C G^2 a step is x <- q(G) x, G <- q(G) G q(G), so that all work is on the
+    shorter side and only the product of all q meets x. That form is for fp32 alone: in bf16, on gradients as they are
+    (condition 1e4 and more), it reaches singular values in the thousands.
+    """
+    x = updates.mT if updates.shape[1] > updates.shape[2] else updates
+    in_bf16 = multiplies_bf16(updates.device)
+    x = x.bfloat16() if in_bf16 else x.float()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = _steps(x, iterations) if in_bf16 else _gram_steps(x, iterations)
+    return (x.mT if updates.shape[1] > updates.shape[2] else x).to(updates.dtype)
+
+
+def _steps(x: Tensor, iterations: int) -> Tensor:
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x
+
+
+def _gram_steps(x: Tensor, iterations: int) -> Tensor:
+    gram = x @ x.mT
+    q = product = _polynomial(gram)
+    for _ in range(iterations - 1):
+        gram = q @ (gram @ q)
+        q = _polynomial(gram)
+        product = q @ product
+    return product @ x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """Compute q(G) of gram [N, m, m]."""
+    value = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+    value.diagonal(dim1=1, dim2=2).add_(A)
+    return value
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions for products of bf16 matrices."""
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return supported is not None and supported()
+
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for matrices only.
+    """Muon with Nesterov momentum and decoupled weight decay, updates scaled to the size of AdamW's (arXiv:2502.16982).
 
-    The update is scaled to the root mean square of AdamW's (arXiv:2502.16982), so learning rates carry over.
+    Args:
+        matrices: 2-D weights inside transformer blocks, or groups of them with rates of their own.
+        lr: As for AdamW.
+        weight_decay: Share of the rate by which weights shrink in a step.
+        momentum: Of the moving average of gradients.
     """
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    def __init__(self, matrices: Iterable[Any], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("weight_decay", 0.0)  # checkpoints of ddt-tokenizer 0.1.0 have none
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every matrix that has a gradient; those of one shape together."""
+        """Update every matrix that has a gradient; those of one shape are made orthogonal in one batch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            shapes = defaultdict(list)
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    shapes[matrix.shape].append(matrix)
-            for shape, matrices in shapes.items():
-                updates = orthogonalize(torch.stack(self._nesterov(matrices, group["momentum"])))
-                scale = 0.2 * math.sqrt(max(shape))
+                    by_shape[matrix.shape].append(matrix)
+            for shape, matrices in by_shape.items():
+                updates = orthogonalise(torch.stack(self._nesterov(matrices, group["momentum"])))
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * scale)
+                rate = 0.2 * math.sqrt(max(shape)) * group["lr"]
+                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-rate)
         return loss
 
     def _nesterov(self, matrices: list[nn.Parameter], momentum: float) -> list[Tensor]:
@@ -52,13 +111,41 @@ class Muon(torch.optim.Optimizer):
         return torch._foreach_lerp(gradients, averages, momentum)
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """Matrices [N, M, D] -> nearly orthogonal ones, singular values in about 0.7 to 1.2, by Newton-Schulz iteration."""
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
-    return x.mT if tall else x
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on some weights and AdamW on others, stepping as one optimizer.
+
+    Example:
+        >>> layer = nn.Linear(4, 8)
+        >>> optimizer = MuonAdamW(Muon([layer.weight], lr=1e-3), torch.optim.AdamW([layer.bias], lr=1e-3))
+        >>> layer(torch.ones(1, 4)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW):
+        self.muon, self.adamw = muon, adamw
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # One list of the same dictionaries, so that a learning-rate schedule reaches both halves.
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Run the closure once, then step both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both states, by name."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both states."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._share_groups()

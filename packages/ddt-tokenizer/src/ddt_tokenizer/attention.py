@@ -3,23 +3,28 @@
 Shape letters: B batch, L positions of one stream, K queries, S positions of all, H heads, D width.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddt_tokenizer.attend import attend
 from ddt_tokenizer.positions import sincos, token_positions
 
-IMAGE, QUERIES = 0, 1
+IMAGE, QUERIES = "0", "1"  # the streams, by their names in checkpoints
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over [B, H, S, D/H].
+class Modulation(NamedTuple):
+    """What adaLN does to a branch f: x + gate * f(norm(x) * (1 + scale) + shift), each [K, D]."""
 
-    In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def shifted(self, x: Tensor) -> Tensor:
+        """Compute x * (1 + scale) + shift."""
+        return x * (1 + self.scale) + self.shift
 
 
 class TokenModulation(nn.Module):
@@ -40,10 +45,11 @@ class TokenModulation(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, count: int) -> tuple[Tensor, ...]:
-        """Shift, scale, gate of attention, then of the MLP: six of [count, D]."""
+    def forward(self, count: int) -> tuple[Modulation, Modulation]:
+        """Compute the modulations of attention and of the MLP for `count` queries."""
         places = sincos(token_positions(count, self.out.weight.device), 256).to(self.out.weight.dtype)
-        return self.out(F.silu(self.position_in(places))).chunk(6, dim=-1)
+        six = self.out(F.silu(self.position_in(places))).chunk(6, dim=-1)
+        return Modulation(*six[:3]), Modulation(*six[3:])
 
 
 class EncoderBlock(nn.Module):
@@ -66,89 +72,89 @@ class EncoderBlock(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, ...],
-        heads: tuple[int, ...],
+        widths: dict[str, int],
+        heads: dict[str, int],
         mlp_ratio: float = 4.0,
         *,
         one_way: bool = False,
         affine: bool = True,
         qk_norm: bool = True,
         modulated: bool = False,
-        updated: tuple[int, ...] = (IMAGE, QUERIES),
+        updated: tuple[str, ...] = (IMAGE, QUERIES),
     ):
         super().__init__()
-        self.heads, self.updated = heads, updated
-        streams = range(len(widths))
-        attending = [i for i in streams if i in updated or not one_way]
+        self.widths, self.heads, self.updated = widths, heads, updated
+        attending = [name for name in widths if name in updated or not one_way]
 
         def head_norms() -> nn.ModuleDict:
+            sizes = {name: widths[name] // heads[name] for name in attending}
             return nn.ModuleDict(
-                {str(i): nn.RMSNorm(widths[i] // heads[i], eps=1e-6) if qk_norm else nn.Identity() for i in attending}
+                {name: nn.RMSNorm(n, eps=1e-6) if qk_norm else nn.Identity() for name, n in sizes.items()}
             )
 
-        def layer_norm(i: int) -> nn.Module:
-            return nn.LayerNorm(widths[i], eps=1e-6, elementwise_affine=affine)
+        def layer_norm(name: str) -> nn.Module:
+            return nn.LayerNorm(widths[name], eps=1e-6, elementwise_affine=affine)
 
-        def mlp(i: int) -> nn.Module:
-            width, hidden = widths[i], int(widths[i] * mlp_ratio)
+        def mlp(name: str) -> nn.Module:
+            width, hidden = widths[name], int(widths[name] * mlp_ratio)
             return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-        self.norm = nn.ModuleList(layer_norm(i) for i in streams)
-        self.qkv = nn.ModuleDict({str(i): nn.Linear(widths[i], 3 * widths[i]) for i in attending})
+        self.norm = nn.ModuleDict({name: layer_norm(name) for name in widths})
+        self.qkv = nn.ModuleDict({name: nn.Linear(widths[name], 3 * widths[name]) for name in attending})
         self.q_norm = head_norms()
         self.k_norm = head_norms()
-        self.out = nn.ModuleDict({str(i): nn.Linear(widths[i], widths[i]) for i in updated})
-        self.mlp_norm = nn.ModuleDict({str(i): layer_norm(i) for i in updated})
-        self.mlp = nn.ModuleDict({str(i): mlp(i) for i in updated})
+        self.out = nn.ModuleDict({name: nn.Linear(widths[name], widths[name]) for name in updated})
+        self.mlp_norm = nn.ModuleDict({name: layer_norm(name) for name in updated})
+        self.mlp = nn.ModuleDict({name: mlp(name) for name in updated})
         self.image_kv = nn.Linear(widths[IMAGE], 2 * widths[QUERIES]) if one_way else None
         self.modulation = TokenModulation(widths[QUERIES]) if modulated else None
 
-    def forward(self, streams: list[Tensor]) -> list[Tensor]:
+    def forward(self, streams: dict[str, Tensor]) -> dict[str, Tensor]:
         """Update the streams, each [B, L, D]."""
-        inputs = [norm(x) for norm, x in zip(self.norm, streams, strict=True)]
+        inputs = {name: norm(streams[name]) for name, norm in self.norm.items()}
         if self.modulation is not None:
-            shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(streams[QUERIES].shape[1])
-            inputs[QUERIES] = inputs[QUERIES] * (1 + scale) + shift
-        mixed = self.mix_jointly(inputs) if self.image_kv is None else self.mix_one_way(*inputs)
-        streams = list(streams)
-        for i in self.updated:
-            x, y, mlp, mlp_norm = streams[i], self.out[str(i)](mixed[i]), self.mlp[str(i)], self.mlp_norm[str(i)]
-            if i == QUERIES and self.modulation is not None:
-                x = x + gate * y
-                streams[i] = x + mlp_gate * mlp(mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
+            attention, mlp = self.modulation(streams[QUERIES].shape[1])
+            inputs[QUERIES] = attention.shifted(inputs[QUERIES])
+        mixed = self.mix_jointly(inputs) if self.image_kv is None else self.mix_one_way(inputs)
+
+        # Residual branches: attention, then the MLP.
+        streams = dict(streams)
+        for name in self.updated:
+            x, y = streams[name], self.out[name](mixed[name])
+            if name == QUERIES and self.modulation is not None:
+                x = x + attention.gate * y
+                streams[name] = x + mlp.gate * self.mlp[name](mlp.shifted(self.mlp_norm[name](x)))
             else:
                 x = x + y
-                streams[i] = x + mlp(mlp_norm(x))
+                streams[name] = x + self.mlp[name](self.mlp_norm[name](x))
         return streams
 
-    def mix_jointly(self, inputs: list[Tensor]) -> list[Tensor]:
+    def mix_jointly(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let every position attend to all positions of all streams [B, L, D]."""
-        parts = []
-        for i, x in enumerate(inputs):
-            q, k, v = self._split(self.qkv[str(i)](x), i)
-            parts.append((self.q_norm[str(i)](q).to(v.dtype), self.k_norm[str(i)](k).to(v.dtype), v))
-        mixed = self._attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
-        return list(mixed.split([x.shape[1] for x in inputs], dim=1))
+        parts = [self._normed(name, *self._split(name, self.qkv[name](x))) for name, x in inputs.items()]
+        mixed = _attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        return dict(zip(inputs, mixed.split([x.shape[1] for x in inputs.values()], dim=1), strict=True))
 
-    def mix_one_way(self, image: Tensor, queries: Tensor) -> list[Tensor]:
+    def mix_one_way(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let patches [B, L, D] attend to patches, and queries [B, K, D'] to patches and queries."""
-        mixed = [image, queries]
+        mixed = {}
         if IMAGE in self.updated:
-            name = str(IMAGE)
-            q, k, v = self._split(self.qkv[name](image), IMAGE)
-            mixed[IMAGE] = self._attend(self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v)
-        name = str(QUERIES)
-        q, k, v = self._split(self.qkv[name](queries), QUERIES)
-        image_k, image_v = self._split(self.image_kv(image), QUERIES)
+            parts = self._split(IMAGE, self.qkv[IMAGE](inputs[IMAGE]))
+            mixed[IMAGE] = _attend(*self._normed(IMAGE, *parts))
+        q, k, v = self._split(QUERIES, self.qkv[QUERIES](inputs[QUERIES]))
+        image_k, image_v = self._split(QUERIES, self.image_kv(inputs[IMAGE]))
         k, v = torch.cat([image_k, k], dim=1), torch.cat([image_v, v], dim=1)
-        mixed[QUERIES] = self._attend(self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v)
+        mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v))
         return mixed
 
-    def _split(self, x: Tensor, stream: int) -> tuple[Tensor, ...]:
+    def _split(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
         """Cut [B, L, n * D] into n tensors [B, L, H, D/H] of a stream's heads."""
-        width = self.norm[stream].normalized_shape[0]
-        return x.unflatten(-1, (-1, self.heads[stream], width // self.heads[stream])).unbind(2)
+        return x.unflatten(-1, (-1, self.heads[name], self.widths[name] // self.heads[name])).unbind(2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention over [B, S, H, D/H] as [B, S, D]."""
-        return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
+    def _normed(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend over [B, S, H, D/H]: [B, S, D]."""
+    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)

@@ -106,7 +106,8 @@ def encode_items(
         >>> from PIL import Image
         >>> import tempfile
         >>> from ddt_tokenizer import EncoderConfig, TokenizerConfig
-        >>> tokenizer = DDTTokenizer(TokenizerConfig(16, EncoderConfig(width=32, num_heads=2, depth=1, num_tokens=4)))
+        >>> encoder = EncoderConfig(width=32, num_heads=2, depth=1, num_tokens=4)
+        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder))
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (20, 20)).save(folder / "a.png")
         >>> _, items = find_items([folder])

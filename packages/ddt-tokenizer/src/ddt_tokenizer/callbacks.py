@@ -121,7 +121,7 @@ class ImageGrid(_EverySteps):
         for part, _ in modes:
             part.training = False
         with torch.no_grad():
-            latents = tokenizer.to_latents(self.images.to(module.device))
+            latents = tokenizer.latent_space.encode(self.images.to(module.device))
             vectors = tokenizer.encoder(latents)
             quantized = step > module.config.continuous_steps
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)
@@ -170,7 +170,7 @@ class HealthMonitor(_EverySteps):
         if "ids" in outputs:
             self.ids.append(outputs["ids"].cpu())
         quantizer = module.tokenizer.quantizer
-        self.revived = self.revived_before + getattr(quantizer, "revived", 0)
+        self.revived = self.revived_before + quantizer.revived
         if not self.due(trainer) or not self.ids:
             return
         health = codebook_health(torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), self.revived)

@@ -7,11 +7,14 @@ def check_choices(config: Any) -> None:
     """Refuse values of a dataclass's `Literal` fields that are none of the words listed.
 
     Raises:
-        ValueError: Names the setting, its value and the words.
+        ValueError: If a value is none of them; names the setting, its value and the words.
 
     Example:
-        >>> from ddt_tokenizer import EncoderConfig
-        >>> EncoderConfig(attention="oneway")
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Config:
+        ...     attention: Literal["joint", "one_way"]
+        >>> check_choices(Config("oneway"))
         Traceback (most recent call last):
         ValueError: attention ('oneway') must be joint or one_way
     """

@@ -1,25 +1,22 @@
 """TokenizerConfig: what a tokenizer is made of, and the sizes that the papers and this project use."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ddt_tokenizer.encoder import EncoderConfig
+from ddt_tokenizer.identity import identity
 from ddt_tokenizer.latents import LatentConfig
-from ddt_tokenizer.quantizer import QuantizerConfig
-
-# Settings of the first checkpoints. Later ones enter the fingerprint only where they differ from their defaults, so
-# that a fingerprint, which id shards and decoders carry, outlives new settings.
-FIRST = {"image_size", "encoder", "quantizer", "channels", "patch_size", "width", "depth", "num_heads", "num_tokens"}
-FIRST |= {"mlp_ratio", "codebook_size", "code_width", "decay", "commitment", "dead_share"}
+from ddt_tokenizer.quantizers.kinds import AnyQuantizer
+from ddt_tokenizer.quantizers.vector import VectorConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """Everything that a checkpoint needs to be rebuilt."""
 
     image_size: int = 64  # pixels, of the square that pictures are made; tensors may have other sizes
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quantizer: AnyQuantizer = field(default_factory=VectorConfig)
     latents: LatentConfig = field(default_factory=LatentConfig)
 
     def __post_init__(self):
@@ -43,32 +40,37 @@ class TokenizerConfig:
 
     @property
     def multiple(self) -> int:
-        """What height and width of images must be divisible by, in pixels."""
+        """Return what height and width of images must be divisible by, in pixels."""
         return self.encoder.patch_size * self.latents.downscale
 
     def identity(self) -> dict[str, Any]:
-        """The settings that a fingerprint covers; where the VAE lies is not one."""
-        latents = LatentConfig(**{**asdict(self.latents), "vae": None})
-        return _differing(TokenizerConfig(self.image_size, self.encoder, self.quantizer, latents))
+        """Return the settings that a fingerprint covers; where the VAE lies is not one."""
+        covered = {
+            "image_size": self.image_size,
+            "encoder": self.encoder.identity(),
+            "quantizer": self.quantizer.identity(),
+            "latents": identity(replace(self.latents, vae=None)),
+        }
+        return {name: value for name, value in covered.items() if value != {}}  # pixels need no word
 
     @classmethod
     def tiny(cls) -> Self:
-        """The tokenizer of the demo: 32 px, 16 ids of 512.
+        """Return the tokenizer of the demo: 32 px, 16 ids of 512.
 
         Example:
             >>> TokenizerConfig.tiny().encoder.num_tokens
             16
         """
-        return cls(32, EncoderConfig(num_tokens=16), QuantizerConfig(code_width=16))
+        return cls(image_size=32, encoder=EncoderConfig(num_tokens=16), quantizer=VectorConfig(code_width=16))
 
     @classmethod
     def small(cls) -> Self:
-        """For 64 px on a desktop machine: 64 ids of 8,192."""
-        return cls(encoder=EncoderConfig(start_grid=8), quantizer=QuantizerConfig(8192, rate=0.001))
+        """Return the tokenizer for 64 px on a desktop machine: 64 ids of 8,192."""
+        return cls(encoder=EncoderConfig(start_grid=8), quantizer=VectorConfig(codebook_size=8192, rate=0.001))
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:
-        """The tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536.
+        """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536.
 
         The paper gives K, codebook, query width and the joint attention of two streams. Depth and heads are those of
         `Enc-Qformer-Bi-UWL/2` in the authors' later code; the VAE is taken to be that of SD3.
@@ -89,12 +91,12 @@ class TokenizerConfig:
             final_norm=False,
             position_table=64,
         )
-        quantizer = QuantizerConfig(codebook_size=65_536, code_width=16, replacement="random", revived_share=0.2)
-        return cls(256, encoder, quantizer, LatentConfig.sd3(vae))
+        quantizer = VectorConfig(codebook_size=65_536, code_width=16, replacement="random", revived_share=0.2)
+        return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))
 
     @classmethod
     def selftok_512(cls, vae: str | None = None) -> Self:
-        """Selftok's released tokenizer (arXiv:2505.07538; `Enc-Qformer-Uni-XL/2`): 256 px, 512 ids of 32,768.
+        """Return Selftok's released tokenizer (arXiv:2505.07538; `Enc-Qformer-Uni-XL/2`): 256 px, 512 ids of 32,768.
 
         Args:
             vae: Where the VAE of SD3 lies; None if only latents will be encoded.
@@ -103,7 +105,7 @@ class TokenizerConfig:
 
     @classmethod
     def selftok_1024(cls, vae: str | None = None) -> Self:
-        """Selftok's released tokenizer with 1,024 ids; the authors publish no configuration, so all else is as for 512.
+        """Return Selftok's tokenizer with 1,024 ids; the authors publish no configuration, so all else is as for 512.
 
         Args:
             vae: Where the VAE of SD3 lies; None if only latents will be encoded.
@@ -128,17 +130,7 @@ class TokenizerConfig:
             affine_norms=False,
             final_norm=False,
         )
-        quantizer = QuantizerConfig(
+        quantizer = VectorConfig(
             codebook_size=32_768, code_width=16, diversity=1.0, replacement="position", revived_share=0.2
         )
-        return cls(256, encoder, quantizer, LatentConfig.sd3(vae))
-
-
-def _differing(config: Any) -> dict[str, Any]:
-    """Fields of a config that are of the first checkpoints or not at their defaults."""
-    default, found = type(config)(), {}
-    for name in config.__dataclass_fields__:
-        value = getattr(config, name)
-        if name in FIRST or value != getattr(default, name):
-            found[name] = _differing(value) if hasattr(value, "__dataclass_fields__") else value
-    return found
+        return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))

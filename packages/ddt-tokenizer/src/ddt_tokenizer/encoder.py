@@ -4,17 +4,19 @@ Shape letters: B batch, K queries, D width, C channels; h, w patch grid.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.identity import identity
+from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Shape of the encoder."""
 
@@ -65,14 +67,19 @@ class EncoderConfig:
                 f"({self.query_position}) at joint and learned"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """Return what a fingerprint covers."""
+        first = ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio")
+        return identity(self, first)
+
     @property
     def patch_width(self) -> int:
-        """Width of the image stream."""
+        """Return the width of the image stream."""
         return self.image_width or self.width
 
     @property
     def patch_heads(self) -> int:
-        """Heads of the image stream."""
+        """Return the heads of the image stream."""
         return self.image_heads or self.num_heads
 
 
@@ -94,15 +101,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
+        widths, heads = {IMAGE: config.patch_width}, {IMAGE: config.patch_heads}
         if config.mode == "queries":
+            widths[QUERIES], heads[QUERIES] = config.width, config.num_heads
             self.queries = nn.Parameter(torch.randn(config.num_tokens, config.width))
             if config.query_position != "learned":
                 self.queries.data.mul_(0.02)  # their place is told elsewhere
-            widths, heads = (config.patch_width, config.width), (config.patch_heads, config.num_heads)
-            every, read = (IMAGE, QUERIES), (QUERIES,)
-        else:
-            widths, heads = (config.width,), (config.num_heads,)
-            every, read = (IMAGE,), (IMAGE,)
+        self.read = QUERIES if config.mode == "queries" else IMAGE
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 widths,
@@ -112,7 +117,7 @@ class Encoder(nn.Module):
                 affine=config.affine_norms,
                 qk_norm=config.qk_norm,
                 modulated=config.query_position == "adaln",
-                updated=every if i < config.depth - 1 else read,  # nobody reads the image after the last block
+                updated=tuple(widths) if i < config.depth - 1 else (self.read,),  # nobody reads the rest after the last
             )
             for i in range(config.depth)
         )
@@ -122,19 +127,19 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _look_at_places(self, side: int) -> None:
-        # A query whose embedding is that of a place, asked for as patches offer theirs, attends to the patches nearby.
-        # Nothing holds it there: these are first values of ordinary weights.
+        # Initialise each query with the position embedding of a point, and W_q of the queries with W_k of the patches:
+        # q . k is then largest for the nearest patches. Nothing holds it there: these are ordinary weights.
         width = self.config.width
         places = at_points(spread_points(self.config.num_tokens, side), width).to(self.queries)
         self.queries.copy_(places + 0.1 * self.queries)
         for block in self.blocks:
-            block.qkv[str(QUERIES)].weight[:width] = block.qkv[str(IMAGE)].weight[width : 2 * width]
+            block.qkv[QUERIES].weight[:width] = block.qkv[IMAGE].weight[width : 2 * width]
 
     def grid(self, latents: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of latents [B, C, H, W].
+        """Return how many rows and columns of patches latents [B, C, H, W] have.
 
         Raises:
-            ValueError: The channels are others, the patches do not fit, or this encoder cannot place so many.
+            ValueError: If the channels are others, the patches do not fit, or this encoder cannot place so many.
         """
         config, p = self.config, self.config.patch_size
         if latents.ndim != 4 or latents.shape[1] != config.channels or latents.shape[2] % p or latents.shape[3] % p:
@@ -156,24 +161,31 @@ class Encoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Encode latents [B, C, H, W] (H and W divisible by patch_size) into vectors [B, K, D]."""
-        config, p = self.config, self.config.patch_size
+        config = self.config
         h, w = self.grid(latents)
         latents = latents.to(self.patch_in.weight.dtype)
-        patches = latents.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+        # Patches and their places.
         if config.position_table is None:
             places = centred_grid(h, w, config.patch_width, latents.device)
         else:
-            places = cropped_table(h, w, config.position_table, config.patch_width, latents.device)
-        streams = [self.patch_in(patches) + places.to(latents.dtype)]
+            places = cropped_table(h, w, config.position_table, config.patch_width)
+        streams = {IMAGE: self.patch_in(to_patches(latents, config.patch_size)) + places.to(latents)}
+
+        # Queries, the same for every image.
         if config.mode == "queries":
             queries = self.queries
             if config.query_position == "sincos":
                 order = torch.arange(config.num_tokens, device=latents.device)
                 queries = queries + sincos(order, config.width).to(queries)
-            streams.append(queries.expand(len(latents), -1, -1))
+            streams[QUERIES] = queries.expand(len(latents), -1, -1)
+
         for block in self.blocks:
             streams = block(streams)
+        vectors = streams[self.read]
+
+        # Without queries: patches in the order in which a decoder's `token_grid` places their tokens.
         if config.mode == "spatial" and config.start_grid is not None:
             rows, columns = (spread_points(h * w, h) + (h - 1) / 2).round().long().unbind(1)
-            streams = [streams[-1][:, (rows * w + columns).to(latents.device)]]
-        return self.norm(streams[-1])
+            vectors = vectors[:, (rows * w + columns).to(latents.device)]
+        return self.norm(vectors)

@@ -1,4 +1,4 @@
-"""Latent spaces: what the encoder works on. Pixels, or the latents of a VAE of diffusers (extra `[vae]`).
+"""Latent spaces, on which encoder and decoder work: pixels, or the latents of a VAE of diffusers (extra `[vae]`).
 
 Shape letters: B batch, C channels; H, W pixels; h, w latents.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,23 @@ class LatentConfig:
         return self.vae is None and (self.channels, self.downscale, self.shift, self.scale) == (3, 1, 0.0, 1.0)
 
     @classmethod
+    def sd3(cls, vae: str | None = None) -> Self:
+        """Return the latents of Stable Diffusion 3 (arXiv:2403.03206), which Selftok uses.
+
+        Example:
+            >>> LatentConfig.sd3().channels
+            16
+        """
+        return cls(channels=16, downscale=8, shift=0.0609, scale=1.5305, vae=vae)
+
+    @classmethod
     def from_vae(cls, vae: str) -> Self:
         """Read channels, downscale, shift and scale from the configuration of a VAE.
 
         Raises:
-            ValueError: It is neither an AutoencoderKL nor an AutoencoderTiny, or it is not there.
+            ValueError: If it is neither an AutoencoderKL nor an AutoencoderTiny, or is not there.
         """
-        settings = _vae_settings(vae)
+        settings = _settings(vae)
         blocks = settings.get("encoder_block_out_channels") or settings["block_out_channels"]
         return cls(
             channels=settings["latent_channels"],
@@ -45,74 +55,86 @@ class LatentConfig:
             vae=vae,
         )
 
-    @classmethod
-    def sd3(cls, vae: str | None = None) -> Self:
-        """Latents of Stable Diffusion 3, which Selftok uses.
 
-        Example:
-            >>> LatentConfig.sd3().channels
-            16
-        """
-        return cls(channels=16, downscale=8, shift=0.0609, scale=1.5305, vae=vae)
-
-
-class ImageLatents:
-    """Turns images into latents with a frozen VAE, which is loaded at first use and is part of no checkpoint.
+class LatentSpace:
+    """Turns images into latents and back with a frozen VAE, which is loaded at first use and is part of no checkpoint.
 
     Args:
         config: The latent space.
 
     Example:
-        >>> ImageLatents(LatentConfig())(torch.zeros(1, 3, 8, 8)).shape  # pixels pass
+        >>> pixels = LatentSpace(LatentConfig())
+        >>> pixels.decode(pixels.encode(torch.zeros(1, 3, 8, 8))).shape
         torch.Size([1, 3, 8, 8])
     """
 
     def __init__(self, config: LatentConfig):
         self.config = config
-        self._vae: Any = None
+        self._vae: nn.Module | None = None
+
+    def load(self) -> None:
+        """Load the VAE, if there is one and it is not yet loaded.
+
+        Raises:
+            ValueError: If these latents are not pixels and no VAE is named, it cannot be loaded, or it is of another
+                latent space.
+        """
+        config = self.config
+        if config.pixels or self._vae is not None:
+            return
+        if config.vae is None:
+            raise ValueError(
+                f"latents.vae is not set, and latents have {config.channels} channels; name the folder or Hub id of "
+                f"the VAE (from_pretrained(..., vae=...)), or work with latents alone"
+            )
+        found = LatentConfig.from_vae(config.vae)
+        for name in ("channels", "downscale"):
+            if getattr(found, name) != getattr(config, name):
+                raise ValueError(
+                    f"VAE '{config.vae}' has {name} {getattr(found, name)}, latents.{name} is {getattr(config, name)}; "
+                    f"use the VAE of the training"
+                )
+        import diffusers
+
+        kind = getattr(diffusers, _settings(config.vae)["_class_name"])
+        source, where = split_source(config.vae)
+        with torch.inference_mode(False):  # else a first use in inference would spoil it for training
+            self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w].
 
         Raises:
-            ValueError: No VAE is named, it cannot be loaded, or it is of another latent space.
+            ValueError: As `load`.
         """
-        if self.config.pixels:
+        self.load()
+        if self._vae is None:
             return images
-        vae = self._load().to(images.device)
+        vae = self._vae.to(images.device)
         with torch.autocast(images.device.type, enabled=False):
             encoded = vae.encode(images.to(vae.dtype))
         z = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return (z.float() - self.config.shift) * self.config.scale
 
-    def _load(self) -> Any:
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents [B, C, h, w] into images float32 [B, 3, H, W], about [-1, 1]; gradients pass.
+
+        Raises:
+            ValueError: As `load`.
+        """
+        self.load()
         if self._vae is None:
-            if self.config.vae is None:
-                raise ValueError(
-                    f"latents.vae is not set, and latents have {self.config.channels} channels; name the folder or Hub "
-                    f"id of the VAE (from_pretrained(..., vae=...)), or use encode_latents"
-                )
-            found = LatentConfig.from_vae(self.config.vae)
-            for name in ("channels", "downscale"):
-                if getattr(found, name) != getattr(self.config, name):
-                    raise ValueError(
-                        f"VAE '{self.config.vae}' has {name} {getattr(found, name)}, latents.{name} is "
-                        f"{getattr(self.config, name)}; use the VAE that the tokenizer was trained with"
-                    )
-            import diffusers
-
-            kind = getattr(diffusers, _vae_settings(self.config.vae)["_class_name"])
-            source, where = split_source(self.config.vae)
-            self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
-        return self._vae
+            return latents.float()
+        vae = self._vae.to(latents.device)
+        return vae.decode(latents.float() / self.config.scale + self.config.shift).sample
 
 
-def _vae_settings(vae: str) -> dict[str, Any]:
+def _settings(vae: str) -> dict[str, Any]:
     try:
         from diffusers import AutoencoderKL
     except ModuleNotFoundError as error:
-        raise ValueError(f"VAE '{vae}' needs {error.name}; install ddt-tokenizer[vae]") from error
+        raise ValueError(f"VAE '{vae}' needs {error.name}; install this package with its extra [vae]") from error
 
     source, where = split_source(vae)
     try:
@@ -125,7 +147,7 @@ def _vae_settings(vae: str) -> dict[str, Any]:
 
 
 def split_source(vae: str) -> tuple[str, dict[str, str]]:
-    """A folder as it is; of a Hub id the repository, and the subfolder if it names one."""
+    """Return a folder as it is; of a Hub id the repository, and the subfolder if it names one."""
     parts = vae.split("/")
     if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):
         return vae, {}

@@ -1,18 +1,19 @@
 """Muon for matrices, AdamW for the rest, and the learning-rate schedule."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.learning_rate import warmup_stable_decay
+from ddt_tokenizer.muon import Muon, MuonAdamW
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Optimizer and schedule of a run."""
 
@@ -32,116 +33,12 @@ class OptimizerConfig:
             raise ValueError(f"steps ({self.steps}) and warmup_steps ({self.warmup_steps}) must be at least 1")
 
     def factor(self, step: int) -> float:
-        """Learning rate at a step 0..steps-1 as a share of the highest."""
-        cooldown = max(1.0, self.cooldown_share * self.steps)
-        return min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / cooldown)
+        """Compute the learning rate at a step 0..steps-1 as a share of the highest."""
+        return warmup_stable_decay(step, self.steps, self.warmup_steps, self.cooldown_share)
 
     def rate(self, name: str) -> float:
-        """Highest learning rate of the weight of that name."""
+        """Return the highest learning rate of the weight of that name."""
         return next((rate for pattern, rate in self.rates.items() if fnmatchcase(name, pattern)), self.lr)
-
-
-def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
-    """Push the singular values of updates [N, m, n] towards one (Newton-Schulz, coefficients of Jordan et al. 2024).
-
-    An iteration multiplies x from the left by a polynomial q of its Gram matrix x x^T, which becomes q (x x^T) q. So
-    all work is on the shorter side, and only the product of all q meets x. Works in the dtype it gets:
-    `torch.optim.Muon` always works in bf16, a hundred times slower than fp32 on a CPU without bf16 instructions.
-    """
-    x = updates.mT if updates.shape[1] > updates.shape[2] else updates
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = x @ x.mT
-    q = product = _polynomial(gram)
-    for _ in range(iterations - 1):
-        gram = q @ (gram @ q)
-        q = _polynomial(gram)
-        product = q @ product
-    x = product @ x
-    return x.mT if updates.shape[1] > updates.shape[2] else x
-
-
-def _polynomial(gram: Tensor) -> Tensor:
-    """Compute a + b gram + c gram^2 for gram [N, m, m]."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    value = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    value.diagonal(dim1=1, dim2=2).add_(a)
-    return value
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum (Jordan et al. 2024), updates scaled to the size of AdamW's (arXiv:2502.16982).
-
-    Args:
-        matrices: 2-D weights inside transformer blocks, or groups of them with rates of their own.
-        learning_rate: As for AdamW.
-        momentum: Of the moving average of gradients.
-    """
-
-    def __init__(self, matrices: list[Any], learning_rate: float, momentum: float = 0.95):
-        super().__init__(matrices, {"lr": learning_rate, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every matrix that has a gradient; those of one shape are orthogonalised in one batch."""
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    if not state:
-                        state["momentum"] = torch.zeros_like(p)
-                    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    by_shape[p.shape].append((p, p.grad.lerp(state["momentum"], group["momentum"])))
-            for shape, pairs in by_shape.items():
-                updates = orthogonalise(torch.stack([update for _, update in pairs]))
-                for (p, _), update in zip(pairs, updates, strict=True):
-                    p.add_(update, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon on some matrices and AdamW on all else, stepping as one.
-
-    Args:
-        matrices: For Muon; weights, or groups of them with rates of their own.
-        others: For AdamW; likewise.
-        config: Learning rate and betas.
-
-    Example:
-        >>> layer = nn.Linear(4, 8)
-        >>> optimizer = MuonAdamW([layer.weight], [layer.bias], OptimizerConfig())
-        >>> layer(torch.ones(1, 4)).sum().backward()
-        >>> optimizer.step()
-    """
-
-    def __init__(self, matrices: list[Any], others: list[Any], config: OptimizerConfig):
-        self.muon = Muon(matrices, config.lr)
-        self.adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=0.0, fused=True)
-        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
-        self._share_groups()
-
-    def _share_groups(self) -> None:
-        # One list of the same dictionaries, so that a learning-rate schedule reaches both halves.
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
-
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Run the closure once, then step both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.muon.step()
-        self.adamw.step()
-        return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both states, by name."""
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both states."""
-        self.muon.load_state_dict(state_dict["muon"])
-        self.adamw.load_state_dict(state_dict["adamw"])
-        self._share_groups()
 
 
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -152,7 +49,7 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
         config: Optimizer, and rates by name.
 
     Raises:
-        ValueError: A pattern of `rates` fits no weight.
+        ValueError: If a pattern of `rates` fits no weight, or Muon finds no matrix.
 
     Example:
         >>> layer = nn.Linear(4, 8)
@@ -166,7 +63,7 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
             names = ", ".join(name for name, _ in trained[:4])
             raise ValueError(f"rates: pattern {pattern!r} fits no weight that is trained (names: {names})")
     if config.optimizer == "adamw":
-        adamw = torch.optim.AdamW(_groups(trained, config), config.lr, config.betas, weight_decay=0.0, fused=True)
+        adamw = _adamw(trained, config)
         # Lightning refuses to clip gradients that an optimizer may unscale itself, in bf16 too, where none are scaled.
         adamw._step_supports_amp_scaling = False
         return adamw
@@ -175,11 +72,15 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
     others = [pair for pair, muon in zip(trained, inside, strict=True) if not muon]
     if not matrices:
         raise ValueError("optimizer=muon needs matrices inside blocks, and none is trained; set optimizer=adamw")
-    return MuonAdamW(_groups(matrices, config), _groups(others, config), config)
+    return MuonAdamW(Muon(_groups(matrices, config), config.lr), _adamw(others, config))
+
+
+def _adamw(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(named, config), config.lr, config.betas, weight_decay=0.0, fused=True)
 
 
 def _groups(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """One group for each learning rate, in the order of appearance."""
+    """Make one group for each learning rate, in the order of appearance."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, p in named:
         groups.setdefault(config.rate(name), []).append(p)

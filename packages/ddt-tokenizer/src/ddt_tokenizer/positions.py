@@ -1,12 +1,46 @@
-"""Fixed sinusoidal embeddings of positions: patches on a grid, queries in their order.
+"""Fixed embeddings of positions: times, the order of tokens, patches on a grid. Cosines and sines of many frequencies.
 
-Shape letters: h, w patch grid; n positions.
+Encoder and decoder need them equal: queries and tokens stand at the same points. Shape letters: D width; h, w patch
+grid, S side of a table; n points.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Embed scalars [...] as [..., D]: cosines, then sines, with periods up to 10,000 (as timesteps in DiT).
+
+    Example:
+        >>> sincos(torch.tensor([0.0]), 4)
+        tensor([[1., 1., 0., 0.]])
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=positions.device) / half)
+    angles = positions[..., None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def exact_sincos(positions: Tensor, width: int) -> Tensor:
+    """Embed scalars [...] as [..., D]: sines, then cosines, SD3's and Selftok's order for positions; on the CPU.
+
+    Computed in float64: an angle of 5000 in float32 is wrong by 3e-4.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2))
+    angles = positions.cpu().double()[..., None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+
+
+def token_positions(count: int, device: torch.device) -> Tensor:
+    """Compute the places of tokens 0..count-1 on the axis of timesteps: 1000 + 8 k, beyond any real one (Selftok).
+
+    Example:
+        >>> token_positions(3, torch.device("cpu")).tolist()
+        [1000, 1008, 1016]
+    """
+    return 1000 + 8 * torch.arange(count, device=device)
 
 
 def centred_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
@@ -53,46 +87,17 @@ def spread_points(count: int, side: int) -> Tensor:
     return (torch.stack(places, dim=1) - 0.5) * side
 
 
-def cropped_table(height: int, width: int, side: int, channels: int, device: torch.device) -> Tensor:
-    """Cut an h x w grid out of the middle of the sin-cos table of MAE and SD3, as [h * w, channels].
+def cropped_table(height: int, width: int, side: int, channels: int, span: int | None = None) -> Tensor:
+    """Compute the middle h x w of the S x S table of MAE and SD3, as [h * w, channels] on the CPU.
 
-    The table has `side` x `side` entries with base 10,000: half columns, half rows, each sines then cosines. Only the
-    part that is cut out is computed, in float64 as in the public code of Selftok.
+    Half columns, half rows, each `exact_sincos` of a number from 0, which counts `span` over the S patches of a side;
+    None counts patches. Only the part that is cut out is computed.
 
     Example:
-        >>> middle = cropped_table(2, 2, 6, 8, torch.device("cpu"))
-        >>> torch.equal(middle, cropped_table(6, 6, 6, 8, torch.device("cpu")).view(6, 6, 8)[2:4, 2:4].flatten(0, 1))
+        >>> middle = cropped_table(2, 2, 6, 8)
+        >>> torch.equal(middle, cropped_table(6, 6, 6, 8).view(6, 6, 8)[2:4, 2:4].flatten(0, 1))
         True
     """
-    frequencies = 10000.0 ** -(torch.arange(channels // 4, dtype=torch.float64, device="cpu") / (channels // 4))
-    halves = []
-    for size in (height, width):
-        places = torch.arange(size, dtype=torch.float64, device="cpu") + (side - size) // 2
-        angles = places[:, None] * frequencies
-        halves.append(torch.cat([angles.sin(), angles.cos()], dim=-1))
-    rows, columns = halves
-    table = torch.cat([columns[None].expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
-    return table.flatten(0, 1).float().to(device)
-
-
-def sincos(positions: Tensor, channels: int) -> Tensor:
-    """Embed positions [n] as [n, channels]: cosines, then sines, with periods up to 10,000 (as timesteps in DiT).
-
-    Example:
-        >>> sincos(torch.arange(3), 4)[0].tolist()
-        [1.0, 1.0, 0.0, 0.0]
-    """
-    steps = torch.arange(channels // 2, dtype=torch.float32, device=positions.device)
-    frequencies = torch.exp(-math.log(10000) * steps / (channels // 2))
-    angles = positions.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def token_positions(count: int, device: torch.device) -> Tensor:
-    """Places of tokens 0..count-1 on the axis of timesteps: 1000 + 8k, beyond any real timestep (Selftok).
-
-    Example:
-        >>> token_positions(3, torch.device("cpu")).tolist()
-        [1000, 1008, 1016]
-    """
-    return 1000 + 8 * torch.arange(count, device=device)
+    places = (torch.arange(size, device="cpu") + (side - size) // 2 for size in (height, width))
+    rows, columns = (exact_sincos(along.double() * (span or side) / side, channels // 2) for along in places)
+    return torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1).flatten(0, 1)

@@ -4,17 +4,18 @@ A file holds `encoder.*` (encoder, quantizer and the norm after it) and `model.*
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import EncoderConfig
 from ddt_tokenizer.latents import LatentConfig
 from ddt_tokenizer.positions import cropped_table
-from ddt_tokenizer.quantizer import QuantizerConfig
-from ddt_tokenizer.tokenizer import DDTTokenizer
+from ddt_tokenizer.quantizers.vector import VectorConfig
+from ddt_tokenizer.selftok_file import read_tensors
 
 # Their name of a part of a block, and ours; 0 is the image, 1 the queries.
 BLOCK = {
@@ -56,34 +57,52 @@ UNUSED = {f"final_layer_norm{i}.{kind}" for i in ("", "2") for kind in ("weight"
 }
 
 
-def load_selftok(
+@dataclass(frozen=True)
+class SelftokCheckpoint:
+    """A Selftok file under our names: the weights of a `DDTTokenizer`."""
+
+    config: TokenizerConfig
+    weights: dict[str, Tensor]
+    path: str | Path
+
+    def fill(self, model: nn.Module) -> None:
+        """Give a model of this configuration the weights, strictly.
+
+        Raises:
+            ValueError: If a name or a shape does not fit; names it.
+        """
+        ours = model.state_dict()
+        unknown, missing = sorted(set(self.weights) - set(ours)), sorted(set(ours) - set(self.weights))
+        missing += [name for name in set(ours) & set(self.weights) if ours[name].shape != self.weights[name].shape]
+        if unknown or missing:
+            raise ValueError(f"'{self.path}' is not a Selftok tokenizer of this shape: {_named(unknown, missing)}")
+        model.load_state_dict(self.weights)
+
+
+def read_selftok(
     path: str | Path,
-    *,
     num_heads: int = 8,
     image_heads: int = 4,
     downscale: int = 8,
     vae: str | None = None,
-) -> DDTTokenizer:
-    """Load encoder, codebook and norm of a public Selftok checkpoint.
-
-    Depth, widths, patch size, number of tokens, codebook and image size follow from the tensors.
+) -> SelftokCheckpoint:
+    """Read encoder, codebook and norm of a public Selftok checkpoint; sizes come from its tensors.
 
     Args:
-        path: The `.pth` file.
+        path: The `.pth` file; nothing but tensors is unpickled.
         num_heads: Attention heads of the queries.
         image_heads: Attention heads of the image.
         downscale: Pixels a latent, of the VAE.
         vae: Folder or Hub id of the VAE of SD3; None if only latents will be encoded.
 
-    Returns:
-        The tokenizer in evaluation mode.
-
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Keys are unknown or missing, or sizes do not go together; names them.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, keys are unknown or missing, or shapes do not go together; names them.
     """
-    theirs = read_half(path, "encoder.")
-    weights, unknown = {}, []
+    found = read_tensors(path)
+    theirs = {name.removeprefix("encoder."): tensor for name, tensor in found.items() if name.startswith("encoder.")}
+    unknown = [name for name in found if not name.startswith(("encoder.", "model.", "diffusion."))]
+    weights = {}
     depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("blocks.")), default=-1)
     one_way = "blocks.0.attn.to_query_kv.weight" in theirs
     # Nobody reads the image after the last block, and only in joint attention do queries read its own projection.
@@ -99,45 +118,27 @@ def load_selftok(
     missing += [name for name in ("blocks.0", "pos_embed") if not any(key.startswith(name) for key in theirs)]
     if unknown or missing:
         raise ValueError(f"'{path}' is not a Selftok tokenizer: {_named(unknown, missing)}; see ddt_tokenizer.selftok")
-    config = _config(weights, theirs["pos_embed"], depth, num_heads, image_heads, downscale, vae)
-    if (memory := weights.get("quantizer.histogram")) is not None and config.quantizer.replacement == "position":
-        weights["quantizer.histogram"] = memory.view(config.encoder.num_tokens, -1)
+    try:
+        config = _config(weights, theirs["pos_embed"], depth, num_heads, image_heads, downscale, vae)
+        return SelftokCheckpoint(config, _reshaped(weights, config), path)
+    except (LookupError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"'{path}' is not a Selftok tokenizer: its shapes do not go together ({error})") from error
+
+
+def _reshaped(weights: dict[str, Tensor], config: TokenizerConfig) -> dict[str, Tensor]:
+    """Give the tensors the shapes that ours have."""
+    weights = dict(weights)
+    if "quantizer.histogram" in weights:
+        weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)
     for name in ("quantizer.codebook", "quantizer.counts", "quantizer.sums", "encoder.queries"):
         if name in weights:
             weights[name] = weights[name][0]
     weights["encoder.patch_in.weight"] = weights["encoder.patch_in.weight"].flatten(1)
-
-    tokenizer = DDTTokenizer(config)
-    ours = tokenizer.state_dict()
-    unknown, missing = sorted(set(weights) - set(ours)), sorted(set(ours) - set(weights))
-    missing += [name for name in set(ours) & set(weights) if ours[name].shape != weights[name].shape]
-    if unknown or missing:
-        raise ValueError(f"'{path}' is not a Selftok tokenizer of this shape: {_named(unknown, missing)}")
-    tokenizer.load_state_dict(weights)
-    return tokenizer.eval()
-
-
-def read_half(path: str | Path, prefix: str) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint whose names begin with a prefix, which is cut off, without running any code.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or holds names beside `encoder.`, `model.` and `diffusion.` (tables of times).
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError) as error:
-        raise ValueError(f"'{path}' cannot be read as a checkpoint ({' '.join(str(error).split())[:200]})") from error
-    strange = [name for name in found if not name.startswith(("encoder.", "model.", "diffusion."))]
-    if strange:
-        raise ValueError(f"'{path}' is not a Selftok checkpoint: {_named(strange, [])}")
-    return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    return weights
 
 
 def _target(name: str, last: str, unread: tuple[str, ...]) -> str | None:
-    """Our name of their tensor: "" if it is not needed, None if it is not known."""
+    """Return our name of their tensor: "" if it is not needed, None if it is not known."""
     if name in UNUSED:
         return ""
     if name in TOP:
@@ -163,7 +164,7 @@ def _config(
     """Read sizes off the tensors."""
     patch, queries = weights["encoder.patch_in.weight"], weights["encoder.queries"]
     side = round(table.shape[1] ** 0.5)
-    if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0], table.device), atol=1e-5):
+    if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0]), atol=1e-5):
         raise ValueError(f"encoder.pos_embed is not the sin-cos table of {side} x {side}; such checkpoints are unknown")
     one_way = "encoder.blocks.0.image_kv.weight" in weights
     encoder = EncoderConfig(
@@ -184,7 +185,7 @@ def _config(
         final_norm=False,
     )
     positional = "quantizer.histogram" in weights
-    quantizer = QuantizerConfig(
+    quantizer = VectorConfig(
         codebook_size=weights["quantizer.codebook"].shape[1],
         code_width=weights["quantizer.codebook"].shape[2],
         diversity=1.0 if positional else 0.0,
@@ -193,7 +194,7 @@ def _config(
     )
     latents = LatentConfig(patch.shape[1], downscale, LatentConfig.sd3().shift, LatentConfig.sd3().scale, vae)
     # The table's side in patches is twice the side of the training latents.
-    return TokenizerConfig(side // 2 * downscale, encoder, quantizer, latents)
+    return TokenizerConfig(image_size=side // 2 * downscale, encoder=encoder, quantizer=quantizer, latents=latents)
 
 
 def _named(unknown: list[str], missing: list[str]) -> str:
@@ -201,4 +202,4 @@ def _named(unknown: list[str], missing: list[str]) -> str:
     for what, names in (("unknown", unknown), ("missing or of another size", missing)):
         if names:
             parts.append(f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
-    return "; ".join(parts)
+    return " ".join("; ".join(parts).split())

@@ -7,24 +7,21 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddt_tokenizer.checkpoint import load_weights, read_config, save_folder
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
-from ddt_tokenizer.fsq import FiniteScalarQuantizer
 from ddt_tokenizer.images import as_images
-from ddt_tokenizer.latents import ImageLatents, LatentConfig
-from ddt_tokenizer.lfq import LookupFreeQuantizer
-from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from ddt_tokenizer.latents import LatentConfig, LatentSpace
+from ddt_tokenizer.quantizers.kinds import read_settings
+from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
+from ddt_tokenizer.selftok import read_selftok
 
-FORMAT = 1
-QUANTIZERS = {"vq": VectorQuantizer, "fsq": FiniteScalarQuantizer, "lfq": LookupFreeQuantizer}
-MEMORIES = {"quantizer.counts", "quantizer.sums", "quantizer.histogram"}  # of training; ids need none without `rate`
+KIND = "ddt-tokenizer"
 
 
 class DDTTokenizer(nn.Module):
@@ -44,9 +41,8 @@ class DDTTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder)
-        quantizer = QUANTIZERS[config.quantizer.kind]
-        self.quantizer = quantizer(config.encoder.width, config.quantizer, config.encoder.num_tokens)
-        self.to_latents = ImageLatents(config.latents)
+        self.quantizer: Quantizer = config.quantizer.build(config.encoder.width, config.encoder.num_tokens)
+        self.latent_space = LatentSpace(config.latents)
 
     @property
     def num_tokens(self) -> int:
@@ -85,7 +81,7 @@ class DDTTokenizer(nn.Module):
             ValueError: If a tensor has the wrong shape, a picture cannot be read, or the VAE is missing; names it.
         """
         images = as_images(images, self.config.image_size, self.config.multiple)
-        return self.encode_latents(self.to_latents(images.to(self.encoder.patch_in.weight.device)))
+        return self.encode_latents(self.latent_space.encode(images.to(self.encoder.patch_in.weight.device)))
 
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Tensor:
@@ -104,26 +100,18 @@ class DDTTokenizer(nn.Module):
     def fingerprint(self) -> str:
         """Hash what decides an image's ids, sizes and weights: 16 hex digits, equal for equal tokenizers only."""
         digest = hashlib.sha256(json.dumps(self.config.identity(), sort_keys=True).encode())
-        memories = MEMORIES - {"quantizer.counts"} if self.config.quantizer.rate else MEMORIES
+        memories = {f"quantizer.{name}" for name in self.quantizer.memories}
         for name, tensor in sorted(self.state_dict().items()):
             if name not in memories:
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors.partial")
-        (folder / "config.json").unlink(missing_ok=True)  # a folder without one is unfinished
-        (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
-        config = {"format": FORMAT, "model": "ddt-tokenizer", "fingerprint": self.fingerprint(), **asdict(self.config)}
-        (folder / "config.json.partial").write_text(json.dumps(config, indent=2))
-        (folder / "config.json.partial").rename(folder / "config.json")
+        """Write `model.safetensors` and `config.json` into a folder, which is made if need be."""
+        save_folder(folder, self, KIND, {"fingerprint": self.fingerprint(), **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTTokenizer":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
@@ -134,31 +122,34 @@ class DDTTokenizer(nn.Module):
             FileNotFoundError: If the folder holds no tokenizer.
             ValueError: If it was written in another format, or its weights are not those it was saved with.
         """
-        path = Path(folder) / "config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"no tokenizer in '{folder}': {path} is missing")
-        config = json.loads(path.read_text())
-        if config.pop("model", None) != "ddt-tokenizer" or config.pop("format", None) != FORMAT:
-            raise ValueError(f"'{folder}' does not hold a ddt-tokenizer of format {FORMAT}; see its config.json")
+        config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")
-            parts = {"encoder": EncoderConfig, "quantizer": QuantizerConfig, "latents": LatentConfig}
+            parts = {"encoder": EncoderConfig, "quantizer": read_settings, "latents": LatentConfig}
             parts = {name: part(**config.pop(name, {})) for name, part in parts.items()}
             if vae is not None:
                 parts["latents"] = replace(parts["latents"], vae=vae)
             tokenizer = cls(TokenizerConfig(**config, **parts))
-            tokenizer.load_state_dict(load_file(path.with_name("model.safetensors")))
-        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
-                f"the tokenizer in '{folder}' is damaged or incomplete ({error}); save it again"
-            ) from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the tokenizer again") from error
+        load_weights(folder, tokenizer)
         if tokenizer.fingerprint() != fingerprint:
             raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
         return tokenizer.eval()
 
     @classmethod
-    def from_selftok(cls, path: str | Path, **settings: Any) -> "DDTTokenizer":
-        """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`); see `load_selftok`."""
-        from ddt_tokenizer.selftok import load_selftok
+    def from_selftok(cls, path: str | Path, **settings: Any) -> Self:
+        """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`).
 
-        return load_selftok(path, **settings)
+        Args:
+            path: The `.pth` file; nothing but tensors is unpickled.
+            settings: See `read_selftok`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
+        """
+        checkpoint = read_selftok(path, **settings)
+        tokenizer = cls(checkpoint.config)
+        checkpoint.fill(tokenizer)
+        return tokenizer.eval()

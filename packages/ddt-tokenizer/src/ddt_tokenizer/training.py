@@ -25,7 +25,7 @@ class TrainableDecoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How encoder, quantizer and decoder are trained together."""
 
@@ -79,7 +79,7 @@ class TokenizerTraining(LightningModule):
         if config.freeze == "encoder":
             tokenizer.encoder.requires_grad_(False)
             tokenizer.quantizer.project.requires_grad_(False)
-        elif config.freeze == "codebook" and hasattr(tokenizer.quantizer, "norm"):
+        elif config.freeze == "codebook":
             tokenizer.quantizer.norm.requires_grad_(False)
         elif config.freeze == "tokenizer":
             tokenizer.requires_grad_(False)
@@ -106,7 +106,7 @@ class TokenizerTraining(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
-        latents = batch if self.cached_latents else self.tokenizer.to_latents(batch)
+        latents = batch if self.cached_latents else self.tokenizer.latent_space.encode(batch)
         vectors = self.tokenizer.encoder(latents)
         ids = {}
         if self.global_step < self.config.continuous_steps:

@@ -3,75 +3,53 @@
 Shape letters: B batch, K tokens, N = B * K vectors (of one rank), D code width, V codebook size.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddt_tokenizer.choices import check_choices
-from ddt_tokenizer.diversity import diversity_loss, perplexity
-from ddt_tokenizer.nearest import nearest
-from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer.identity import identity
+from ddt_tokenizer.quantizers.diversity import diversity_loss, perplexity
+from ddt_tokenizer.quantizers.nearest import nearest
+from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
+from ddt_tokenizer.quantizers.ranks import from_first, gathered, num_ranks, rows, summed
 
 
-@dataclass(frozen=True)
-class QuantizerConfig:
-    """Kind and size of the codebook, and how it learns. Settings after `levels` are of kind vq alone."""
+@dataclass(frozen=True, kw_only=True)
+class VectorConfig:
+    """Size of a learned codebook, and how it learns."""
 
+    kind: Literal["vq"] = "vq"
     codebook_size: int = 512  # V
     code_width: int = 12  # D
-    decay: float = 0.99  # of the moving averages of counts and sums (vq)
-    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes (vq, lfq)
-    dead_share: float = 0.2  # an entry used less than this share of the uniform rate is replaced (vq)
-    kind: Literal["vq", "fsq", "lfq"] = "vq"  # vector, finite scalar, or lookup-free (binary) quantization
-    diversity: float = 0.0  # weight of the entropy of code usage (vq, lfq); Selftok has 1
-    levels: tuple[int, ...] = ()  # of each dimension (fsq)
+    decay: float = 0.99  # of the moving averages of counts and sums
+    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
+    dead_share: float = 0.2  # an entry used less than this share of the uniform rate is replaced
+    diversity: float = 0.0  # weight of the entropy of code usage; Selftok has 1
     # What replaces a dead entry: the worst-quantized vectors of the batch, any, or more of those from positions that
     # use few codes (Selftok).
     replacement: Literal["worst", "random", "position"] = "worst"
     revived_share: float = 1.0  # count that a new entry starts with, over the uniform rate
-    # Similarity that one nat of an entry's length, -log of its share of all ids, has to be worth: above 0 a common
-    # entry is taken in place of a rare one that is hardly nearer, so that what looks alike is written alike.
+    # Entropy-constrained VQ: choose argmax <z, e> + rate * log p(e), p(e) being the share of e in all ids. 0 turns it
+    # off. Above 0 a common entry wins over a rare one that is hardly nearer: what looks alike is written alike.
     rate: float = 0.0
 
     def __post_init__(self):
-        object.__setattr__(self, "levels", tuple(self.levels))  # JSON and YAML have lists
         check_choices(self)
-        if self.rate < 0 or (self.rate and self.kind != "vq"):
-            raise ValueError(f"rate ({self.rate}) must be at least 0, and 0 for kind={self.kind} if that is not vq")
-        sizes = {"vq": self.codebook_size, "fsq": math.prod(self.levels), "lfq": 2**self.code_width}
-        widths = {"vq": self.code_width, "fsq": len(self.levels), "lfq": self.code_width}
-        if (self.codebook_size, self.code_width) != (sizes[self.kind], widths[self.kind]):
-            wanted = {
-                "fsq": "the product and the number of levels",
-                "lfq": "2 to the power of code_width and code_width",
-            }
-            raise ValueError(
-                f"codebook_size ({self.codebook_size}) and code_width ({self.code_width}) must be {wanted[self.kind]}, "
-                f"{sizes[self.kind]} and {widths[self.kind]}, for kind={self.kind}"
-            )
-        if self.kind == "fsq" and min(self.levels) < 3:
-            raise ValueError(f"levels {self.levels} must each be at least 3; use kind=lfq for binary codes")
-        if self.kind != "vq" and self.levels and self.kind != "fsq":
-            raise ValueError(f"levels {self.levels} are for kind=fsq only; remove them")
+        if self.rate < 0:
+            raise ValueError(f"rate ({self.rate}) must be at least 0")
 
+    def build(self, width: int, num_tokens: int) -> "VectorQuantizer":
+        """Make the quantizer of K tokens for vectors of a width."""
+        return VectorQuantizer(width, self, num_tokens)
 
-class Quantized(NamedTuple):
-    """Result of quantizing: tokens [B, K, D], ids int64 [B, K], loss scalar."""
-
-    tokens: Tensor
-    ids: Tensor
-    loss: Tensor
-
-
-def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a layer in fp32, whatever autocast and the weights' dtype say: ids must not depend on precision."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+    def identity(self) -> dict[str, Any]:
+        """Return what a fingerprint covers."""
+        return identity(self, ("codebook_size", "code_width", "decay", "commitment", "dead_share"))
 
 
 class VectorQuantizer(nn.Module):
@@ -89,12 +67,12 @@ class VectorQuantizer(nn.Module):
         num_tokens: K; needed where positions count (replacement=position, diversity).
 
     Example:
-        >>> quantizer = VectorQuantizer(32, QuantizerConfig(codebook_size=16, code_width=4))
+        >>> quantizer = VectorQuantizer(32, VectorConfig(codebook_size=16, code_width=4))
         >>> quantizer(torch.randn(8, 4, 32)).ids.shape
         torch.Size([8, 4])
     """
 
-    def __init__(self, width: int, config: QuantizerConfig, num_tokens: int | None = None):
+    def __init__(self, width: int, config: VectorConfig, num_tokens: int | None = None):
         super().__init__()
         self.config = config
         self.revived = 0  # entries replaced since this process began
@@ -167,6 +145,11 @@ class VectorQuantizer(nn.Module):
                 with torch.autocast(z.device.type, enabled=False):
                     loss = loss + self.config.diversity * diversity_loss(z, before, self.histogram)
         return Quantized(tokens, ids, loss)
+
+    @property
+    def memories(self) -> Collection[str]:
+        """Names of training state; ids do not depend on it unless rate > 0, and then on the counts."""
+        return ("sums", "histogram") if self.config.rate else ("counts", "sums", "histogram")
 
     @torch.no_grad()
     def _start(self, z: Tensor, iterations: int = 10) -> None:

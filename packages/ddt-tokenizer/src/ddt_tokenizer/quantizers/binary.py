@@ -3,14 +3,44 @@
 Shape letters: B batch, K tokens, D code width, V = 2 ** D.
 """
 
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, linear_fp32
+from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.identity import identity
+from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
 
 
-class LookupFreeQuantizer(nn.Module):
-    """LFQ (arXiv:2310.05737), with the interface of `VectorQuantizer`.
+@dataclass(frozen=True, kw_only=True)
+class BinaryConfig:
+    """Bits of an id and the weights of the loss; the codebook has 2 ** code_width entries."""
+
+    kind: Literal["lfq"] = "lfq"
+    code_width: int = 9  # D
+    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
+    diversity: float = 0.0  # weight of the entropy loss
+    codebook_size: int = field(init=False)  # V
+
+    def __post_init__(self):
+        check_choices(self)
+        object.__setattr__(self, "codebook_size", 2**self.code_width)
+
+    def build(self, width: int, num_tokens: int) -> "BinaryQuantizer":
+        """Make the quantizer for vectors of a width, whatever K."""
+        return BinaryQuantizer(width, self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a fingerprint covers."""
+        covered = identity(self, ("kind", "codebook_size", "code_width", "commitment"))
+        # These mean nothing here, but stood in the first fingerprints of this kind.
+        return covered | {"decay": 0.99, "dead_share": 0.2}
+
+
+class BinaryQuantizer(nn.Module):
+    """LFQ (arXiv:2310.05737).
 
     Its loss is the commitment, and `diversity` times the entropy loss: sure about each vector, even over a batch. With
     independent bits a vector's entropy is the sum of its bits' entropies; the batch's is bounded by that sum, which is
@@ -18,18 +48,21 @@ class LookupFreeQuantizer(nn.Module):
 
     Args:
         width: Width of the incoming vectors.
-        config: Of kind lfq; codebook_size is 2 ** code_width.
+        config: The width of a code and the weights of the loss.
 
     Example:
-        >>> quantizer = LookupFreeQuantizer(32, QuantizerConfig(kind="lfq", codebook_size=16, code_width=4))
+        >>> quantizer = BinaryQuantizer(32, BinaryConfig(code_width=4))
         >>> quantizer(torch.randn(8, 4, 32)).ids.shape
         torch.Size([8, 4])
     """
 
-    def __init__(self, width: int, config: QuantizerConfig, num_tokens: int | None = None):
+    revived, memories = 0, ()  # nothing dies, nothing is remembered
+
+    def __init__(self, width: int, config: BinaryConfig):
         super().__init__()
         self.config = config
         self.project = nn.Linear(width, config.code_width)
+        self.norm = nn.Identity()
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
         """Project [B, K, width] to [B, K, D], fp32."""
@@ -50,6 +83,10 @@ class LookupFreeQuantizer(nn.Module):
     def codebook(self) -> Tensor:
         """All tokens [V, D]."""
         return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        """Return codes [..., D] as they are."""
+        return codes
 
     def continuous(self, vectors: Tensor) -> Tensor:
         """Skip the signs: tokens [B, K, D]."""

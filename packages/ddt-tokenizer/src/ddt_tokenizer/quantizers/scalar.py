@@ -3,30 +3,66 @@
 Shape letters: B batch, K tokens, D code width (the number of levels), V codebook size (their product).
 """
 
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.quantizer import Quantized, QuantizerConfig, linear_fp32
+from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
 
 
-class FiniteScalarQuantizer(nn.Module):
-    """FSQ (arXiv:2309.15505), with the interface of `VectorQuantizer`. It has no loss of its own.
+@dataclass(frozen=True, kw_only=True)
+class ScalarConfig:
+    """Levels of each dimension, such as (8, 5, 5, 5); the sizes follow from them."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = ()
+    codebook_size: int = field(init=False)  # V, the product of the levels
+    code_width: int = field(init=False)  # D, their number
+
+    def __post_init__(self):
+        check_choices(self)
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists
+        object.__setattr__(self, "codebook_size", math.prod(self.levels))
+        object.__setattr__(self, "code_width", len(self.levels))
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(
+                f"levels {self.levels} must be numbers of at least 3, as in (8, 5, 5, 5); use kind=lfq for binary codes"
+            )
+
+    def build(self, width: int, num_tokens: int) -> "ScalarQuantizer":
+        """Make the quantizer for vectors of a width, whatever K."""
+        return ScalarQuantizer(width, self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a fingerprint covers."""
+        # The last three mean nothing here, but stood in the first fingerprints of this kind.
+        return asdict(self) | {"decay": 0.99, "commitment": 1.0, "dead_share": 0.2}
+
+
+class ScalarQuantizer(nn.Module):
+    """FSQ (arXiv:2309.15505). It has no loss of its own.
 
     Args:
         width: Width of the incoming vectors.
-        config: Of kind fsq; `levels` such as (8, 5, 5, 5).
+        config: The levels.
 
     Example:
-        >>> config = QuantizerConfig(kind="fsq", levels=(5, 4, 3), codebook_size=60, code_width=3)
-        >>> quantizer = FiniteScalarQuantizer(32, config)
+        >>> quantizer = ScalarQuantizer(32, ScalarConfig(levels=(5, 4, 3)))
         >>> quantizer(torch.randn(8, 4, 32)).ids.shape
         torch.Size([8, 4])
     """
 
-    def __init__(self, width: int, config: QuantizerConfig, num_tokens: int | None = None):
+    revived, memories = 0, ()  # nothing dies, nothing is remembered
+
+    def __init__(self, width: int, config: ScalarConfig):
         super().__init__()
         self.config = config
-        self.project = nn.Linear(width, len(config.levels))
+        self.project = nn.Linear(width, config.code_width)
+        self.norm = nn.Identity()
 
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)

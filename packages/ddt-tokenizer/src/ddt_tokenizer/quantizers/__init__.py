@@ -1,0 +1,1 @@
+"""Quantizers: vectors to ids and back. `quantizer` says what one is, `kinds` lists them."""
