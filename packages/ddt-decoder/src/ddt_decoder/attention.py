@@ -3,24 +3,10 @@
 Shape letters: B batch, L positions of one stream, K tokens, S positions of both streams, H heads, D width.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Attention over [B, H, S, D/H]; keys where visible (bool, broadcast to [B, H, S, S]) is False are not attended to.
-
-    In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -math.inf)
-    return scores.softmax(-1) @ v
+from ddt_decoder.attend import attend
 
 
 class JointAttention(nn.Module):

@@ -56,7 +56,7 @@ class DecoderConfig:
         return LogitNormalSchedule(self.schedule[0], *self.logit_normal_schedule)
 
     def with_vae(self, vae: str | None) -> "DecoderConfig":
-        """Say where the autoencoder lies now; None leaves it where it is."""
+        """Return this config with the VAE in another place; None leaves it where it is."""
         return self if vae is None else replace(self, latents=replace(self.latents, vae=vae))
 
     @classmethod

@@ -185,7 +185,7 @@ class DDTDecoder(TokenTable):
         shape = self._latent_shape(size)
         if not len(tokens):
             return tokens.new_zeros(0, 3, *(size or (self.config.image_size,) * 2))
-        self.latent_space.load()  # now, so that a missing autoencoder is named before the work
+        self.latent_space.load()  # now, so that a missing VAE is named before the work
         generators = [torch.Generator().manual_seed(value) for value in seeds]
 
         def fresh_noise() -> Tensor:
@@ -253,7 +253,7 @@ class DDTDecoder(TokenTable):
 
         Args:
             folder: What `save_pretrained` wrote.
-            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no decoder.

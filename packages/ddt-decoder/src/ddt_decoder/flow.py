@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddt_decoder.choices import check_choices
 from ddt_decoder.schedule import TokenSchedule
 
 
@@ -31,9 +32,7 @@ class FlowConfig:
     reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
-        for name in ("prediction", "network_output"):
-            if getattr(self, name) not in ("x0", "velocity"):
-                raise ValueError(f"{name} ({getattr(self, name)!r}) must be x0 or velocity")
+        check_choices(self)
         for name in ("full_noise_share", "coarse_share", "token_dropout", "own_estimates"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")

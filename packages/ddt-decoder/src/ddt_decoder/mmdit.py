@@ -3,6 +3,7 @@
 Shape letters: B batch, L patches, K tokens, D width, H heads, C channels; h, w patch grid.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,17 +13,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ddt_decoder.attention import JointAttention
+from ddt_decoder.choices import check_choices
+from ddt_decoder.patches import from_patches, to_patches
 from ddt_decoder.positions import (
     at_points,
-    centre_crop,
+    centred_grid,
+    cropped_table,
     exact_sincos,
     sincos,
-    sincos_grid,
-    sincos_table,
     spread_points,
+    token_positions,
 )
 
 FREQUENCIES = 256  # values in which a time or a token's position enters its embedder
+SD3_SPAN = 64  # patches of SD3's training grid (1024 px), over which its table counts positions
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,7 @@ class MMDiTConfig:
     def __post_init__(self):
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(f"width ({self.width}) must be divisible by num_heads ({self.num_heads}) and by 4")
-        if self.token_modulation not in ("time", "position"):
-            raise ValueError(f"token_modulation ({self.token_modulation!r}) must be time or position")
+        check_choices(self)
 
 
 def embedder(width: int) -> nn.Sequential:
@@ -58,15 +61,17 @@ def embedder(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def to_patches(x: Tensor, size: int) -> Tensor:
-    """Cut [B, C, H, W] into patches [B, h * w, C * size * size]."""
-    return x.unflatten(2, (-1, size)).unflatten(4, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+def centre_crop(table: Tensor, height: int, width: int) -> Tensor:
+    """Take the middle h x w of a stored table of positions [S * S, D]: [h * w, D].
 
-
-def from_patches(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undo `to_patches` for a grid of h x w patches."""
-    pieces = patches.unflatten(1, grid).unflatten(3, (-1, size, size))
-    return pieces.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    Raises:
+        ValueError: If the table is smaller than the grid.
+    """
+    side = math.isqrt(len(table))
+    if max(height, width) > side:
+        raise ValueError(f"a grid of {height} x {width} patches exceeds table_side ({side}); use smaller images")
+    top, left = (side - height) // 2, (side - width) // 2
+    return table.view(side, side, -1)[top : top + height, left : left + width].flatten(0, 1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -155,7 +160,7 @@ class MMDiT(nn.Module):
         nn.init.zeros_(self.final_modulation.bias)
         nn.init.zeros_(self.patch_out.weight)
         nn.init.zeros_(self.patch_out.bias)
-        positions = torch.arange(num_tokens, device="cpu") * 8 + 1000
+        positions = token_positions(num_tokens, torch.device("cpu"))
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
         if config.token_grid is None:
             order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
@@ -166,8 +171,10 @@ class MMDiT(nn.Module):
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
         if config.table_side is not None:
-            table = torch.empty(config.table_side**2, width)
-            self.register_buffer("patch_table", table if table.is_meta else sincos_table(config.table_side, width))
+            side = config.table_side
+            table = torch.empty(side**2, width)
+            table = table if table.is_meta else cropped_table(side, side, side, width, SD3_SPAN)
+            self.register_buffer("patch_table", table)
 
     @torch.no_grad()
     def _look_at_tokens(self) -> None:
@@ -185,7 +192,7 @@ class MMDiT(nn.Module):
         """
         if self.config.table_side is not None:
             return centre_crop(self.patch_table, height, width)
-        return sincos_grid(height, width, self.config.width, self.token_order.device)
+        return centred_grid(height, width, self.config.width, self.token_order.device)
 
     def forward(self, x: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None, first: int = 0) -> Tensor:
         """Run the network.

@@ -14,7 +14,8 @@ from ddt_decoder.checkpoint import load_weights, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.decoder import DDTDecoder
 from ddt_decoder.latents import LatentSpace
-from ddt_decoder.mmdit import MMDiT, from_patches
+from ddt_decoder.mmdit import MMDiT
+from ddt_decoder.patches import from_patches
 from ddt_decoder.selftok import read_selftok
 from ddt_decoder.token_table import TokenTable
 
@@ -107,7 +108,7 @@ class DDTRenderer(TokenTable):
 
         Args:
             folder: What `save_pretrained` wrote.
-            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no renderer.

@@ -17,7 +17,7 @@ from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
 from ddt_decoder.mmdit import MMDiTConfig
-from ddt_decoder.positions import exact_sincos
+from ddt_decoder.positions import exact_sincos, token_positions
 from ddt_decoder.sd3 import channel_first
 
 PATCH_SIZE = 2
@@ -53,7 +53,7 @@ def read_selftok(
         schedule: Tokens revealed in each equal piece of time; None means those of `DecoderConfig.selftok_512` or
             `selftok_1024`.
         image_size: Pixels; None means 256, or what a renderer's canvas says.
-        vae: Folder or Hub id of SD3's autoencoder.
+        vae: Folder or Hub id of SD3's VAE.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -82,7 +82,8 @@ def read_selftok(
     unknown = [*theirs, *(name for name in state if not name.startswith(("encoder.", "diffusion.")))]
     if unknown:
         raise ValueError(f"'{path}' holds weights that this decoder has no place for: {', '.join(sorted(unknown))}")
-    if not torch.allclose(order, exact_sincos(torch.arange(num_tokens) * 8 + 1000, shape["width"]), atol=1e-4):
+    positions = token_positions(num_tokens, torch.device("cpu"))
+    if not torch.allclose(order, exact_sincos(positions, shape["width"]), atol=1e-4):
         raise ValueError(f"tokens of '{path}' do not stand at positions 1000 + 8 k; it is of another Selftok")
     for released in (DecoderConfig.selftok_512(), DecoderConfig.selftok_1024()):
         if schedule is None and sum(released.schedule) == num_tokens:
