@@ -162,8 +162,8 @@ def test_bad_input_is_named(decoder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"sampler": "hun"}, "hun"),
-        ({"num_steps": 0}, "num_steps"),
+        ({"sampler": "hun"}, r"sampler \('hun'\) must be one of euler, heun, ddpm"),
+        ({"num_steps": 0}, r"num_steps \(0\)"),
         ({"keep_tokens": 9}, "keep_tokens"),
         ({"seed": [1]}, "seed"),
     ],

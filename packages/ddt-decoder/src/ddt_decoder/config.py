@@ -25,6 +25,8 @@ class DecoderConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     latents: LatentConfig = field(default_factory=LatentConfig)
     logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
+    # Denoising steps of a drawing that asks for no number; None: 1 if training had a share of pure noise, else 25.
+    num_steps: int | None = None
 
     def __post_init__(self):
         if self.latents.channels != self.network.channels:
@@ -48,6 +50,13 @@ class DecoderConfig:
     def patch_pixels(self) -> int:
         """Pixels to a side of one patch; heights and widths are multiples of it."""
         return self.network.patch_size * self.latents.downscale
+
+    @property
+    def usual_steps(self) -> int:
+        """Denoising steps of a drawing that asks for no number; see `num_steps`."""
+        if self.num_steps is not None:
+            return self.num_steps
+        return 1 if self.flow.full_noise_share else 25
 
     def token_schedule(self) -> TokenSchedule:
         """Build k(t)."""

@@ -4,10 +4,10 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddt_decoder.checkpoint import load_weights, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import (
+    Sampler,
     coarsest,
     denoise,
     draw_times,
@@ -140,11 +141,11 @@ class DDTDecoder(TokenTable):
     def decode(
         self,
         ids: Tensor,
-        num_steps: int = 25,
+        num_steps: int | None = None,
         guidance_scale: float = 1.0,
         keep_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
-        sampler: Literal["euler", "heun", "ddpm"] = "euler",
+        sampler: Sampler = "euler",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         size: tuple[int, int] | None = None,
     ) -> Tensor:
@@ -154,11 +155,11 @@ class DDTDecoder(TokenTable):
 
         Args:
             ids: Ids in tokenizer order (index K-1 coarsest), or their vectors.
-            num_steps: Network calls (twice as many for "heun"); 1 draws in one step.
+            num_steps: Network calls (twice as many for "heun"); 1 draws in one step, None in `config.usual_steps`.
             guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598), for a second call a step.
             keep_tokens: Use only the n coarsest tokens, 0..K.
             seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
-            sampler: "euler", "heun" or "ddpm".
+            sampler: See `ddt_decoder.flow.Sampler`.
             guidance_interval: Times from (low, high) between which guidance acts (arXiv:2404.07724).
             size: Height and width in pixels; None draws squares of image_size.
 
@@ -168,28 +169,22 @@ class DDTDecoder(TokenTable):
         Raises:
             ValueError: If an argument is out of its range or has another shape.
         """
-        if sampler not in ("euler", "heun", "ddpm"):
-            raise ValueError(f"sampler ({sampler!r}) must be euler, heun or ddpm")
-        if num_steps < 1:
-            raise ValueError(f"num_steps ({num_steps}) must be at least 1")
+        steps = self.config.usual_steps if num_steps is None else num_steps
         keep = self.num_tokens if keep_tokens is None else keep_tokens
+        low, high = guidance_interval
+        if sampler not in get_args(Sampler):
+            raise ValueError(f"sampler ({sampler!r}) must be one of {', '.join(get_args(Sampler))}")
+        if steps < 1:
+            raise ValueError(f"num_steps ({steps}) must be at least 1")
         if not 0 <= keep <= self.num_tokens:
             raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
-        low, high = guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance_interval ({guidance_interval}) must be two times, 0 <= low <= high <= 1")
         tokens = self.as_tokens(ids)
-        seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(tokens):
-            raise ValueError(f"seed has {len(seeds)} values for {len(tokens)} images; give one, or one for each")
-        shape = self._latent_shape(size)
+        fresh_noise = self._noise(seed, len(tokens), self._latent_shape(size))
         if not len(tokens):
             return tokens.new_zeros(0, 3, *(size or (self.config.image_size,) * 2))
         self.latent_space.load()  # now, so that a missing VAE is named before the work
-        generators = [torch.Generator().manual_seed(value) for value in seeds]
-
-        def fresh_noise() -> Tensor:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens.device)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = self._velocity_of_seen(x, t, tokens, keep)
@@ -198,10 +193,17 @@ class DDTDecoder(TokenTable):
             blind = self._velocity_of_seen(x, t, tokens, keep_tokens=0)
             return blind + guidance_scale * (v - blind)
 
-        shift = self.config.flow.time_shift
-        for x in denoise(velocity, fresh_noise(), num_steps, shift, sampler, fresh_noise):
-            result = x
-        return self.latent_space.decode(result).clamp(-1, 1).float()
+        for x in denoise(velocity, fresh_noise(), steps, self.config.flow.time_shift, sampler, fresh_noise):
+            drawn = x
+        return self.latent_space.decode(drawn).clamp(-1, 1).float()
+
+    def _noise(self, seed: int | Sequence[int], count: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
+        """Make what draws noise [count, C, h, w], each image from a seed of its own."""
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise ValueError(f"seed has {len(seeds)} values for {count} images; give one, or one for each")
+        generators = [torch.Generator().manual_seed(value) for value in seeds]
+        return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.codebook.device)
 
     def preview(self, ids: Tensor, num_steps: int = 1, seed: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Yield (n, images [B, 3, H, W]) drawn from the n coarsest tokens, n = 1..K, the order of an LLM."""

@@ -14,6 +14,9 @@ from torch import Tensor
 from ddt_decoder.choices import check_choices
 from ddt_decoder.schedule import TokenSchedule
 
+# How `denoise` takes a step. "heun" is of second order and calls the network twice, "ddpm" renoises the clean estimate.
+Sampler = Literal["euler", "heun", "ddpm"]
+
 
 @dataclass(frozen=True)
 class FlowConfig:
@@ -112,7 +115,7 @@ def denoise(
     noise: Tensor,
     num_steps: int,
     time_shift: float = 1.0,
-    sampler: Literal["euler", "heun", "ddpm"] = "euler",
+    sampler: Sampler = "euler",
     fresh_noise: Callable[[], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Follow the flow from noise (t=1) to an image (t=0), yielding the state after each step.
@@ -122,7 +125,7 @@ def denoise(
         noise: Start [B, ...], drawn from N(0, 1).
         num_steps: Steps, >= 1. With one step the result is the network's estimate of the clean image.
         time_shift: As in training.
-        sampler: "euler", "heun" (second order, two calls a step) or "ddpm" (renoise the clean estimate each step).
+        sampler: See `Sampler`.
         fresh_noise: Draws noise [B, ...]; needed by "ddpm".
     """
     grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float()
