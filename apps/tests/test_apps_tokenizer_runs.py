@@ -1,7 +1,6 @@
 """Runs of ddt train-tokenizer and train-renderer: resumed, averaged, fine-tuned, guarded, in latents of a VAE."""
 
 import os
-import re
 import signal
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from ddt_apps.cli.main import app
 from ddt_apps.evaluation.models import load_model
 from ddt_apps.run.config import load_config
-from ddt_apps.run.folder import Run
 from ddt_apps.run.metrics import read_metrics
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
@@ -133,19 +131,6 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(here, monkeypatch, setti
     for file in ("metrics.csv", "health.json"):
         assert (whole / file).read_text() == (cut / file).read_text()
     assert read_metrics(whole / "metrics.csv")["loss"][0] == [10, 12]  # updates, however many batches each takes
-
-
-def test_a_run_from_before_decoders_knew_their_steps_goes_on(here):
-    config = toy("old")
-    run = Run(here / "runs" / "old", config)
-    run.folder.mkdir(parents=True)
-    run.start()
-    file = run.folder / "config.yaml"
-    file.write_text(re.sub(r"  num_steps: null\n", "", file.read_text()))
-    assert "num_steps" not in file.read_text()
-    assert Run(run.folder, config).config.decoder.usual_steps == 1  # no complaint
-    with pytest.raises(ValueError, match=r"was started with decoder\.num_steps=None, not 2"):
-        Run(run.folder, toy("old", "decoder.num_steps=2"))
 
 
 def test_the_average_is_what_is_exported(here):
