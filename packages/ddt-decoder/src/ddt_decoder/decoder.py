@@ -301,13 +301,13 @@ class DDTDecoder(TokenTable):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a key is missing or unknown, or a shape does not fit.
+            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
         """
         checkpoint = read_selftok(path, **config)
         if "canvas" in checkpoint.weights:
             raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
         decoder = cls(checkpoint.config)
-        decoder.load_state_dict(checkpoint.weights)
+        checkpoint.fill(decoder)
         return decoder.eval()
 
     def _check(self, latents: Tensor) -> None:

@@ -131,5 +131,5 @@ class DDTRenderer(TokenTable):
         if "canvas" not in checkpoint.weights:
             raise ValueError(f"'{path}' holds a decoder, not a renderer; use DDTDecoder.from_selftok")
         renderer = cls(checkpoint.config, len(checkpoint.weights["canvas"]))
-        renderer.load_state_dict(checkpoint.weights)
+        checkpoint.fill(renderer)
         return renderer.eval()
