@@ -36,7 +36,8 @@ def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32)
     encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=num_tokens)
     tokenizer = DDTTokenizer(TokenizerConfig(image_size, encoder, QuantizerConfig(codebook_size, 6))).eval()
     network = MMDiTConfig(width=32, depth=1, num_heads=2, token_width=6)
-    decoder = DDTDecoder(DecoderConfig(image_size, codebook_size, (num_tokens,), network))
+    sizes = {"image_size": image_size, "codebook_size": codebook_size, "schedule": (num_tokens,)}
+    decoder = DDTDecoder(DecoderConfig(**sizes, network=network))
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     decoder.set_codebook(tokenizer.embed(torch.arange(codebook_size)), tokenizer.fingerprint())

@@ -14,7 +14,8 @@ POSITION = dataclasses.replace(NETWORK, token_modulation="position", qk_norm=Fal
 
 def build(network=NETWORK, **flow):
     torch.manual_seed(0)
-    decoder = DDTDecoder(DecoderConfig(16, 32, (6, 3, 3), network, FlowConfig(**flow)))
+    flow = FlowConfig(**flow)
+    decoder = DDTDecoder(DecoderConfig(image_size=16, codebook_size=32, schedule=(6, 3, 3), network=network, flow=flow))
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     decoder.set_codebook(torch.randn(32, 6), "abc")

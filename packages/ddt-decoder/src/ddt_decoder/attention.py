@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ddt_decoder.attend import attend
 
+PATCHES, TOKENS = 0, 1  # the streams, as indices of the layers that each has of its own
+
 
 class JointAttention(nn.Module):
     """Self-attention over patches and tokens together (SD3, arXiv:2403.03206).
@@ -43,14 +45,19 @@ class JointAttention(nn.Module):
         Returns:
             The first `num_outputs` of [patches, tokens].
         """
+        # Queries, keys and values of both streams, one behind the other.
         parts = []
-        for i, x in enumerate((patches, tokens)):
-            q, k, v = self.qkv[i](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-            parts.append((self.q_norm[i](q).to(v.dtype), self.k_norm[i](k).to(v.dtype), v))
+        for stream, x in ((PATCHES, patches), (TOKENS, tokens)):
+            q, k, v = self.qkv[stream](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+            parts.append((self.q_norm[stream](q).to(v.dtype), self.k_norm[stream](k).to(v.dtype), v))
         q, k, v = (torch.cat(part, dim=1).transpose(1, 2) for part in zip(*parts, strict=True))  # [B, H, S, D/H]
+
+        # Everybody may see the patches.
         length, mask = patches.shape[1], None
         if visible is not None:
             mask = torch.cat([visible.new_ones(len(visible), length), visible], dim=1)[:, None, None]
+
+        # One attention for both streams, or another for tokens that see tokens alone.
         if self.tokens_see_patches or not tokens.shape[1]:
             mixed = list(attend(q, k, v, mask).split([length, tokens.shape[1]], dim=2))
         else:

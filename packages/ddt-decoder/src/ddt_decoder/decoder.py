@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class DDTDecoder(TokenTable):
             self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
+        """Compute the flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
 
         "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (for networks
         that predict x0, over at least 0.05^2).
@@ -77,9 +77,13 @@ class DDTDecoder(TokenTable):
         tokens = self.as_tokens(tokens)
         if flow.reweight_gradients:
             tokens = scale_gradient(tokens, self.gradient_scale)
+
+        # Noise levels, and the tokens that are visible at each.
         t = draw_times(len(latents), flow, latents.device)
         visible = draw_visible(t, self.schedule, flow)
         shifted = shift_time(t, flow.time_shift)
+
+        # Noisy latents x_t, for a share of the network's own estimate in place of the clean ones.
         noise = torch.randn_like(latents)
         clean = latents
         if flow.own_estimates:
@@ -87,6 +91,8 @@ class DDTDecoder(TokenTable):
             clean = latents.index_copy(0, *self._estimates(noise, tokens, chosen.nonzero().flatten()))
         x_t = noised(clean, noise, shifted)
         output = self.network(x_t, shifted, tokens, visible).float()
+
+        # The error of x0 or of the velocity, whichever the network predicts: x0 = x_t - t v.
         times = shifted.view(-1, 1, 1, 1)
         if flow.prediction == flow.network_output:
             error = output - (latents if flow.prediction == "x0" else noise - latents)
@@ -250,7 +256,7 @@ class DDTDecoder(TokenTable):
         save_folder(folder, self, "ddt-decoder", config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTDecoder":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
@@ -272,7 +278,7 @@ class DDTDecoder(TokenTable):
         return decoder.eval()
 
     @classmethod
-    def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> "DDTDecoder":
+    def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> Self:
         """Start from the image stream of Stable Diffusion 3; see `ddt_decoder.sd3.fill_from_sd3`.
 
         The names of the weights that stay at their own start, those of the token stream, are logged.
@@ -291,7 +297,7 @@ class DDTDecoder(TokenTable):
         return decoder
 
     @classmethod
-    def from_selftok(cls, path: str | Path, **config: Any) -> "DDTDecoder":
+    def from_selftok(cls, path: str | Path, **config: Any) -> Self:
         """Read a published Selftok checkpoint (`tokenizer_512_ckpt.pth`): network and ids -> vectors table.
 
         Args:
@@ -306,9 +312,7 @@ class DDTDecoder(TokenTable):
         checkpoint = read_selftok(path, **config)
         if "canvas" in checkpoint.weights:
             raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
-        decoder = cls(checkpoint.config)
-        checkpoint.fill(decoder)
-        return decoder.eval()
+        return checkpoint.fill(cls(checkpoint.config))
 
     def _check(self, latents: Tensor) -> None:
         channels, patch = self.config.network.channels, self.config.network.patch_size

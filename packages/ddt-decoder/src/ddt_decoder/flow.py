@@ -18,7 +18,7 @@ from ddt_decoder.schedule import TokenSchedule
 Sampler = Literal["euler", "heun", "ddpm"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """What the network predicts, and how noise levels and visible tokens are drawn in training."""
 
@@ -89,7 +89,7 @@ def coarsest(count: Tensor, num_tokens: int) -> Tensor:
 
 
 def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
-    """Tell how often each token is visible in training, dropout of all tokens aside: float32 [K], on the CPU.
+    """Compute how often each token is visible in training, dropout of all tokens aside: float32 [K], on the CPU.
 
     With t ~ U(0, 1) this is 1 - start_time(i), so the last tokens are rarely seen: 1.25 % of the time for the last one
     of Selftok-512.

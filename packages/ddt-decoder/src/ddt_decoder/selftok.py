@@ -8,7 +8,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.positions import exact_sincos, token_positions
 from ddt_decoder.sd3 import channel_first
 
+Model = TypeVar("Model", bound=nn.Module)
 PATCH_SIZE = 2
 STREAMS = ("x_block", "context_block")  # in the order of ours: patches, tokens
 PARTS = {"adaLN_modulation.1": "modulation", "attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
@@ -38,14 +39,15 @@ class SelftokCheckpoint:
     weights: dict[str, Tensor]
     path: str | Path
 
-    def fill(self, model: nn.Module) -> None:
-        """Give a model of this configuration the weights, strictly.
+    def fill(self, model: Model) -> Model:
+        """Return a model of this configuration with the weights, all of them, in evaluation mode.
 
         Raises:
             ValueError: If a shape does not fit.
         """
         try:
             model.load_state_dict(self.weights)
+            return model.eval()
         except RuntimeError as error:
             raise ValueError(f"'{self.path}' holds weights of other shapes ({' '.join(str(error).split())})") from error
 
