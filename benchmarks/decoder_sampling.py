@@ -23,7 +23,8 @@ def build(image_size: int, schedule: tuple[int, ...]) -> DDTDecoder:
     torch.manual_seed(0)
     network = MMDiTConfig(patch_size=8, width=256, depth=6, num_heads=8, token_width=16)
     flow = FlowConfig(network_output="velocity", prediction="velocity")
-    decoder = DDTDecoder(DecoderConfig(image_size, 512, schedule, network, flow)).eval()
+    config = DecoderConfig(image_size=image_size, codebook_size=512, schedule=schedule, network=network, flow=flow)
+    decoder = DDTDecoder(config).eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     decoder.set_codebook(torch.randn(512, 16), "")

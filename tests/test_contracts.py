@@ -37,7 +37,8 @@ def tokenizer_and_decoder(seed=0, num_tokens=4, codebook_size=32, image_size=32)
     quantizer = VectorConfig(codebook_size=codebook_size, code_width=6)
     tokenizer = DDTTokenizer(TokenizerConfig(image_size=image_size, encoder=encoder, quantizer=quantizer)).eval()
     network = MMDiTConfig(width=32, depth=1, num_heads=2, token_width=6)
-    decoder = DDTDecoder(DecoderConfig(image_size, codebook_size, (num_tokens,), network))
+    sizes = {"image_size": image_size, "codebook_size": codebook_size, "schedule": (num_tokens,)}
+    decoder = DDTDecoder(DecoderConfig(**sizes, network=network))
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     decoder.set_codebook(tokenizer.embed(torch.arange(codebook_size)), tokenizer.fingerprint())

@@ -14,10 +14,12 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from ddt_apps.run.config import load_config
 from ddt_apps.run.devices import pick_precision
 from ddt_apps.run.folder import Run
 from ddt_apps.run.metrics import MetricsFile, read_metrics
 from ddt_apps.run.progress import StageProgress
+from ddt_apps.train.tokenizer import TrainTokenizer
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,19 @@ def test_finished_is_recorded(tmp_path):
     run.finish()
     again = Run(tmp_path / "run", Config())
     assert again.finished
+
+
+def test_a_run_from_before_decoders_knew_their_steps_goes_on(tmp_path):
+    def config(*overrides):
+        return load_config(TrainTokenizer, "tiny/tokenizer", ["data=data", *overrides])
+
+    Run(tmp_path, config()).start()
+    file = tmp_path / "config.yaml"
+    assert file.read_text().count("  num_steps: null\n") == 1
+    file.write_text(file.read_text().replace("  num_steps: null\n", ""))
+    assert Run(tmp_path, config()).config.decoder.usual_steps == 1  # accepted
+    with pytest.raises(ValueError, match=r"was started with decoder\.num_steps=None, not 2"):
+        Run(tmp_path, config("decoder.num_steps=2"))
 
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path):

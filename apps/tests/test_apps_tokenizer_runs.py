@@ -334,6 +334,9 @@ def test_a_codec_draws_in_as_many_steps_as_its_decoder_was_trained_for():
     decoder = DDTDecoder(replace(codec.decoder.config, flow=flow))
     decoder.set_codebook(codec.decoder.codebook, codec.fingerprint)
     assert codec.num_steps == 1 and Codec(codec.tokenizer, decoder).num_steps == 25
+    ids = torch.zeros(1, codec.num_tokens, dtype=torch.long)
+    for each in (codec, Codec(codec.tokenizer, decoder)):  # the library draws what `ddt` does
+        assert torch.equal(each.decode(ids), each.decoder.decode(ids))
     assert Codec.from_pretrained("runs/first", num_steps=3).num_steps == 3
 
 

@@ -63,14 +63,15 @@ def test_a_folder_of_the_first_release_still_loads(tmp_path):
     config = DecoderConfig.tiny()
     DDTDecoder(config).save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    for name in ("latents", "logit_normal_schedule"):
+    for name in ("latents", "logit_normal_schedule", "num_steps"):
         del values[name]
     for name in ("qk_norm", "token_modulation", "tokens_see_patches", "open_gates", "table_side"):
         del values["network"][name]
     for name in ("network_output", "logit_normal", "reweight_gradients"):
         del values["flow"][name]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert DDTDecoder.from_pretrained(tmp_path).config == config
+    loaded = DDTDecoder.from_pretrained(tmp_path).config
+    assert loaded == config and loaded.usual_steps == 1
 
 
 def test_settings_that_do_not_fit_are_named():

@@ -1,5 +1,6 @@
 """The decoder: contracts of visibility, seeds and checkpoints."""
 
+import dataclasses
 import json
 
 import pytest
@@ -121,9 +122,8 @@ def test_x0_loss_is_the_time_weighted_velocity_loss(decoder):
 def test_a_few_images_can_be_learned(decoder):
     torch.manual_seed(0)
     images, tokens = torch.rand(4, 3, 16, 16) * 2 - 1, torch.randn(4, 8, 6)
-    decoder = DDTDecoder(
-        DecoderConfig(16, 32, (8,), decoder.config.network, FlowConfig(full_noise_share=1.0, token_dropout=0))
-    )
+    flow = FlowConfig(full_noise_share=1.0, token_dropout=0)
+    decoder = DDTDecoder(dataclasses.replace(decoder.config, schedule=(8,), flow=flow))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
     first = decoder.loss(images, tokens).item()
     for _ in range(150):
@@ -162,8 +162,8 @@ def test_bad_input_is_named(decoder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"sampler": "hun"}, "hun"),
-        ({"num_steps": 0}, "num_steps"),
+        ({"sampler": "hun"}, r"sampler \('hun'\) must be one of euler, heun, ddpm"),
+        ({"num_steps": 0}, r"num_steps \(0\)"),
         ({"keep_tokens": 9}, "keep_tokens"),
         ({"seed": [1]}, "seed"),
     ],

@@ -13,6 +13,11 @@ BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["Up
 KL = {**BLOCKS, "block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 5, "sample_size": 16}
 
 
+def config(latents):
+    network = MMDiTConfig(channels=latents.channels, patch_size=2, width=32, depth=1, num_heads=2)
+    return DecoderConfig(image_size=16, codebook_size=8, schedule=(4,), network=network, latents=latents)
+
+
 @pytest.fixture(params=["kl", "kl_without_shift", "tiny"])
 def vae(request, tmp_path):
     torch.manual_seed(0)
@@ -47,8 +52,7 @@ def test_latents_decode_as_diffusers_does(vae):
 
 def test_a_decoder_draws_through_a_frozen_autoencoder_that_it_does_not_keep(vae, tmp_path):
     _, folder = vae
-    network = MMDiTConfig(channels=5, patch_size=2, width=32, depth=1, num_heads=2)
-    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig.from_vae(folder)))
+    decoder = DDTDecoder(config(LatentConfig.from_vae(folder)))
     names = set(decoder.state_dict())
     images = decoder.decode(torch.zeros(2, 4, dtype=torch.long), num_steps=2)
     assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
@@ -64,8 +68,7 @@ def test_a_decoder_draws_through_a_frozen_autoencoder_that_it_does_not_keep(vae,
 
 def test_the_autoencoder_may_move(vae, tmp_path):
     _, folder = vae
-    network = MMDiTConfig(channels=5, patch_size=2, width=32, depth=1, num_heads=2)
-    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig.from_vae(folder)))
+    decoder = DDTDecoder(config(LatentConfig.from_vae(folder)))
     renderer = DDTRenderer.from_decoder(decoder)
     decoder.save_pretrained(tmp_path / "decoder")
     renderer.save_pretrained(tmp_path / "renderer")
@@ -84,15 +87,13 @@ def test_the_autoencoder_may_move(vae, tmp_path):
 
 def test_an_autoencoder_of_another_latent_space_is_refused_by_name(vae):
     _, folder = vae
-    network = MMDiTConfig(channels=5, patch_size=2, width=32, depth=1, num_heads=2)
-    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig(5, 4, vae=folder)))
+    decoder = DDTDecoder(config(LatentConfig(5, 4, vae=folder)))
     with pytest.raises(ValueError, match=r"has downscale 2, latents\.downscale is 4"):
         decoder.decode(torch.zeros(1, 4, dtype=torch.long))
 
 
 def test_latents_without_an_autoencoder_are_refused_before_the_work():
-    network = MMDiTConfig(channels=16, patch_size=2, width=32, depth=1, num_heads=2)
-    decoder = DDTDecoder(DecoderConfig(16, 8, (4,), network, latents=LatentConfig.sd3()))
+    decoder = DDTDecoder(config(LatentConfig.sd3()))
     with pytest.raises(ValueError, match=r"latents\.vae"):
         decoder.decode(torch.zeros(1, 4, dtype=torch.long), num_steps=10**9)
 

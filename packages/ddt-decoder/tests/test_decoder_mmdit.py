@@ -6,8 +6,9 @@ from diffusers.models.attention_processor import Attention, JointAttnProcessor2_
 from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 
 from ddt_decoder.attention import JointAttention
-from ddt_decoder.mmdit import MMDiT, MMDiTConfig, embedder, from_patches, to_patches
-from ddt_decoder.positions import centre_crop, sincos, sincos_table, spread_points
+from ddt_decoder.mmdit import SD3_SPAN, MMDiT, MMDiTConfig, centre_crop, embedder
+from ddt_decoder.patches import from_patches, to_patches
+from ddt_decoder.positions import cropped_table, sincos, spread_points
 
 POSITION = {"token_modulation": "position", "qk_norm": False}
 
@@ -69,7 +70,7 @@ def test_time_embedding_is_that_of_diffusers():
 
 def test_position_table_is_filled_as_sd3s_is():
     theirs = get_2d_sincos_pos_embed(16, 192, base_size=64, output_type="pt").float()
-    table = sincos_table(192, 16)
+    table = cropped_table(192, 192, 192, 16, SD3_SPAN)
     assert torch.allclose(table, theirs, atol=1e-5)
     assert network(table_side=9).patch_table.abs().max() > 0.9
 

@@ -22,7 +22,8 @@ FIT = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "ena
 
 def build(network=NETWORK, output="x0", fresh=False):
     torch.manual_seed(0)
-    decoder = DDTDecoder(DecoderConfig(16, 32, (8,), network, FlowConfig(network_output=output)))
+    flow = FlowConfig(network_output=output)
+    decoder = DDTDecoder(DecoderConfig(image_size=16, codebook_size=32, schedule=(8,), network=network, flow=flow))
     for parameter in () if fresh else decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     decoder.set_codebook(torch.randn(32, 6), "abc")

@@ -14,7 +14,8 @@ POSITION = dataclasses.replace(NETWORK, token_modulation="position", qk_norm=Fal
 
 def build(network=NETWORK, **flow):
     torch.manual_seed(0)
-    decoder = DDTDecoder(DecoderConfig(16, 32, (6, 3, 3), network, FlowConfig(**flow)))
+    flow = FlowConfig(**flow)
+    decoder = DDTDecoder(DecoderConfig(image_size=16, codebook_size=32, schedule=(6, 3, 3), network=network, flow=flow))
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     decoder.set_codebook(torch.randn(32, 6), "abc")
@@ -56,6 +57,21 @@ def test_a_step_that_sees_k_tokens_computes_k_tokens():
     lengths.clear()
     decoder.decode(torch.zeros(1, 12, dtype=torch.long), num_steps=4, keep_tokens=6, guidance_scale=2.0)
     assert lengths == [6, 0, 4, 0, 2, 0, 0, 0]  # those of the six coarsest that are visible, and guidance's none
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_steps", "calls"),
+    [({}, None, 25), ({"full_noise_share": 0.1}, None, 1), ({"full_noise_share": 0.1}, 3, 3), ({}, 2, 2)],
+)
+def test_a_drawing_takes_the_steps_of_its_config(settings, num_steps, calls, tmp_path):
+    decoder = build(**settings)
+    decoder.config = dataclasses.replace(decoder.config, num_steps=num_steps)
+    decoder.save_pretrained(tmp_path)
+    decoder = DDTDecoder.from_pretrained(tmp_path)
+    ids, lengths = torch.randint(32, (1, 12)), lengths_of_tokens(decoder)
+    drawn = decoder.decode(ids)
+    assert len(lengths) == calls == decoder.config.usual_steps
+    assert torch.equal(drawn, decoder.decode(ids, num_steps=calls))
 
 
 def test_hidden_tokens_do_not_change_a_bit_of_a_drawing():

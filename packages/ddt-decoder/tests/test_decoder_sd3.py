@@ -57,7 +57,7 @@ def test_without_diffusers_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"needs diffusers; install ddt-decoder\[vae\]"):
         DDTDecoder.from_sd3(tmp_path, config())
-    with pytest.raises(ValueError, match=r"needs diffusers; install ddt-decoder\[vae\]"):
+    with pytest.raises(ValueError, match=r"needs diffusers; install this package with its extra \[vae\]"):
         LatentConfig.from_vae(str(tmp_path))
 
 

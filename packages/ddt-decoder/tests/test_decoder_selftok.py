@@ -5,6 +5,7 @@ and shapes of its weights. The weights are sines of their index, so they need no
 """
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,34 @@ def test_missing_and_unknown_keys_are_named(public, path, tmp_path):
     torch.save(state, path)
     with pytest.raises(ValueError, match="1000"):
         DDTDecoder.from_selftok(path, schedule=SCHEDULE)
+
+
+@pytest.mark.parametrize("kind", [DDTDecoder, DDTRenderer])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "letters", "a zip", "a pickle in a zip", "old and cut"])
+def test_a_damaged_file_is_named_in_one_line(kind, damage, path):
+    match damage:
+        case "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        case "old and cut":
+            torch.save({"model.a": torch.zeros(999)}, path, _use_new_zipfile_serialization=False)
+            path.write_bytes(path.read_bytes()[:-900])
+        case "empty" | "text" | "letters":
+            path.write_bytes({"empty": b"", "text": b"404: not found\n", "letters": "\u00e9 }q(X\n".encode()}[damage])
+        case _:
+            with zipfile.ZipFile(path, "w") as file:
+                file.writestr("readme.txt" if damage == "a zip" else "archive/data.pkl", "no pickle")
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.pth' cannot be read as a checkpoint \(.+\); fetch it again"
+    ) as caught:
+        kind.from_selftok(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_something_else_is_named(public, path):
+    torch.save([torch.zeros(3)], path)
+    with pytest.raises(ValueError, match="is not a Selftok checkpoint: it holds a list"):
+        DDTDecoder.from_selftok(path)
+    torch.save({**public[1]["decoder"], "model.joint_blocks.0.x_block.attn.proj.bias": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"holds weights of other shapes \(.*attention\.out\.0\.bias") as caught:
+        DDTDecoder.from_selftok(path, schedule=SCHEDULE, image_size=128)
+    assert "\n" not in str(caught.value)

@@ -191,14 +191,26 @@ def reconstruct(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps; by default 1 if the decoder was trained for that, else 25.")
     ] = None,
+    sampler: Annotated[str, typer.Option(help="How steps are taken, such as heun; a wrong name lists all.")] = "euler",
+    guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.")] = 1.0,
+    swap: Annotated[
+        Path | None, typer.Option(help="Another picture, from which the first 1, 2, 4, ... ids come.")
+    ] = None,
+    swap_range: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="START STOP", help="Only ids START to STOP - 1 come from it; 0 is the finest."),
+    ] = None,
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
     Example: [bold]ddt reconstruct fox.png --tokenizer runs/demo/tokenizer --out fox-again.png[/]
+
+    With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
     """
     from ddt_apps.use.pictures import reconstruct_images
 
-    reconstruct_images(images=images, tokenizer=tokenizer, out=out, num_steps=steps, renderer=renderer)
+    settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance}
+    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, **settings)
 
 
 @app.command(rich_help_panel="Use")

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import lightning
@@ -19,7 +18,7 @@ from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
 from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
-from ddt_tokenizer.codec import Codec, usual_steps
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
@@ -163,12 +162,11 @@ def draw_latents(decoder: DDTDecoder, latents: Tensor) -> Tensor:
         raise ValueError(f"{error}; name it with vae=, or draw no samples with held_out=0") from error
 
 
-def watchers(config: TrainTokenizer, run: Run, decoder: DDTDecoder, held_out: Tensor) -> list[lightning.Callback]:
+def watchers(config: TrainTokenizer, run: Run, held_out: Tensor) -> list[lightning.Callback]:
     """What watches the run: codebook health, samples, and the guard against NaN."""
     callbacks: list[lightning.Callback] = [HealthMonitor(run.folder / "health.json", config.watch_every)]
     if len(held_out):
-        draw = partial(DDTDecoder.decode, num_steps=usual_steps(decoder))
-        callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every, draw))
+        callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every))
     return callbacks + nan_guard(config.precision, config.device, run)
 
 
@@ -218,7 +216,7 @@ def train(config: TrainTokenizer) -> Path:
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         accumulate=config.accumulate,
-        callbacks=watchers(config, run, decoder, held_out),
+        callbacks=watchers(config, run, held_out),
         tensorboard=config.tensorboard,
     )
     tokenizer.save_pretrained(run.folder / "tokenizer")

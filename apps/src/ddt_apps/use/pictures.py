@@ -1,8 +1,10 @@
 """The verbs that use trained models: reconstruct, generate, edit, ask, caption."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ddt_apps.models import load_pair, need_instructions
@@ -16,24 +18,49 @@ SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
 
 def reconstruct_images(
-    images: list[Path], tokenizer: Path, out: Path, num_steps: int | None = None, renderer: Path | None = None
+    images: list[Path],
+    tokenizer: Path,
+    out: Path,
+    renderer: Path | None = None,
+    swap: Path | None = None,
+    swap_range: tuple[int, int] | None = None,
+    **settings: Any,
 ) -> None:
-    """Write a sheet: each row an original, its reconstruction, and drawings from its 1, 2, 4, ... coarsest ids.
+    """Write a sheet: each row an original, its drawing from all ids, and drawings from its 1, 2, 4, ... coarsest ids.
 
-    A renderer (a `ddt train-renderer` run) draws the reconstruction; fewer ids are always drawn by the decoder.
+    Args:
+        images: The pictures.
+        tokenizer: A `ddt train-tokenizer` run.
+        out: The file to write.
+        renderer: A `ddt train-renderer` run, to draw whole sets of ids; from fewer the decoder draws.
+        swap: Another picture. The 1, 2, 4, ... coarsest ids then come from it, and it ends each row, drawn and itself.
+        swap_range: First id to take from the other picture and the one behind the last, for one such drawing.
+        settings: Those of `DDTDecoder.decode`.
+
+    Raises:
+        ValueError: If a setting or the range does not fit the decoder.
     """
     _format(out)
-    codec = Codec.from_pretrained(tokenizer, pick_device(), num_steps, renderer)
-    ids = codec.encode(images)
-    kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
-    originals = as_images(images, codec.image_size)
-    columns = [originals, codec.decode(ids), *(codec.decode(ids, keep_tokens=n) for n in kept)]
-    save_picture(
-        np.concatenate([to_uint8(column) for column in columns], axis=2).reshape(
-            -1, len(columns) * codec.image_size, 3
-        ),
-        out,
-    )
+    codec = Codec.from_pretrained(tokenizer, pick_device(), renderer=renderer)
+    last = codec.num_tokens
+    coarsest = [2**i for i in range(last.bit_length()) if 2**i < last]
+    start, stop = swap_range or (0, 0)
+    if not 0 <= start <= stop <= last or (swap_range and not swap):
+        raise ValueError(f"--swap-range {start} {stop} must be two of 0 to {last} in order, beside --swap")
+
+    ids, originals = codec.encode(images), as_images(images, codec.image_size)
+    whole = {} if renderer else settings  # a renderer takes none
+    columns = [originals, codec.decode(ids, **whole)]
+    if swap is None:
+        columns += [codec.decode(ids, keep_tokens=n, **settings) for n in coarsest]
+    else:
+        others = codec.encode([swap]).expand_as(ids)
+        for start, stop in [swap_range] if swap_range else [(last - n, last) for n in coarsest]:
+            mixed = torch.cat([ids[:, :start], others[:, start:stop], ids[:, stop:]], dim=1)
+            columns.append(codec.decode(mixed, **whole))
+        columns += [codec.decode(others, **whole), as_images(swap, codec.image_size).expand_as(originals)]
+    rows = np.concatenate([to_uint8(column) for column in columns], axis=2)
+    save_picture(rows.reshape(-1, *rows.shape[2:]), out)
 
 
 def generate_image(

@@ -3,24 +3,12 @@
 Shape letters: B batch, L positions of one stream, K tokens, S positions of both streams, H heads, D width.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddt_decoder.attend import attend
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Attention over [B, H, S, D/H]; keys where visible (bool, broadcast to [B, H, S, S]) is False are not attended to.
-
-    In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -math.inf)
-    return scores.softmax(-1) @ v
+PATCHES, TOKENS = 0, 1  # the streams, as indices of the layers that each has of its own
 
 
 class JointAttention(nn.Module):
@@ -57,14 +45,19 @@ class JointAttention(nn.Module):
         Returns:
             The first `num_outputs` of [patches, tokens].
         """
+        # Queries, keys and values of both streams, one behind the other.
         parts = []
-        for i, x in enumerate((patches, tokens)):
-            q, k, v = self.qkv[i](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-            parts.append((self.q_norm[i](q).to(v.dtype), self.k_norm[i](k).to(v.dtype), v))
+        for stream, x in ((PATCHES, patches), (TOKENS, tokens)):
+            q, k, v = self.qkv[stream](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+            parts.append((self.q_norm[stream](q).to(v.dtype), self.k_norm[stream](k).to(v.dtype), v))
         q, k, v = (torch.cat(part, dim=1).transpose(1, 2) for part in zip(*parts, strict=True))  # [B, H, S, D/H]
+
+        # Everybody may see the patches.
         length, mask = patches.shape[1], None
         if visible is not None:
             mask = torch.cat([visible.new_ones(len(visible), length), visible], dim=1)[:, None, None]
+
+        # One attention for both streams, or another for tokens that see tokens alone.
         if self.tokens_see_patches or not tokens.shape[1]:
             mixed = list(attend(q, k, v, mask).split([length, tokens.shape[1]], dim=2))
         else:

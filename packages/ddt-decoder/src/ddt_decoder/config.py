@@ -1,7 +1,7 @@
 """DecoderConfig: everything that a checkpoint needs to be rebuilt, and the published shapes as presets."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
@@ -9,7 +9,7 @@ from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.schedule import LogitNormalSchedule, TokenSchedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Shape, schedule and flow of a decoder.
 
@@ -25,6 +25,8 @@ class DecoderConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     latents: LatentConfig = field(default_factory=LatentConfig)
     logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
+    # Denoising steps of a drawing that asks for no number; None: 1 if training had a share of pure noise, else 25.
+    num_steps: int | None = None
 
     def __post_init__(self):
         if self.latents.channels != self.network.channels:
@@ -49,18 +51,25 @@ class DecoderConfig:
         """Pixels to a side of one patch; heights and widths are multiples of it."""
         return self.network.patch_size * self.latents.downscale
 
+    @property
+    def usual_steps(self) -> int:
+        """Denoising steps of a drawing that asks for no number; see `num_steps`."""
+        if self.num_steps is not None:
+            return self.num_steps
+        return 1 if self.flow.full_noise_share else 25
+
     def token_schedule(self) -> TokenSchedule:
         """Build k(t)."""
         if self.logit_normal_schedule is None:
             return TokenSchedule(self.schedule)
         return LogitNormalSchedule(self.schedule[0], *self.logit_normal_schedule)
 
-    def with_vae(self, vae: str | None) -> "DecoderConfig":
-        """Say where the autoencoder lies now; None leaves it where it is."""
+    def with_vae(self, vae: str | None) -> Self:
+        """Return this config with the VAE in another place; None leaves it where it is."""
         return self if vae is None else replace(self, latents=replace(self.latents, vae=vae))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DecoderConfig":
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Undo `dataclasses.asdict`, and JSON's lists for tuples."""
 
         def tupled(part: dict[str, Any]) -> dict[str, Any]:
@@ -73,8 +82,8 @@ class DecoderConfig:
         return cls(**values)
 
     @classmethod
-    def tiny(cls) -> "DecoderConfig":
-        """The demo's: 32 px, 16 tokens, minutes on two cores."""
+    def tiny(cls) -> Self:
+        """Return the demo's: 32 px, 16 tokens, minutes on two cores."""
         return cls(
             image_size=32,
             codebook_size=512,
@@ -84,8 +93,8 @@ class DecoderConfig:
         )
 
     @classmethod
-    def small(cls) -> "DecoderConfig":
-        """64 px, 64 tokens of 8,192 x 12, for half an hour on two cores."""
+    def small(cls) -> Self:
+        """Return 64 px, 64 tokens of 8,192 x 12, for half an hour on two cores."""
         return cls(
             image_size=64,
             codebook_size=8192,
@@ -97,8 +106,8 @@ class DecoderConfig:
         )
 
     @classmethod
-    def ddt_480(cls, vae: str | None = None) -> "DecoderConfig":
-        """DDT at 256 px (arXiv:2504.14666): 480 tokens of 65,536 x 16, uniform schedule, x0 loss.
+    def ddt_480(cls, vae: str | None = None) -> Self:
+        """Return DDT at 256 px (arXiv:2504.14666): 480 tokens of 65,536 x 16, uniform schedule, x0 loss.
 
         Where the paper is silent: SD3's network and latents, tokens modulated by time, logit-normal t.
         """
@@ -112,8 +121,8 @@ class DecoderConfig:
         )
 
     @classmethod
-    def selftok_512(cls, vae: str | None = None) -> "DecoderConfig":
-        """Selftok at 256 px with 512 tokens of 32,768 x 16, as released (arXiv:2505.07538)."""
+    def selftok_512(cls, vae: str | None = None) -> Self:
+        """Return Selftok at 256 px with 512 tokens of 32,768 x 16, as released (arXiv:2505.07538)."""
         return cls(
             image_size=256,
             codebook_size=32_768,
@@ -124,16 +133,9 @@ class DecoderConfig:
         )
 
     @classmethod
-    def selftok_1024(cls, vae: str | None = None) -> "DecoderConfig":
-        """Selftok with 1024 tokens. Its schedule was never published: this is that of 512 times two."""
-        return cls(
-            image_size=256,
-            codebook_size=32_768,
-            schedule=(384, 368, 144, 96, 32),
-            network=_sd3_medium(token_modulation="position"),
-            flow=FlowConfig(prediction="velocity", network_output="velocity"),
-            latents=LatentConfig.sd3(vae),
-        )
+    def selftok_1024(cls, vae: str | None = None) -> Self:
+        """Return Selftok with 1024 tokens. Its schedule was never published: this is that of 512 times two."""
+        return replace(cls.selftok_512(vae), schedule=(384, 368, 144, 96, 32))
 
 
 def _sd3_medium(token_modulation: str) -> MMDiTConfig:

@@ -4,10 +4,10 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddt_decoder.checkpoint import load_weights, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import (
+    Sampler,
     coarsest,
     denoise,
     draw_times,
@@ -63,7 +64,7 @@ class DDTDecoder(TokenTable):
             self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
+        """Compute the flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
 
         "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (for networks
         that predict x0, over at least 0.05^2).
@@ -76,9 +77,13 @@ class DDTDecoder(TokenTable):
         tokens = self.as_tokens(tokens)
         if flow.reweight_gradients:
             tokens = scale_gradient(tokens, self.gradient_scale)
+
+        # Noise levels, and the tokens that are visible at each.
         t = draw_times(len(latents), flow, latents.device)
         visible = draw_visible(t, self.schedule, flow)
         shifted = shift_time(t, flow.time_shift)
+
+        # Noisy latents x_t, for a share of the network's own estimate in place of the clean ones.
         noise = torch.randn_like(latents)
         clean = latents
         if flow.own_estimates:
@@ -86,6 +91,8 @@ class DDTDecoder(TokenTable):
             clean = latents.index_copy(0, *self._estimates(noise, tokens, chosen.nonzero().flatten()))
         x_t = noised(clean, noise, shifted)
         output = self.network(x_t, shifted, tokens, visible).float()
+
+        # The error of x0 or of the velocity, whichever the network predicts: x0 = x_t - t v.
         times = shifted.view(-1, 1, 1, 1)
         if flow.prediction == flow.network_output:
             error = output - (latents if flow.prediction == "x0" else noise - latents)
@@ -140,11 +147,11 @@ class DDTDecoder(TokenTable):
     def decode(
         self,
         ids: Tensor,
-        num_steps: int = 25,
+        num_steps: int | None = None,
         guidance_scale: float = 1.0,
         keep_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
-        sampler: Literal["euler", "heun", "ddpm"] = "euler",
+        sampler: Sampler = "euler",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         size: tuple[int, int] | None = None,
     ) -> Tensor:
@@ -154,11 +161,11 @@ class DDTDecoder(TokenTable):
 
         Args:
             ids: Ids in tokenizer order (index K-1 coarsest), or their vectors.
-            num_steps: Network calls (twice as many for "heun"); 1 draws in one step.
+            num_steps: Network calls (twice as many for "heun"); 1 draws in one step, None in `config.usual_steps`.
             guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598), for a second call a step.
             keep_tokens: Use only the n coarsest tokens, 0..K.
             seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
-            sampler: "euler", "heun" or "ddpm".
+            sampler: See `ddt_decoder.flow.Sampler`.
             guidance_interval: Times from (low, high) between which guidance acts (arXiv:2404.07724).
             size: Height and width in pixels; None draws squares of image_size.
 
@@ -168,28 +175,22 @@ class DDTDecoder(TokenTable):
         Raises:
             ValueError: If an argument is out of its range or has another shape.
         """
-        if sampler not in ("euler", "heun", "ddpm"):
-            raise ValueError(f"sampler ({sampler!r}) must be euler, heun or ddpm")
-        if num_steps < 1:
-            raise ValueError(f"num_steps ({num_steps}) must be at least 1")
+        steps = self.config.usual_steps if num_steps is None else num_steps
         keep = self.num_tokens if keep_tokens is None else keep_tokens
+        low, high = guidance_interval
+        if sampler not in get_args(Sampler):
+            raise ValueError(f"sampler ({sampler!r}) must be one of {', '.join(get_args(Sampler))}")
+        if steps < 1:
+            raise ValueError(f"num_steps ({steps}) must be at least 1")
         if not 0 <= keep <= self.num_tokens:
             raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
-        low, high = guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance_interval ({guidance_interval}) must be two times, 0 <= low <= high <= 1")
         tokens = self.as_tokens(ids)
-        seeds = [seed] * len(tokens) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(tokens):
-            raise ValueError(f"seed has {len(seeds)} values for {len(tokens)} images; give one, or one for each")
-        shape = self._latent_shape(size)
+        fresh_noise = self._noise(seed, len(tokens), self._latent_shape(size))
         if not len(tokens):
             return tokens.new_zeros(0, 3, *(size or (self.config.image_size,) * 2))
-        self.latent_space.load()  # now, so that a missing autoencoder is named before the work
-        generators = [torch.Generator().manual_seed(value) for value in seeds]
-
-        def fresh_noise() -> Tensor:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(tokens.device)
+        self.latent_space.load()  # now, so that a missing VAE is named before the work
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = self._velocity_of_seen(x, t, tokens, keep)
@@ -198,10 +199,17 @@ class DDTDecoder(TokenTable):
             blind = self._velocity_of_seen(x, t, tokens, keep_tokens=0)
             return blind + guidance_scale * (v - blind)
 
-        shift = self.config.flow.time_shift
-        for x in denoise(velocity, fresh_noise(), num_steps, shift, sampler, fresh_noise):
-            result = x
-        return self.latent_space.decode(result).clamp(-1, 1).float()
+        for x in denoise(velocity, fresh_noise(), steps, self.config.flow.time_shift, sampler, fresh_noise):
+            drawn = x
+        return self.latent_space.decode(drawn).clamp(-1, 1).float()
+
+    def _noise(self, seed: int | Sequence[int], count: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
+        """Make what draws noise [count, C, h, w], each image from a seed of its own."""
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise ValueError(f"seed has {len(seeds)} values for {count} images; give one, or one for each")
+        generators = [torch.Generator().manual_seed(value) for value in seeds]
+        return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.codebook.device)
 
     def preview(self, ids: Tensor, num_steps: int = 1, seed: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Yield (n, images [B, 3, H, W]) drawn from the n coarsest tokens, n = 1..K, the order of an LLM."""
@@ -248,12 +256,12 @@ class DDTDecoder(TokenTable):
         save_folder(folder, self, "ddt-decoder", config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTDecoder":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
             folder: What `save_pretrained` wrote.
-            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no decoder.
@@ -270,7 +278,7 @@ class DDTDecoder(TokenTable):
         return decoder.eval()
 
     @classmethod
-    def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> "DDTDecoder":
+    def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> Self:
         """Start from the image stream of Stable Diffusion 3; see `ddt_decoder.sd3.fill_from_sd3`.
 
         The names of the weights that stay at their own start, those of the token stream, are logged.
@@ -289,7 +297,7 @@ class DDTDecoder(TokenTable):
         return decoder
 
     @classmethod
-    def from_selftok(cls, path: str | Path, **config: Any) -> "DDTDecoder":
+    def from_selftok(cls, path: str | Path, **config: Any) -> Self:
         """Read a published Selftok checkpoint (`tokenizer_512_ckpt.pth`): network and ids -> vectors table.
 
         Args:
@@ -299,14 +307,12 @@ class DDTDecoder(TokenTable):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a key is missing or unknown, or a shape does not fit.
+            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
         """
         checkpoint = read_selftok(path, **config)
         if "canvas" in checkpoint.weights:
             raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
-        decoder = cls(checkpoint.config)
-        decoder.load_state_dict(checkpoint.weights)
-        return decoder.eval()
+        return checkpoint.fill(cls(checkpoint.config))
 
     def _check(self, latents: Tensor) -> None:
         channels, patch = self.config.network.channels, self.config.network.patch_size

@@ -40,10 +40,10 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """Hinge loss of the discriminator from its scores of real and of drawn images: a scalar."""
+    """Compute the hinge loss of the discriminator from its scores of real and of drawn images: a scalar."""
     return (F.relu(1 - real).mean() + F.relu(1 + drawn).mean()) / 2
 
 
 def adversarial_loss(drawn: Tensor) -> Tensor:
-    """Loss of the renderer from the discriminator's scores of drawn images: a scalar."""
+    """Compute the loss of the renderer from the discriminator's scores of drawn images: a scalar."""
     return -drawn.mean()

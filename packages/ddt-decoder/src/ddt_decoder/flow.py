@@ -11,10 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddt_decoder.choices import check_choices
 from ddt_decoder.schedule import TokenSchedule
 
+# How `denoise` takes a step. "heun" is of second order and calls the network twice, "ddpm" renoises the clean estimate.
+Sampler = Literal["euler", "heun", "ddpm"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """What the network predicts, and how noise levels and visible tokens are drawn in training."""
 
@@ -31,9 +35,7 @@ class FlowConfig:
     reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
-        for name in ("prediction", "network_output"):
-            if getattr(self, name) not in ("x0", "velocity"):
-                raise ValueError(f"{name} ({getattr(self, name)!r}) must be x0 or velocity")
+        check_choices(self)
         for name in ("full_noise_share", "coarse_share", "token_dropout", "own_estimates"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")
@@ -87,7 +89,7 @@ def coarsest(count: Tensor, num_tokens: int) -> Tensor:
 
 
 def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
-    """Tell how often each token is visible in training, dropout of all tokens aside: float32 [K], on the CPU.
+    """Compute how often each token is visible in training, dropout of all tokens aside: float32 [K], on the CPU.
 
     With t ~ U(0, 1) this is 1 - start_time(i), so the last tokens are rarely seen: 1.25 % of the time for the last one
     of Selftok-512.
@@ -113,7 +115,7 @@ def denoise(
     noise: Tensor,
     num_steps: int,
     time_shift: float = 1.0,
-    sampler: Literal["euler", "heun", "ddpm"] = "euler",
+    sampler: Sampler = "euler",
     fresh_noise: Callable[[], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Follow the flow from noise (t=1) to an image (t=0), yielding the state after each step.
@@ -123,7 +125,7 @@ def denoise(
         noise: Start [B, ...], drawn from N(0, 1).
         num_steps: Steps, >= 1. With one step the result is the network's estimate of the clean image.
         time_shift: As in training.
-        sampler: "euler", "heun" (second order, two calls a step) or "ddpm" (renoise the clean estimate each step).
+        sampler: See `Sampler`.
         fresh_noise: Draws noise [B, ...]; needed by "ddpm".
     """
     grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float()

@@ -3,29 +3,33 @@
 Shape letters: B batch, L patches, K tokens, D width, H heads, C channels; h, w patch grid.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddt_decoder.attention import JointAttention
+from ddt_decoder.attention import PATCHES, TOKENS, JointAttention
+from ddt_decoder.choices import check_choices
+from ddt_decoder.patches import from_patches, to_patches
 from ddt_decoder.positions import (
     at_points,
-    centre_crop,
+    centred_grid,
+    cropped_table,
     exact_sincos,
     sincos,
-    sincos_grid,
-    sincos_table,
     spread_points,
+    token_positions,
 )
 
 FREQUENCIES = 256  # values in which a time or a token's position enters its embedder
+SD3_SPAN = 64  # patches of SD3's training grid (1024 px), over which its table counts positions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MMDiTConfig:
     """Shape of the network."""
 
@@ -49,8 +53,7 @@ class MMDiTConfig:
     def __post_init__(self):
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(f"width ({self.width}) must be divisible by num_heads ({self.num_heads}) and by 4")
-        if self.token_modulation not in ("time", "position"):
-            raise ValueError(f"token_modulation ({self.token_modulation!r}) must be time or position")
+        check_choices(self)
 
 
 def embedder(width: int) -> nn.Sequential:
@@ -58,24 +61,34 @@ def embedder(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def to_patches(x: Tensor, size: int) -> Tensor:
-    """Cut [B, C, H, W] into patches [B, h * w, C * size * size]."""
-    return x.unflatten(2, (-1, size)).unflatten(4, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+def centre_crop(table: Tensor, height: int, width: int) -> Tensor:
+    """Take the middle h x w of a stored table of positions [S * S, D]: [h * w, D].
+
+    Raises:
+        ValueError: If the table is smaller than the grid.
+    """
+    side = math.isqrt(len(table))
+    if max(height, width) > side:
+        raise ValueError(f"a grid of {height} x {width} patches exceeds table_side ({side}); use smaller images")
+    top, left = (side - height) // 2, (side - width) // 2
+    return table.view(side, side, -1)[top : top + height, left : left + width].flatten(0, 1)
 
 
-def from_patches(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undo `to_patches` for a grid of h x w patches."""
-    pieces = patches.unflatten(1, grid).unflatten(3, (-1, size, size))
-    return pieces.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+class Modulation(NamedTuple):
+    """What a condition does to one layer of a stream, [B or 1, L or 1, D] each (adaLN, arXiv:2212.09748)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor | None = None  # of the residual; None where nothing is added to one
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalise x [B, L, D], then scale and shift it by [B or 1, L or 1, D] (adaLN, arXiv:2212.09748)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+def modulate(x: Tensor, by: Modulation) -> Tensor:
+    """Compute (1 + scale) * norm(x) + shift for x [B, L, D]."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + by.scale) + by.shift
 
 
 class MMDiTBlock(nn.Module):
-    """Joint attention, then an MLP for each stream; patches modulated by the time, tokens by time or position.
+    """Joint attention, then an MLP for each stream; the time modulates patches, the time or their place tokens.
 
     Args:
         config: Shape of the network.
@@ -98,7 +111,7 @@ class MMDiTBlock(nn.Module):
             nn.init.zeros_(layer.bias)
             if config.open_gates and i < updated:
                 # Closed gates (adaLN-zero) cost a small network hundreds of steps in which no token reaches a pixel.
-                layer.bias.data.unflatten(0, (6, width))[[2, 5]] = 1.0
+                layer.bias.data.unflatten(0, (6, width))[[2, 5]] = 1.0  # those of attention and of the MLP
         self.position_in = None
         if config.token_modulation == "position" and updates_tokens:
             self.position_in = embedder(width)
@@ -112,18 +125,23 @@ class MMDiTBlock(nn.Module):
 
         `time` is the time embedding [B, D], `position` the frequencies of the tokens' positions [K, 256].
         """
-        conditions = [time[:, None], time[:, None] if self.position_in is None else self.position_in(position)[None]]
-        modulation = [
-            layer(F.silu(condition)).unflatten(-1, (-1, condition.shape[-1])).unbind(2)
-            for layer, condition in zip(self.modulation, conditions, strict=True)
-        ]
-        streams = (patches, tokens)
-        inputs = [modulate(x, m[0], m[1]) for x, m in zip(streams, modulation, strict=True)]
-        updated = []
-        for x, m, y, mlp in zip(streams, modulation, self.attention(*inputs, visible), self.mlp, strict=False):
-            x = x + m[2] * y
-            updated.append(x + m[5] * mlp(modulate(x, m[3], m[4])))
-        return updated[0], updated[1] if len(updated) == 2 else None
+        by_time = time[:, None]
+        by_place = time[:, None] if self.position_in is None else self.position_in(position)[None]
+        of_patches, of_tokens = self._modulations(PATCHES, by_time), self._modulations(TOKENS, by_place)
+        mixed = self.attention(modulate(patches, of_patches[0]), modulate(tokens, of_tokens[0]), visible)
+        patches = self._update(PATCHES, patches, mixed[PATCHES], *of_patches)
+        if len(mixed) == 1:
+            return patches, None
+        return patches, self._update(TOKENS, tokens, mixed[TOKENS], *of_tokens)
+
+    def _modulations(self, stream: int, condition: Tensor) -> list[Modulation]:
+        """Compute the modulations of a stream in attention and in its MLP from a condition [B or 1, K or 1, D]."""
+        parts = self.modulation[stream](F.silu(condition)).unflatten(-1, (-1, condition.shape[-1])).unbind(2)
+        return [Modulation(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
+
+    def _update(self, stream: int, x: Tensor, mixed: Tensor, attention: Modulation, mlp: Modulation) -> Tensor:
+        x = x + attention.gate * mixed
+        return x + mlp.gate * self.mlp[stream](modulate(x, mlp))
 
 
 class MMDiT(nn.Module):
@@ -132,6 +150,7 @@ class MMDiT(nn.Module):
     Args:
         config: Shape of the network.
         num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538), or with `token_grid` at a point of it.
+        embeds_patches: False where only `transform` is used: there is no patch embedding and no table of positions.
 
     Example:
         >>> network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2), num_tokens=4)
@@ -139,11 +158,11 @@ class MMDiT(nn.Module):
         torch.Size([2, 3, 16, 24])
     """
 
-    def __init__(self, config: MMDiTConfig, num_tokens: int):
+    def __init__(self, config: MMDiTConfig, num_tokens: int, embeds_patches: bool = True):
         super().__init__()
         self.config = config
         width, patch_values = config.width, config.channels * config.patch_size**2
-        self.patch_in = nn.Linear(patch_values, width)
+        self.patch_in = nn.Linear(patch_values, width) if embeds_patches else None
         self.token_in = nn.Linear(config.token_width, width)
         self.time_in = embedder(width)
         self.blocks = nn.ModuleList(
@@ -151,11 +170,10 @@ class MMDiT(nn.Module):
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, patch_values)
-        nn.init.zeros_(self.final_modulation.weight)
-        nn.init.zeros_(self.final_modulation.bias)
-        nn.init.zeros_(self.patch_out.weight)
-        nn.init.zeros_(self.patch_out.bias)
-        positions = torch.arange(num_tokens, device="cpu") * 8 + 1000
+        for layer in (self.final_modulation, self.patch_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        positions = token_positions(num_tokens, torch.device("cpu"))
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
         if config.token_grid is None:
             order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
@@ -165,27 +183,30 @@ class MMDiT(nn.Module):
         here = torch.get_default_device()
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
-        if config.table_side is not None:
-            table = torch.empty(config.table_side**2, width)
-            self.register_buffer("patch_table", table if table.is_meta else sincos_table(config.table_side, width))
+        if embeds_patches and config.table_side is not None:
+            side = config.table_side
+            table = torch.empty(side**2, width)
+            table = table if table.is_meta else cropped_table(side, side, side, width, SD3_SPAN)
+            self.register_buffer("patch_table", table)
 
     @torch.no_grad()
     def _look_at_tokens(self) -> None:
-        # A patch that asks as tokens offer attends to the tokens near it. Only first values: nothing holds it there.
+        # Initialise W_q of the patches with W_k of the tokens: both streams begin as position embeddings, so q.k is
+        # then largest for the nearest tokens. Training may leave it.
         width = self.config.width
         for block in self.blocks:
             patches, tokens = block.attention.qkv
             patches.weight[:width] = tokens.weight[width : 2 * width]
 
     def grid(self, height: int, width: int) -> Tensor:
-        """Embed the places of h x w patches: [h * w, D].
+        """Embed the places of h x w patches as [h * w, D].
 
         Raises:
             ValueError: If the grid exceeds the stored table.
         """
         if self.config.table_side is not None:
             return centre_crop(self.patch_table, height, width)
-        return sincos_grid(height, width, self.config.width, self.token_order.device)
+        return centred_grid(height, width, self.config.width, self.token_order.device)
 
     def forward(self, x: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None, first: int = 0) -> Tensor:
         """Run the network.
@@ -220,5 +241,5 @@ class MMDiT(nn.Module):
                 patches, tokens = checkpoint(block, patches, tokens, time, position, visible, use_reentrant=False)
             else:
                 patches, tokens = block(patches, tokens, time, position, visible)
-        shift, scale = self.final_modulation(F.silu(time))[:, None].chunk(2, dim=-1)
-        return self.patch_out(modulate(patches, shift, scale))
+        final = Modulation(*self.final_modulation(F.silu(time))[:, None].chunk(2, dim=-1))
+        return self.patch_out(modulate(patches, final))

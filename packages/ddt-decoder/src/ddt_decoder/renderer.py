@@ -5,7 +5,7 @@ Shape letters: B batch, K tokens, D token width, W network width, L patches.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from ddt_decoder.checkpoint import load_weights, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.decoder import DDTDecoder
 from ddt_decoder.latents import LatentSpace
-from ddt_decoder.mmdit import MMDiT, from_patches
+from ddt_decoder.mmdit import MMDiT
+from ddt_decoder.patches import from_patches
 from ddt_decoder.selftok import read_selftok
 from ddt_decoder.token_table import TokenTable
 
@@ -41,10 +42,7 @@ class DDTRenderer(TokenTable):
         super().__init__(num_tokens, config.codebook_size, network.token_width)
         self.config = config
         self.latent_space = LatentSpace(config.latents)
-        self.network = MMDiT(network, num_tokens)
-        del self.network.patch_in  # there is no x_t to embed; canvas and places stand in for it
-        if network.table_side is not None:
-            del self.network.patch_table
+        self.network = MMDiT(network, num_tokens, embeds_patches=False)  # canvas and places stand in for x_t
         side = config.image_size // config.patch_pixels
         self.canvas = nn.Parameter(network.width**-0.5 * torch.randn(canvas_size, network.width))
         self.places = nn.Parameter(network.width**-0.5 * torch.randn(side**2, network.width))
@@ -75,7 +73,7 @@ class DDTRenderer(TokenTable):
         return self.render(ids).clamp(-1, 1).float()
 
     @classmethod
-    def from_decoder(cls, decoder: DDTDecoder) -> "DDTRenderer":
+    def from_decoder(cls, decoder: DDTDecoder) -> Self:
         """Start from a decoder: the renderer's first image is the decoder's estimate in one step from zero noise.
 
         Selftok starts canvas and places at random instead.
@@ -102,12 +100,12 @@ class DDTRenderer(TokenTable):
         save_folder(folder, self, "ddt-renderer", {**extra, **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> "DDTRenderer":
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
             folder: What `save_pretrained` wrote.
-            vae: Where the autoencoder lies on this machine, if not where it did when the folder was written.
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
             FileNotFoundError: If the folder holds no renderer.
@@ -124,11 +122,9 @@ class DDTRenderer(TokenTable):
         return renderer.eval()
 
     @classmethod
-    def from_selftok(cls, path: str | Path, **config: Any) -> "DDTRenderer":
+    def from_selftok(cls, path: str | Path, **config: Any) -> Self:
         """Read a published Selftok renderer (`renderer_512_ckpt.pth`); arguments as for `DDTDecoder.from_selftok`."""
         checkpoint = read_selftok(path, **config)
         if "canvas" not in checkpoint.weights:
             raise ValueError(f"'{path}' holds a decoder, not a renderer; use DDTDecoder.from_selftok")
-        renderer = cls(checkpoint.config, len(checkpoint.weights["canvas"]))
-        renderer.load_state_dict(checkpoint.weights)
-        return renderer.eval()
+        return checkpoint.fill(cls(checkpoint.config, len(checkpoint.weights["canvas"])))

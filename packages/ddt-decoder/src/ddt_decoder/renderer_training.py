@@ -16,7 +16,7 @@ from ddt_decoder.perceptual import gradient_difference
 from ddt_decoder.renderer import DDTRenderer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RendererTrainingConfig:
     """How a renderer is trained: mean squared error of pixels + perceptual + adversarial, in two phases.
 
@@ -132,7 +132,7 @@ class RendererTraining(LightningModule):
         self.log_dict({name: value.detach() for name, value in losses.items()})
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One AdamW for the renderer, one for the discriminator."""
+        """Return one AdamW for the renderer, one for the discriminator."""
         config, settings = self.config, {"betas": self.config.betas, "weight_decay": 0.0}
         return [
             torch.optim.AdamW(self.renderer.parameters(), config.lr, **settings),

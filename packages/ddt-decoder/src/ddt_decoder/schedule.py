@@ -50,7 +50,7 @@ class TokenSchedule:
         return torch.arange(self.num_tokens, device=t.device) < self.visible_count(t)[:, None]
 
     def start_times(self) -> Tensor:
-        """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
+        """Compute the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 up."""
         pieces = [
             (segment + torch.arange(count, dtype=torch.float64) / count) / len(self.tokens_per_segment)
             for segment, count in enumerate(self.tokens_per_segment)
@@ -88,6 +88,6 @@ class LogitNormalSchedule(TokenSchedule):
         return ((share * self.num_tokens).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def start_times(self) -> Tensor:
-        """Tell the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 upwards."""
+        """Compute the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 up."""
         share = (torch.arange(self.num_tokens, dtype=torch.float64) - 1).clamp(min=0) / self.num_tokens
         return torch.sigmoid(torch.special.ndtri(share) * self.std + self.mean)

@@ -5,25 +5,30 @@ Shape letters: K tokens, D width, V codebook size, L patches.
 
 import math
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
 from ddt_decoder.mmdit import MMDiTConfig
-from ddt_decoder.positions import exact_sincos
+from ddt_decoder.positions import exact_sincos, token_positions
 from ddt_decoder.sd3 import channel_first
 
+Model = TypeVar("Model", bound=nn.Module)
 PATCH_SIZE = 2
 STREAMS = ("x_block", "context_block")  # in the order of ours: patches, tokens
 PARTS = {"adaLN_modulation.1": "modulation", "attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
 MLP = {"mlp.fc1": "0", "mlp.fc2": "2"}
+# What `torch.load` raises of bytes that are no checkpoint: it believes what it reads.
+UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+UNREADABLE += (struct.error, torch.serialization.pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,19 @@ class SelftokCheckpoint:
 
     config: DecoderConfig
     weights: dict[str, Tensor]
+    path: str | Path
+
+    def fill(self, model: Model) -> Model:
+        """Return a model of this configuration with the weights, all of them, in evaluation mode.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        try:
+            model.load_state_dict(self.weights)
+            return model.eval()
+        except RuntimeError as error:
+            raise ValueError(f"'{self.path}' holds weights of other shapes ({' '.join(str(error).split())})") from error
 
 
 def read_selftok(
@@ -53,16 +71,13 @@ def read_selftok(
         schedule: Tokens revealed in each equal piece of time; None means those of `DecoderConfig.selftok_512` or
             `selftok_1024`.
         image_size: Pixels; None means 256, or what a renderer's canvas says.
-        vae: Folder or Hub id of SD3's autoencoder.
+        vae: Folder or Hub id of SD3's VAE.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a key is missing or unknown, or a setting does not fit.
+        ValueError: If the file is damaged, a key is missing or unknown, or a setting does not fit.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    state = read_tensors(path)
     theirs = {name.removeprefix("model."): state.pop(name) for name in list(state) if name.startswith("model.")}
     try:
         table = F.layer_norm(
@@ -82,7 +97,8 @@ def read_selftok(
     unknown = [*theirs, *(name for name in state if not name.startswith(("encoder.", "diffusion.")))]
     if unknown:
         raise ValueError(f"'{path}' holds weights that this decoder has no place for: {', '.join(sorted(unknown))}")
-    if not torch.allclose(order, exact_sincos(torch.arange(num_tokens) * 8 + 1000, shape["width"]), atol=1e-4):
+    positions = token_positions(num_tokens, torch.device("cpu"))
+    if not torch.allclose(order, exact_sincos(positions, shape["width"]), atol=1e-4):
         raise ValueError(f"tokens of '{path}' do not stand at positions 1000 + 8 k; it is of another Selftok")
     for released in (DecoderConfig.selftok_512(), DecoderConfig.selftok_1024()):
         if schedule is None and sum(released.schedule) == num_tokens:
@@ -105,7 +121,26 @@ def read_selftok(
         flow=FlowConfig(prediction="velocity", network_output="velocity"),
         latents=LatentConfig(shape["channels"], latents.downscale, latents.shift, latents.scale, vae),
     )
-    return SelftokCheckpoint(config, {"codebook": table, **weights})
+    return SelftokCheckpoint(config, {"codebook": table, **weights}, path)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.pth` file by name, without running any code of it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"'{path}' cannot be read as a checkpoint ({why}); fetch it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' is not a Selftok checkpoint: it holds a {type(found).__name__}")
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:

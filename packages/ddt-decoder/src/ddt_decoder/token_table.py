@@ -32,7 +32,7 @@ class TokenTable(nn.Module):
         self.tokenizer_fingerprint = tokenizer_fingerprint
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look ids [B, K] up in the table: token vectors [B, K, D].
+        """Return the token vectors [B, K, D] of ids [B, K].
 
         Raises:
             ValueError: If the shape or a value does not fit this decoder.
@@ -45,7 +45,7 @@ class TokenTable(nn.Module):
         return self.codebook[ids]
 
     def as_tokens(self, ids: Tensor) -> Tensor:
-        """Take ids [B, K], or their vectors [B, K, D] as they are: token vectors [B, K, D].
+        """Return the token vectors [B, K, D] of ids [B, K]; vectors [B, K, D] are returned as they are.
 
         Raises:
             ValueError: If the shape or a value does not fit this decoder.

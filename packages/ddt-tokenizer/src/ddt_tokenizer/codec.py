@@ -19,7 +19,7 @@ class Codec:
     Args:
         tokenizer: Writes ids.
         decoder: Draws them.
-        num_steps: Denoising steps of `decode`; None: see `usual_steps`.
+        num_steps: Denoising steps of `decode`; None: those of its configuration.
         renderer: Draws whole sets of ids in one step in the decoder's place.
 
     Raises:
@@ -34,7 +34,7 @@ class Codec:
         renderer: "DDTRenderer | None" = None,
     ):
         self.tokenizer, self.decoder = tokenizer.eval(), decoder.eval()
-        self.num_steps = usual_steps(decoder) if num_steps is None else num_steps
+        self.num_steps = decoder.config.usual_steps if num_steps is None else num_steps
         self.renderer = None if renderer is None else renderer.eval()
         self.codebook_size, self.num_tokens = tokenizer.codebook_size, tokenizer.num_tokens
         self.image_size = tokenizer.config.image_size
@@ -68,7 +68,7 @@ class Codec:
         Args:
             folder: The run.
             device: Where to put it.
-            num_steps: Denoising steps of `decode`; None: see `usual_steps`.
+            num_steps: Denoising steps of `decode`; None: those of its configuration.
             renderer: A `ddt train-renderer` run of that tokenizer.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
@@ -103,7 +103,7 @@ class Codec:
         Args:
             path: The `.pth` file; nothing but tensors is unpickled.
             vae: Folder or Hub id of the autoencoder of Stable Diffusion 3.
-            num_steps: Denoising steps of `decode`; None: see `usual_steps`.
+            num_steps: Denoising steps of `decode`; None: those of its configuration.
             schedule: Tokens revealed in each equal piece of time; None: that of the released ones.
             heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
 
@@ -140,8 +140,3 @@ class Codec:
         if self.renderer is not None and keep_tokens is None and not settings:
             return self.renderer.decode(ids).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
-
-
-def usual_steps(decoder: "DDTDecoder") -> int:
-    """Say how many denoising steps to draw in: one where training had its share of pure noise, else 25."""
-    return 1 if decoder.config.flow.full_noise_share else 25
