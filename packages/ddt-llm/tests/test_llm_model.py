@@ -189,9 +189,9 @@ def test_mistakes_are_named(make_lm):
     lm = make_lm()
     with pytest.raises(ValueError, match="pass visual="):
         lm.generate(Path("fox.png"))
-    with pytest.raises(ValueError, match="output"):
+    with pytest.raises(ValueError, match=r"output \('picture'\) must be auto or image or text"):
         lm.generate("a fox", output="picture")
-    with pytest.raises(ValueError, match="template"):
+    with pytest.raises(ValueError, match=r"template \('chat'\) must be caption or instruction"):
         MultimodalLM(lm.model, lm.text_tokenizer, "chat")
     del lm.model.config.ddt
     with pytest.raises(ValueError, match="expand_vocabulary"):

@@ -6,11 +6,12 @@ K visual tokens of an image, V candidates of one choice.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from ddt_llm.choices import check_choices
 from ddt_llm.head import head_logits
 from ddt_llm.network import cached_network
 from ddt_llm.vocabulary import VisualVocabulary
@@ -95,13 +96,14 @@ class Request:
     output: Output = "auto"
     image_start: tuple[int, ...] = ()  # output "image": tokens that the image begins with, fewer than K
 
+    def __post_init__(self):
+        check_choices(self)
+
 
 class Writer:
     """The grammar of one answer: knows which tokens may come next and when the answer ends."""
 
     def __init__(self, vocabulary: VisualVocabulary, request: Request, sampling: Sampling, eos: int, positions: int):
-        if request.output not in get_args(Output):
-            raise ValueError(f"output ({request.output!r}) must be one of {', '.join(get_args(Output))}")
         self.vocabulary = vocabulary
         self.output = request.output
         self.eos = eos

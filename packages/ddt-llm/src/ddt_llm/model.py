@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ddt_llm.choices import check_choices
 from ddt_llm.expansion import unused_rows
 from ddt_llm.generation import Output, Request, Sampling, generate_tokens, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
@@ -75,6 +76,8 @@ class MultimodalLM:
         ValueError: if the model has no visual vocabulary or the template is unknown.
     """
 
+    template: Template
+
     def __init__(
         self,
         model: "PreTrainedModel",
@@ -82,11 +85,10 @@ class MultimodalLM:
         template: Template = "caption",
         visual_fingerprint: str | None = None,
     ):
-        if template not in get_args(Template):
-            raise ValueError(f"template ({template!r}) must be one of {', '.join(get_args(Template))}")
+        self.template = template
+        check_choices(self)
         self.model = model
         self.text_tokenizer = text_tokenizer
-        self.template: Template = template
         self.visual_fingerprint = visual_fingerprint
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.sequences = Sequences(self.vocabulary, text_tokenizer)

@@ -4,9 +4,11 @@ Shape letters: B batch, K visual tokens of an image, D width.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+
+from ddt_llm.choices import check_choices
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,8 +38,7 @@ class VisualVocabulary:
         for name in ("text_size", "codebook_size", "num_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if self.visual_order not in get_args(VisualOrder):
-            raise ValueError(f"visual_order ({self.visual_order!r}) must be one of {', '.join(get_args(VisualOrder))}")
+        check_choices(self)
 
     @property
     def visual(self) -> slice:
