@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, make_lm, ids, optim
             run.save_checkpoint(checkpoint)
         weights[name] = copy.deepcopy(lm.model.state_dict())
     assert all(torch.equal(weights["resumed"][name], tensor) for name, tensor in weights["whole"].items())
+
+
+def test_dropout_is_a_function_of_seed_step_and_rank(make_lm):
+    module = LanguageModelTraining(make_lm().model, OptimizerConfig(steps=9), seed=5)
+
+    def dropped(step, rank, seed=5):
+        module.seed = seed
+        module.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=step, global_rank=rank)
+        module.on_train_batch_start({}, batch_idx=step)
+        return torch.nn.functional.dropout(torch.ones(256), 0.5).bool()
+
+    first = dropped(3, rank=0)
+    assert torch.equal(first, dropped(3, rank=0)) and torch.equal(dropped(3, rank=1), dropped(3, rank=1))
+    for other in (dropped(3, rank=1), dropped(4, rank=0), dropped(3, rank=0, seed=6)):
+        assert not torch.equal(first, other)
+    torch.manual_seed(5 * 1_000_003 + 3)  # a single process has the numbers it always had
+    assert torch.equal(first, torch.nn.functional.dropout(torch.ones(256), 0.5).bool())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

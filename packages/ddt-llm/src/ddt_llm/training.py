@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LanguageModelTraining(LightningModule):
     """Trains a causal LM on batches of `collate` or `collate_packed`; the stages differ in their data alone.
 
-    Randomness is a function of (seed, step), so a resumed run continues exactly. Logs `loss` (nats a token),
+    Randomness is a function of (seed, step, rank), so a resumed run continues exactly. Logs `loss` (nats a token),
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
     Args:
@@ -40,9 +40,10 @@ class LanguageModelTraining(LightningModule):
         self.keep_text = keep_text
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Make the randomness (of dropout) a function of (seed, step), and of which batch of a gathered step it is."""
+        """Make dropout a function of (seed, step, rank), and of which batch of an accumulated step it is."""
         batches = self.trainer.accumulate_grad_batches
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step * batches + batch_idx % batches)
+        step = self.global_step * batches + batch_idx % batches
+        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy in nats of the trained positions, both modalities one to one."""
