@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ddt_llm.generation import Output, Request, Sampling, generate_tokens, strea
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
+from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETTINGS = "ddt.json"
-
-
-@runtime_checkable
-class VisualTokenizer(Protocol):
-    """What turns pictures into visual ids and back. It may also have a `fingerprint: str`, which is then compared."""
-
-    codebook_size: int
-    num_tokens: int
-
-    def encode(self, images: Sequence[Any]) -> Tensor:
-        """N images (PIL, paths or tensors) -> ids int64 [N, K]."""
-        ...
-
-    def decode(self, ids: Tensor, keep_tokens: int | None = None) -> Tensor:
-        """Ids int64 [N, K] -> images float32 [N, 3, H, W] in [-1, 1].
-
-        With `keep_tokens`, which only previews need, the picture is that of the so many coarsest ids alone.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from ddt_llm.model import VisualTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Reader:
         self,
         vocabulary: VisualVocabulary,
         text_tokenizer: "PreTrainedTokenizerFast",
-        visual: "VisualTokenizer | None",
+        visual: VisualTokenizer | None,
         preview_every: int,
     ):
         self.vocabulary, self.text_tokenizer, self.visual = vocabulary, text_tokenizer, visual
