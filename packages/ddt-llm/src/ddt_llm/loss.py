@@ -36,12 +36,12 @@ class TokenLoss:
 
     @property
     def bits_per_text_token(self) -> Tensor:
-        """NaN where there is no text token."""
+        """Bits a text token; NaN where there is none."""
         return self.text_nats / self.text_count / math.log(2)
 
     @property
     def bits_per_visual_token(self) -> Tensor:
-        """NaN where there is no visual token."""
+        """Bits a visual token; NaN where there is none."""
         return self.visual_nats / self.visual_count / math.log(2)
 
     def __add__(self, other: "TokenLoss") -> "TokenLoss":
@@ -60,11 +60,11 @@ def token_loss(
     labels: Tensor,
     position_ids: Tensor | None = None,
 ) -> TokenLoss:
-    """Cross-entropy of every trained position; logits exist for those positions only, and never all at once.
+    """Compute the cross-entropy of every trained position, with logits of those positions only and never all at once.
 
     Args:
         model: Causal LM with the visual vocabulary.
-        vocabulary: Tells visual tokens from text.
+        vocabulary: Its visual vocabulary.
         input_ids: int64 [B, L], padded on the right.
         labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
         position_ids: int64 [B, L] of packed rows, from `collate_packed`.

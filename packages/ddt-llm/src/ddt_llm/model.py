@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class MultimodalLM:
         visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
 
     Raises:
-        ValueError: if the model has no visual vocabulary or the template is unknown.
+        ValueError: If the model has no visual vocabulary or the template is unknown.
     """
 
     template: Template
@@ -79,12 +79,12 @@ class MultimodalLM:
         self.never = sorted(special - {self.sequences.eos})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> "MultimodalLM":
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
         """Load a folder of `save_pretrained`.
 
         Raises:
-            FileNotFoundError: if the folder is missing or unfinished.
-            ValueError: if its format is unknown.
+            FileNotFoundError: If the folder is missing or unfinished.
+            ValueError: If its format is unknown, or its `ddt.json` belongs to another model.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -168,7 +168,7 @@ class MultimodalLM:
                 text_temperature and so on, max_text_tokens, max_images.
 
         Raises:
-            ValueError: if the visual tokenizer does not match the model, one is needed and missing, a setting is out of
+            ValueError: If the visual tokenizer does not match the model, one is needed and missing, a setting is out of
                 range, or a prompt is too long or does not fit the template.
         """
         sampling = Sampling(**settings)
@@ -193,15 +193,16 @@ class MultimodalLM:
         preview_every: int = 0,
         **settings: Any,
     ) -> Iterator[Event]:
-        """Answer one prompt as `generate` does, giving every token when it is written.
+        """Answer one prompt as `generate` does, and yield every token when it is written.
 
-        Args:
-            prompt, visual, output, seed, history, settings: As for `generate_batch`.
-            preview_every: Tokens of an image between two previews of it; 0 shows only whole images. Previews need a
-                visual tokenizer, and a model that writes the coarsest tokens first.
+        Settings are those of `generate_batch`. `preview_every` tokens of an image lie between two previews of it; 0
+        shows only whole images. Previews need a visual tokenizer, and a model that writes the coarsest tokens first.
+
+        Yields:
+            What each step added: text, or a token of an image.
 
         Raises:
-            ValueError: as `generate_batch`.
+            ValueError: If `generate_batch` would raise one.
         """
         (request,) = self._requests([prompt], visual, output, seed, history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
@@ -211,7 +212,7 @@ class MultimodalLM:
                 yield from reader.read(writer.tokens)
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
-        """Cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
+        """Compute the cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
         losses = []
         with _evaluating(self.model), torch.inference_mode():
             for first in range(0, len(examples), batch_size):
@@ -244,7 +245,7 @@ class MultimodalLM:
         ]
 
     def _marks(self) -> dict[str, Any]:
-        """What generation needs to know of the text tokenizer and the template."""
+        """Return what generation needs to know of the text tokenizer and the template."""
         unconditional = self.sequences.prompt([], self.template)
         return {"eos": self.sequences.eos, "unconditional": unconditional, "never": self.never}
 
@@ -285,7 +286,7 @@ class MultimodalLM:
 
 
 def _parts(prompts: "Sequence[Prompt]", visual: VisualTokenizer | None) -> list[list[Part]]:
-    """Prompts as lists of texts and visual ids; all pictures are encoded in one call."""
+    """Turn prompts into lists of texts and visual ids; all pictures are encoded in one call."""
     listed = [list(prompt) if isinstance(prompt, list | tuple) else [prompt] for prompt in prompts]
     pictures = [part for parts in listed for part in parts if _is_picture(part)]
     if not pictures:

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 VOCABULARY = "vocabulary"  # name of the parameter group of embedding and head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Optimizer, schedule and length of a run.
 
-    >>> config = OptimizerConfig(steps=100, warmup_steps=10, schedule="wsd", cooldown_share=0.5)
-    >>> [round(config.factor(step), 2) for step in (0, 9, 49, 75, 99)]
-    [0.1, 1.0, 1.0, 0.5, 0.02]
-
     Raises:
-        ValueError: for an unknown name, a run without steps or a share outside 0 to 1.
+        ValueError: If a name is unknown, a run has no steps or a share is outside 0 to 1.
+
+    Example:
+        >>> config = OptimizerConfig(steps=100, warmup_steps=10, schedule="wsd", cooldown_share=0.5)
+        >>> [round(config.factor(step), 2) for step in (0, 9, 49, 75, 99)]
+        [0.1, 1.0, 1.0, 0.5, 0.02]
     """
 
     steps: int  # length of the run in optimizer steps
@@ -47,14 +48,15 @@ class OptimizerConfig:
             raise ValueError(f"cooldown_share ({self.cooldown_share}) must lie in 0 to 1")
 
     def factor(self, step: int) -> float:
-        """Learning rate at a step, as a share of `lr`: linear warm-up, then cosine or constant and linear to zero."""
+        """Compute the learning rate at a step as a share of `lr`."""
         if self.schedule == "cosine":
             return warmup_cosine(step, self.steps, self.warmup_steps)
         return warmup_stable_decay(step, self.steps, self.warmup_steps, self.cooldown_share)
 
 
 def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices only, or Muon on the matrices inside the layers and AdamW on the rest."""
+    """Build AdamW with decay on matrices only, or Muon on the matrices inside the layers and AdamW on the rest."""
+    # What a weight is: a row for each token, a row for each position, a vector, or a matrix inside a layer.
     rows = {id(weight) for weight in vocabulary_weights(model)}
     positions = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - rows
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -62,6 +64,8 @@ def build_optimizer(model: "PreTrainedModel", config: OptimizerConfig) -> torch.
     tables = [parameter for parameter in trained if parameter.ndim >= 2 and id(parameter) in rows]
     others = [parameter for parameter in trained if parameter.ndim > 2 or id(parameter) in positions]
     hidden = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in rows | positions]
+
+    # AdamW's groups; with "adamw" it has the matrices inside the layers too.
     decay = config.weight_decay
     groups = [
         {"params": others, "weight_decay": decay},

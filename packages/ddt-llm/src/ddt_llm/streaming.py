@@ -51,7 +51,7 @@ class Reader:
         self.shown = 0  # characters of it that an event held
 
     def read(self, tokens: Sequence[int]) -> Iterator[Event]:
-        """Events of those tokens of an answer that were not there at the last call."""
+        """Yield the events of those tokens of an answer that were not there at the last call."""
         new, self.read_tokens = tokens[self.read_tokens :], len(tokens)
         for token in new:
             if self.vocabulary.visual.start <= token < self.vocabulary.visual.stop:

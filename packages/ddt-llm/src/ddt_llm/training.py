@@ -28,7 +28,7 @@ class LanguageModelTraining(LightningModule):
         keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
 
     Raises:
-        ValueError: if the model has no visual vocabulary.
+        ValueError: If the model has no visual vocabulary.
     """
 
     def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0, *, keep_text: bool = False):
@@ -46,7 +46,7 @@ class LanguageModelTraining(LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy in nats of the trained positions, both modalities one to one."""
+        """Compute the mean cross-entropy in nats of the trained positions, both modalities one to one."""
         loss = token_loss(self.model, self.vocabulary, **batch)
         self.log_dict(
             {
@@ -86,7 +86,7 @@ class LanguageModelTraining(LightningModule):
             self.log("validation_bits_per_visual_token", loss.bits_per_visual_token, batch_size=visual)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimizer and schedule; the number of steps comes from the config, never from the trainer."""
+        """Build optimizer and schedule; the number of steps comes from the config, never from the trainer."""
         optimizer = build_optimizer(self.model, self.config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
