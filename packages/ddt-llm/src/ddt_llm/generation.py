@@ -164,7 +164,8 @@ class Writer:
             self.done = self.positions_left == 0 or (self.text_left == 0)
 
 
-def generate_tokens(
+@torch.inference_mode()
+def stream_tokens(
     model: "PreTrainedModel",
     vocabulary: VisualVocabulary,
     requests: Sequence[Request],
@@ -173,8 +174,8 @@ def generate_tokens(
     eos: int,
     unconditional: Sequence[int] = (),
     never: Sequence[int] = (),
-) -> list[list[int]]:
-    """Write one answer for every request.
+) -> Iterator[list[Writer]]:
+    """Write one answer for every request, a token of each at a time.
 
     A sample depends on its own request alone, not on its neighbours in the batch (up to rounding).
 
@@ -187,32 +188,12 @@ def generate_tokens(
         unconditional: Prompt of the unconditional branch, needed where `guidance_scale` is not 1.
         never: Text tokens that are never written, such as `<pad>`.
 
-    Returns:
-        The tokens of every answer without its prompt. Visual ids come in runs of K between `<boi>` and `<eoi>`.
+    Yields:
+        After each step the writers of all requests, the same objects every time: `tokens` is an answer without its
+        prompt, with visual ids in runs of K between `<boi>` and `<eoi>`.
 
     Raises:
         ValueError: If a prompt leaves no room for an answer.
-    """
-    steps = stream_tokens(model, vocabulary, requests, sampling, eos=eos, unconditional=unconditional, never=never)
-    *_, writers = steps
-    return [writer.tokens for writer in writers]
-
-
-@torch.inference_mode()
-def stream_tokens(
-    model: "PreTrainedModel",
-    vocabulary: VisualVocabulary,
-    requests: Sequence[Request],
-    sampling: Sampling,
-    *,
-    eos: int,
-    unconditional: Sequence[int] = (),
-    never: Sequence[int] = (),
-) -> "Iterator[Sequence[Writer]]":
-    """Do what `generate_tokens` does, step by step; arguments and errors as there.
-
-    Yields:
-        The writers of all requests after each step; they are the same objects every time.
     """
     # What each answer may hold, and its random numbers: they depend on its own seed alone.
     positions = getattr(model.config, "max_position_embeddings", None) or 2**31

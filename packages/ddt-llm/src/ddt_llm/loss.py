@@ -4,8 +4,8 @@ Shape letters: B batch, L sequence length, N trained positions.
 """
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
@@ -44,13 +44,8 @@ class TokenLoss:
         """Bits a visual token; NaN where there is none."""
         return self.visual_nats / self.visual_count / math.log(2)
 
-    def __add__(self, other: "TokenLoss") -> "TokenLoss":
-        return TokenLoss(
-            self.text_nats + other.text_nats,
-            self.text_count + other.text_count,
-            self.visual_nats + other.visual_nats,
-            self.visual_count + other.visual_count,
-        )
+    def __add__(self, other: Self) -> Self:
+        return replace(self, **{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 def token_loss(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddt_llm.choices import check_choices
 from ddt_llm.expansion import unused_rows
-from ddt_llm.generation import Output, Request, Sampling, generate_tokens, stream_tokens
+from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
@@ -178,8 +178,8 @@ class MultimodalLM:
         answers = []
         with _evaluating(self.model):
             for first in range(0, len(requests), batch_size):
-                some = requests[first : first + batch_size]
-                answers += generate_tokens(self.model, self.vocabulary, some, sampling, **self._marks())
+                *_, writers = self._write(requests[first : first + batch_size], sampling)
+                answers += [writer.tokens for writer in writers]
         return self._generations(answers, visual, batch_size)
 
     def stream(
@@ -206,9 +206,8 @@ class MultimodalLM:
         """
         (request,) = self._requests([prompt], visual, output, seed, history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
-        steps = stream_tokens(self.model, self.vocabulary, [request], Sampling(**settings), **self._marks())
         with _evaluating(self.model):
-            for (writer,) in steps:
+            for (writer,) in self._write([request], Sampling(**settings)):
                 yield from reader.read(writer.tokens)
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
@@ -244,10 +243,9 @@ class MultimodalLM:
             replace(request, output="image", image_start=start) for request, start in zip(requests, starts, strict=True)
         ]
 
-    def _marks(self) -> dict[str, Any]:
-        """Return what generation needs to know of the text tokenizer and the template."""
-        unconditional = self.sequences.prompt([], self.template)
-        return {"eos": self.sequences.eos, "unconditional": unconditional, "never": self.never}
+    def _write(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Writer]]:
+        marks = {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}
+        return stream_tokens(self.model, self.vocabulary, requests, sampling, never=self.never, **marks)
 
     def _output(self, parts: list[Part], output: Output) -> Output:
         if output == "auto" and self.template == "caption":

@@ -80,11 +80,11 @@ class Sequences:
                 f"the prompt has {len(parts) + 2 * len(history)} parts, but a model with template 'caption' takes one "
                 "text or one image: tune it on instructions first"
             )
-        return [self.bos, *self._document(parts)]
+        return [self.bos, *self._tokens(parts)]
 
     def document(self, parts: Sequence[Part]) -> Example:
         """Lay out `<bos> parts <eos>`: any texts and images in any order, as they come, for pretraining."""
-        tokens = torch.tensor([self.bos, *self._document(parts), self.eos])
+        tokens = torch.tensor([self.bos, *self._tokens(parts), self.eos])
         return Example(tokens, tokens.clone())
 
     def text_to_image(self, caption: str, ids: Tensor) -> Example:
@@ -118,21 +118,16 @@ class Sequences:
         return Example(torch.tensor(input_ids), torch.tensor(labels))
 
     def _turn(self, prompt: Sequence[Part], answer: Sequence[Part]) -> tuple[list[int], list[int]]:
-        return self._question(prompt), [*self._words(answer), self.eos]
+        return self._question(prompt), [*self._tokens(answer, " "), self.eos]
 
     def _question(self, parts: Sequence[Part]) -> list[int]:
-        return [*self.encode_text(USER), *self._words(parts), *self.encode_text(ASSISTANT)]
+        return [*self.encode_text(USER), *self._tokens(parts, " "), *self.encode_text(ASSISTANT)]
 
-    def _document(self, parts: Sequence[Part]) -> list[int]:
-        return [token for part in parts for token in self._caption_part(part)]
-
-    def _caption_part(self, part: Part) -> list[int]:
-        return self.encode_text(part) if isinstance(part, str) else self.encode_image(part)
-
-    def _words(self, parts: Sequence[Part]) -> list[int]:
+    def _tokens(self, parts: Sequence[Part], space: str = "") -> list[int]:
+        """Turn parts into tokens, with `space` before every text."""
         tokens = []
         for part in parts:
-            tokens += self.encode_text(f" {part}") if isinstance(part, str) else self.encode_image(part)
+            tokens += self.encode_text(space + part) if isinstance(part, str) else self.encode_image(part)
         return tokens
 
 
