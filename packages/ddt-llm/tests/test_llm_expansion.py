@@ -16,7 +16,9 @@ def test_any_backbone_keeps_its_text_and_can_be_restored(any_backbone, unused, t
     original = copy.deepcopy(model)
     model, tokenizer = expand_vocabulary(model, text_tokenizer, codebook_size=12, num_tokens=4, multiple=16)
     torch.testing.assert_close(model(tokens).logits[..., :rows], before, atol=1e-6, rtol=0)
-    assert VisualVocabulary.from_config(model.config) == VisualVocabulary(rows, 12, 4)
+    assert VisualVocabulary.from_config(model.config) == VisualVocabulary(
+        text_size=rows, codebook_size=12, num_tokens=4
+    )
     assert model.get_input_embeddings().weight.shape[0] % 16 == 0 == model.get_output_embeddings().weight.shape[0] % 16
     assert tokenizer.convert_tokens_to_ids(["<v_0>", "<v_11>", "<boi>", "<eoi>"]) == [rows + i for i in (0, 11, 12, 13)]
     assert list(unused_rows(tokenizer).values()) == list(range(rows - unused, rows))

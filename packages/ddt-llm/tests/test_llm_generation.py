@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from ddt_llm import MultimodalLM, collate, expand_vocabulary, token_loss
-from ddt_llm.generation import Choice, Request, Sampling, Writer, generate_tokens, sample
+from ddt_llm.generation import Choice, Request, Sampling, Writer, sample, stream_tokens
 
 PROMPTS = ["a red fox", "two blue kites on a green ground", "a bell", "what colour is the fox?"]
 
 
 def write(lm, requests, **settings):
-    return generate_tokens(
+    *_, writers = stream_tokens(
         lm.model,
         lm.vocabulary,
         requests,
@@ -17,6 +17,7 @@ def write(lm, requests, **settings):
         unconditional=lm.sequences.prompt([], lm.template),
         never=[lm.sequences.bos, lm.sequences.pad],
     )
+    return [writer.tokens for writer in writers]
 
 
 def images_of(lm, tokens):

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ddt_llm import MultimodalLM, VisualTokenizer, expand_vocabulary
 from ddt_llm.expansion import unused_rows
-from ddt_llm.generation import Request, Sampling, generate_tokens
+from ddt_llm.generation import Request, Sampling, stream_tokens
 from ddt_llm.streaming import Reader
 
 
@@ -133,10 +133,9 @@ def test_a_conversation_goes_on(make_lm, ids):
     history = [(["a red fox"], [ids[0]]), ([ids[1], "what is it?"], ["a bell"])]
     answer = lm.generate("make it blue", history=history, output="image", seed=1)
     prompt = lm.sequences.prompt(["make it blue"], "instruction", history)
-    (tokens,) = generate_tokens(
-        lm.model, lm.vocabulary, [Request(prompt, 1, "image")], Sampling(), eos=lm.sequences.eos
-    )
-    assert torch.equal(lm.vocabulary.to_ids(torch.tensor(tokens[1:-1])), answer.ids[0])
+    request = Request(prompt, 1, "image")
+    *_, (writer,) = stream_tokens(lm.model, lm.vocabulary, [request], Sampling(), eos=lm.sequences.eos)
+    assert torch.equal(lm.vocabulary.to_ids(torch.tensor(writer.tokens[1:-1])), answer.ids[0])
     assert prompt[: len(prompt) - 1] != lm.sequences.prompt(["make it blue"], "instruction")
     with pytest.raises(ValueError, match="tune it on instructions"):
         make_lm().generate("make it blue", history=history)
@@ -150,10 +149,9 @@ def test_rows_that_stand_for_no_token_are_never_written(backbone, text_tokenizer
     unused = list(unused_rows(tokenizer).values())
     with torch.no_grad():  # they would be the likeliest
         model.get_input_embeddings().weight[unused] = 50 * model.get_input_embeddings().weight[5]
-    tokens = generate_tokens(
-        model, lm.vocabulary, [Request([1, 5, 6], seed, "text") for seed in range(8)], Sampling(), eos=1, never=lm.never
-    )
-    assert len(unused) == 3 and not set(unused) & {token for answer in tokens for token in answer}
+    requests = [Request([1, 5, 6], seed, "text") for seed in range(8)]
+    *_, writers = stream_tokens(model, lm.vocabulary, requests, Sampling(), eos=1, never=lm.never)
+    assert len(unused) == 3 and not set(unused) & {token for writer in writers for token in writer.tokens}
     assert lm.sequences.eos not in lm.never and lm.sequences.pad in lm.never
 
 
@@ -189,9 +187,9 @@ def test_mistakes_are_named(make_lm):
     lm = make_lm()
     with pytest.raises(ValueError, match="pass visual="):
         lm.generate(Path("fox.png"))
-    with pytest.raises(ValueError, match="output"):
+    with pytest.raises(ValueError, match=r"output \('picture'\) must be auto or image or text"):
         lm.generate("a fox", output="picture")
-    with pytest.raises(ValueError, match="template"):
+    with pytest.raises(ValueError, match=r"template \('chat'\) must be caption or instruction"):
         MultimodalLM(lm.model, lm.text_tokenizer, "chat")
     del lm.model.config.ddt
     with pytest.raises(ValueError, match="expand_vocabulary"):

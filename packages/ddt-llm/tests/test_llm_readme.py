@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+SOURCES = sorted((README.parent / "src" / "ddt_llm").glob("*.py"))
+MODULES = [file.stem for file in SOURCES if ">>> " in file.read_text()]
 
 
 def test_python_blocks_of_the_readme_run():
@@ -17,7 +19,7 @@ def test_python_blocks_of_the_readme_run():
     exec(compile(code, str(README), "exec"), {})
 
 
-@pytest.mark.parametrize("module", ["backbone", "expansion", "optimizer", "packing", "sequences", "vocabulary"])
+@pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings_run(module):
     result = doctest.testmod(importlib.import_module(f"ddt_llm.{module}"))
     assert result.attempted and not result.failed

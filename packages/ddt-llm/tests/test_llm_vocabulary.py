@@ -6,7 +6,7 @@ from ddt_llm import VisualVocabulary
 
 @pytest.mark.parametrize("order", ["coarse_to_fine", "tokenizer"])
 def test_orders_round_trip(order):
-    vocabulary = VisualVocabulary(100, 16, 6, order)
+    vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=6, visual_order=order)
     ids = torch.randint(16, (5, 6))
     tokens = vocabulary.to_tokens(ids)
     assert torch.equal(vocabulary.to_ids(tokens), ids)
@@ -14,7 +14,7 @@ def test_orders_round_trip(order):
 
 
 def test_ids_that_do_not_belong_here_are_refused():
-    vocabulary = VisualVocabulary(100, 16, 6)
+    vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=6)
     with pytest.raises(ValueError, match="num_tokens 6"):
         vocabulary.to_tokens(torch.zeros(2, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="outside the codebook of 16"):

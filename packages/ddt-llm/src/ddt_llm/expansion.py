@@ -35,11 +35,12 @@ def expand_vocabulary(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Add visual tokens, `<boi>` and `<eoi>` to a causal LM and its text tokenizer.
 
-    Rows of the text model keep every bit, those beyond its tokenizer too: these get names, `<unused_row_0>` and so on,
-    and visual ids start after them. New rows are drawn from a normal distribution with the mean of the text rows and
-    their covariance times spread squared, in the embedding and, if it has its own weights, in the head. With a
-    codebook, rows of visual tokens are its vectors under a random linear map that gives them this mean and, on average,
-    this covariance: ids that look alike to the visual tokenizer start alike in the language model.
+    Rows of the text model keep every bit. Rows beyond its tokenizer are kept too: they get names, `<unused_row_0>` and
+    so on, and visual ids start after them.
+
+    New rows ~ N(mean, spread^2 covariance), both of the text rows, in the embedding and, if it has its own weights, in
+    the head. With a codebook, rows of visual tokens are its vectors under a random linear map that gives them this mean
+    and, on average, this covariance: ids that look alike to the visual tokenizer start alike in the language model.
 
     Args:
         model: Any transformers causal LM (changed in place) or what `load_backbone` takes.
@@ -56,15 +57,16 @@ def expand_vocabulary(
         The model, with the vocabulary recorded in `model.config.ddt`, and the tokenizer.
 
     Raises:
-        ValueError: if the model or the tokenizer was expanded before, no tokenizer is known, it has more tokens than
+        ValueError: If the model or the tokenizer was expanded before, no tokenizer is known, it has more tokens than
             the model rows, or the codebook does not have V vectors.
 
-    >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
-    >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
-    >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
-    >>> model, tokenizer = expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4)
-    >>> tokenizer.convert_ids_to_tokens(len(tokenizer) - 3)
-    '<v_7>'
+    Example:
+        >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+        >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
+        >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+        >>> model, tokenizer = expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4)
+        >>> tokenizer.convert_ids_to_tokens(len(tokenizer) - 3)
+        '<v_7>'
     """
     if isinstance(model, str | Path):
         model, beside = load_backbone(model)
@@ -82,7 +84,9 @@ def expand_vocabulary(
             "they do not belong together"
         )
 
-    vocabulary = VisualVocabulary(rows, codebook_size, num_tokens, visual_order)
+    vocabulary = VisualVocabulary(
+        text_size=rows, codebook_size=codebook_size, num_tokens=num_tokens, visual_order=visual_order
+    )
     text_tokenizer = _with_visual_tokens(text_tokenizer, vocabulary)
     model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
     if not model.get_input_embeddings().weight.is_meta:  # shapes without values have no rows to draw
@@ -94,17 +98,21 @@ def expand_vocabulary(
 def remove_vocabulary(
     model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """Undo `expand_vocabulary`: the text model (changed in place) and its tokenizer, to the bit if nothing was trained.
+    """Undo `expand_vocabulary`.
+
+    Returns:
+        The text model (changed in place) and its tokenizer, equal to the bit if nothing was trained.
 
     Raises:
-        ValueError: if the model has no visual vocabulary.
+        ValueError: If the model has no visual vocabulary.
 
-    >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
-    >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
-    >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
-    >>> model, text = remove_vocabulary(*expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4))
-    >>> text.get_vocab() == tokenizer.get_vocab()
-    True
+    Example:
+        >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+        >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
+        >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+        >>> model, text = remove_vocabulary(*expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4))
+        >>> text.get_vocab() == tokenizer.get_vocab()
+        True
     """
     vocabulary = VisualVocabulary.from_config(model.config)
     names = set(unused_rows(text_tokenizer)) | set(_visual_names(vocabulary))
@@ -118,7 +126,7 @@ def remove_vocabulary(
 
 
 def unused_rows(text_tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
-    """Names and ids of the rows of the text model that stand for no token; a model should never write them."""
+    """Return names and ids of the rows of the text model that stand for no token: a model should never write them."""
     prefix = UNUSED_ROW.partition("{")[0]
     return {name: token for name, token in text_tokenizer.get_added_vocab().items() if name.startswith(prefix)}
 
@@ -154,20 +162,26 @@ def _draw_new_rows(
     for table in tables:
         mean, deviations, axes = _moments(table[: vocabulary.text_size].float())
         scale = spread * deviations
+
+        # Every new row first: mean + noise with the covariance of the text rows.
         noise = torch.randn(new.stop - new.start, len(mean), generator=generator).to(mean.device)
         table[new] = (mean + noise * scale @ axes.T).to(table.dtype)
+
+        # Then rows from the codebook: vectors, centred and of length 1 on average, mixed into the same covariance.
         if codebook is not None:
             mixing = torch.randn(codebook.shape[1], len(mean), generator=generator).to(mean.device) * scale @ axes.T
             vectors = codebook.to(mean) - codebook.to(mean).mean(0)
-            vectors = vectors / vectors.square().sum(1).mean().sqrt()  # of length 1 on average
+            vectors = vectors / vectors.square().sum(1).mean().sqrt()
             table[vocabulary.visual] = (mean + vectors @ mixing).to(table.dtype)
+
+        # Rows of padding stand for no token.
         table[vocabulary.size :] = mean.to(table.dtype)
     if getattr(head, "bias", None) is not None:
         head.bias[vocabulary.text_size :] = head.bias[: vocabulary.text_size].mean()
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], standard deviations [D] and main axes [D, D] of rows [R, D]."""
+    """Compute mean [D], standard deviations [D] and main axes [D, D] of rows [R, D]."""
     mean = rows.mean(0)
     covariance = (rows - mean).T @ (rows - mean) / len(rows)
     values, vectors = torch.linalg.eigh(covariance)

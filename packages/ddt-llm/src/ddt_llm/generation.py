@@ -5,12 +5,13 @@ K visual tokens of an image, V candidates of one choice.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from ddt_llm.choices import check_choices
 from ddt_llm.head import head_logits
 from ddt_llm.network import cached_network
 from ddt_llm.vocabulary import VisualVocabulary
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 Output = Literal["auto", "image", "text"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """How one token is chosen.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: If a value is outside its range.
     """
 
     temperature: float = 1.0  # 0 takes the likeliest token
@@ -42,15 +43,16 @@ class Choice:
             raise ValueError(f"top_p ({self.top_p}) must lie above 0 and up to 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How an answer is written.
 
-    >>> Sampling(temperature=0.7, text_temperature=0).text
-    Choice(temperature=0, top_k=0, top_p=1.0)
-
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: If a value is outside its range.
+
+    Example:
+        >>> Sampling(temperature=0.7, text_temperature=0).text
+        Choice(temperature=0, top_k=0, top_p=1.0)
     """
 
     guidance_scale: float = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
@@ -73,17 +75,13 @@ class Sampling:
     @property
     def visual(self) -> Choice:
         """Choice of tokens inside images."""
-        return Choice(self.temperature, self.top_k, self.top_p)
+        return Choice(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
     @property
     def text(self) -> Choice:
         """Choice of text tokens."""
-        pairs = (
-            (self.text_temperature, self.temperature),
-            (self.text_top_k, self.top_k),
-            (self.text_top_p, self.top_p),
-        )
-        return Choice(*(image if text is None else text for text, image in pairs))
+        own = {"temperature": self.text_temperature, "top_k": self.text_top_k, "top_p": self.text_top_p}
+        return replace(self.visual, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -95,13 +93,25 @@ class Request:
     output: Output = "auto"
     image_start: tuple[int, ...] = ()  # output "image": tokens that the image begins with, fewer than K
 
+    def __post_init__(self):
+        check_choices(self)
+
 
 class Writer:
-    """The grammar of one answer: knows which tokens may come next and when the answer ends."""
+    """The grammar of one answer: knows which tokens may come next and when the answer ends.
+
+    Args:
+        vocabulary: Visual vocabulary of the model.
+        request: What is answered.
+        sampling: Sets how many text tokens and images there may be.
+        eos: Token that ends an answer.
+        positions: Most tokens that the model can see, those of the prompt included.
+
+    Raises:
+        ValueError: If the prompt leaves no room for an answer.
+    """
 
     def __init__(self, vocabulary: VisualVocabulary, request: Request, sampling: Sampling, eos: int, positions: int):
-        if request.output not in get_args(Output):
-            raise ValueError(f"output ({request.output!r}) must be one of {', '.join(get_args(Output))}")
         self.vocabulary = vocabulary
         self.output = request.output
         self.eos = eos
@@ -117,7 +127,7 @@ class Writer:
                 f"the prompt has {len(request.prompt)} tokens and the model {positions} positions: "
                 f"no room for an answer (an image takes {self.image_length}), shorten the prompt"
             )
-        # What an answer begins with is given, so it belongs to the prompt: no pass of the network for each.
+        # The tokens an answer must begin with are read together with the prompt, in one pass of the network.
         self.opening = [vocabulary.boi, *request.image_start] if self.output == "image" else []
         for token in self.opening:
             self.write(token)
@@ -154,7 +164,8 @@ class Writer:
             self.done = self.positions_left == 0 or (self.text_left == 0)
 
 
-def generate_tokens(
+@torch.inference_mode()
+def stream_tokens(
     model: "PreTrainedModel",
     vocabulary: VisualVocabulary,
     requests: Sequence[Request],
@@ -163,8 +174,8 @@ def generate_tokens(
     eos: int,
     unconditional: Sequence[int] = (),
     never: Sequence[int] = (),
-) -> list[list[int]]:
-    """Write one answer for every request.
+) -> Iterator[list[Writer]]:
+    """Write one answer for every request, a token of each at a time.
 
     A sample depends on its own request alone, not on its neighbours in the batch (up to rounding).
 
@@ -177,29 +188,14 @@ def generate_tokens(
         unconditional: Prompt of the unconditional branch, needed where `guidance_scale` is not 1.
         never: Text tokens that are never written, such as `<pad>`.
 
-    Returns:
-        The tokens of every answer without its prompt. Visual ids come in runs of K between `<boi>` and `<eoi>`.
+    Yields:
+        After each step the writers of all requests, the same objects every time: `tokens` is an answer without its
+        prompt, with visual ids in runs of K between `<boi>` and `<eoi>`.
 
     Raises:
-        ValueError: if a prompt leaves no room for an answer.
+        ValueError: If a prompt leaves no room for an answer.
     """
-    steps = stream_tokens(model, vocabulary, requests, sampling, eos=eos, unconditional=unconditional, never=never)
-    *_, writers = steps
-    return [writer.tokens for writer in writers]
-
-
-@torch.inference_mode()
-def stream_tokens(
-    model: "PreTrainedModel",
-    vocabulary: VisualVocabulary,
-    requests: Sequence[Request],
-    sampling: Sampling,
-    *,
-    eos: int,
-    unconditional: Sequence[int] = (),
-    never: Sequence[int] = (),
-) -> "Iterator[Sequence[Writer]]":
-    """The same, giving the writers (always the same ones) after each step; arguments as in `generate_tokens`."""
+    # What each answer may hold, and its random numbers: they depend on its own seed alone.
     positions = getattr(model.config, "max_position_embeddings", None) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
     guided = sampling.guidance_scale != 1 and any(writer.opening or writer.images_left for writer in writers)
@@ -208,11 +204,13 @@ def stream_tokens(
     uniforms = torch.stack(uniforms).to(model.device)
     chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
 
+    # Rows of the batch: the prompts, and under guidance as many without their condition.
     rows = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
     if guided:
         rows += [[*unconditional, *writer.opening] for writer in writers]
     network = cached_network(model, rows, min(longest, max(writer.positions_left for writer in writers)))
 
+    # One token for every answer, then one pass of the network over all of them.
     hidden = network.start()
     while True:
         tokens = chooser.choose(hidden, writers, uniforms, guided)
@@ -232,11 +230,14 @@ class Chooser:
         self.model, self.vocabulary, self.sampling, self.never = model, vocabulary, sampling, never
 
     def choose(self, hidden: Tensor, writers: Sequence[Writer], uniforms: Tensor, guided: bool) -> list[int]:
-        """Hidden states [R, D] at the last position -> the next token of each of the B samples."""
+        """Choose the next token of each of the B samples from hidden states [R, D] at the last position."""
+        # Finished and forced samples need no choice; the others are split by the rows of the head that may come next.
         tokens = [writer.eos if writer.forced is None else writer.forced for writer in writers]
         free = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
         visual = [i for i in free if writers[i].visual_left]
         text = [i for i in free if not writers[i].visual_left]
+
+        # A sample takes the random number of its own position, whatever its neighbours do.
         drawn = uniforms[range(len(writers)), [len(writer.tokens) - writer.done for writer in writers]]
         if visual:
             picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling.visual)
@@ -258,7 +259,7 @@ class Chooser:
         return without + self.sampling.guidance_scale * (with_prompt - without)
 
     def _text_logits(self, hidden: Tensor, may_open: Tensor) -> Tensor:
-        """Logits [B, text_size + 1] of the text tokens and, last, of `<boi>`."""
+        """Compute logits [B, text_size + 1] of the text tokens and, last, of `<boi>`."""
         boi = self.vocabulary.boi
         text = head_logits(self.model, hidden, slice(self.vocabulary.text_size))
         text[:, self.never] = -torch.inf
@@ -279,6 +280,8 @@ def sample(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
     """
     if choice.temperature == 0:
         return logits.argmax(-1)
+
+    # Temperature, top-k, top-p.
     logits = logits / choice.temperature
     if 0 < choice.top_k < logits.shape[-1]:
         least = logits.topk(choice.top_k).values[:, -1:]
@@ -288,6 +291,8 @@ def sample(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
         ordered, order = probabilities.sort(descending=True)
         outside = ordered.cumsum(-1) - ordered >= choice.top_p
         probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
+
+    # The first candidate at which the cumulative distribution exceeds the random number.
     cumulative = probabilities.cumsum(-1)
     # Just below 1, so that rounding cannot reach past the last candidate with any probability.
     target = uniform * (1 - 1e-6) * cumulative[:, -1]

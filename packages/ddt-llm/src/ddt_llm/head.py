@@ -18,7 +18,7 @@ LARGEST_LOGITS = 2**25  # entries of a matrix of logits, 128 MiB in float32; bey
 
 
 def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS) -> Tensor:
-    """Hidden states [N, D] of `model.base_model` -> float32 logits [N, R], equal to those of `model` on these rows.
+    """Compute float32 logits [N, R] from hidden states [N, D] of `model.base_model`, equal to those of `model`.
 
     The three ways in which transformers models rescale logits after the head are followed: Gemma's soft cap,
     Cohere's factor and Granite's divisor.
@@ -36,17 +36,17 @@ def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS
 
 
 def vocabulary_weights(model: "PreTrainedModel") -> list[nn.Parameter]:
-    """Parameters with a row for each token: the embedding and, unless it is tied, the head with its bias."""
+    """Return the weights with a row for each token: the embedding and, unless it is tied, the head with its bias."""
     head = model.get_output_embeddings()
     weights = (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
     return list({id(weight): weight for weight in weights if weight is not None}.values())
 
 
 def head_nats(model: "PreTrainedModel", hidden: Tensor, targets: Tensor, largest: int = LARGEST_LOGITS) -> Tensor:
-    """Cross-entropy [N] in nats of targets int64 [N] given hidden states [N, D], over all rows of the head.
+    """Compute cross-entropy [N] in nats of targets int64 [N] given hidden states [N, D], over all rows of the head.
 
     No more than `largest` logits exist at a time: beyond that, positions are taken in parts whose logits are thrown
-    away and made again for the gradient, which costs one more product with the head.
+    away and computed again for the gradient, which costs one more product with the head.
     """
     positions = max(1, largest // model.get_output_embeddings().weight.shape[0])
     if len(hidden) <= positions:

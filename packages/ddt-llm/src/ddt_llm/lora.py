@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     """Size of the adapters.
 
     Raises:
-        ValueError: if `rank` is below 1.
+        ValueError: If `rank` is below 1.
     """
 
     rank: int = 16
@@ -39,7 +39,7 @@ def add_lora(model: "PreTrainedModel", config: LoRAConfig, seed: int = 0) -> "Pe
         What `merge_lora` takes; `model` itself is used as before.
 
     Raises:
-        ValueError: if peft is missing.
+        ValueError: If peft is missing.
     """
     if find_spec("peft") is None:
         raise ValueError("lora needs the package peft: pip install peft")

@@ -4,8 +4,8 @@ Shape letters: B batch, L sequence length, N trained positions.
 """
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
@@ -36,21 +36,16 @@ class TokenLoss:
 
     @property
     def bits_per_text_token(self) -> Tensor:
-        """NaN where there is no text token."""
+        """Bits a text token; NaN where there is none."""
         return self.text_nats / self.text_count / math.log(2)
 
     @property
     def bits_per_visual_token(self) -> Tensor:
-        """NaN where there is no visual token."""
+        """Bits a visual token; NaN where there is none."""
         return self.visual_nats / self.visual_count / math.log(2)
 
-    def __add__(self, other: "TokenLoss") -> "TokenLoss":
-        return TokenLoss(
-            self.text_nats + other.text_nats,
-            self.text_count + other.text_count,
-            self.visual_nats + other.visual_nats,
-            self.visual_count + other.visual_count,
-        )
+    def __add__(self, other: Self) -> Self:
+        return replace(self, **{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 def token_loss(
@@ -60,11 +55,11 @@ def token_loss(
     labels: Tensor,
     position_ids: Tensor | None = None,
 ) -> TokenLoss:
-    """Cross-entropy of every trained position; logits exist for those positions only, and never all at once.
+    """Compute the cross-entropy of every trained position, with logits of those positions only and never all at once.
 
     Args:
         model: Causal LM with the visual vocabulary.
-        vocabulary: Tells visual tokens from text.
+        vocabulary: Its visual vocabulary.
         input_ids: int64 [B, L], padded on the right.
         labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
         position_ids: int64 [B, L] of packed rows, from `collate_packed`.

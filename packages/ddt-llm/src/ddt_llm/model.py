@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from ddt_llm.choices import check_choices
 from ddt_llm.expansion import unused_rows
-from ddt_llm.generation import Output, Request, Sampling, generate_tokens, stream_tokens
+from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
+from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -31,25 +33,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETTINGS = "ddt.json"
-
-
-@runtime_checkable
-class VisualTokenizer(Protocol):
-    """What turns pictures into visual ids and back. It may also have a `fingerprint: str`, which is then compared."""
-
-    codebook_size: int
-    num_tokens: int
-
-    def encode(self, images: Sequence[Any]) -> Tensor:
-        """N images (PIL, paths or tensors) -> ids int64 [N, K]."""
-        ...
-
-    def decode(self, ids: Tensor, keep_tokens: int | None = None) -> Tensor:
-        """Ids int64 [N, K] -> images float32 [N, 3, H, W] in [-1, 1].
-
-        With `keep_tokens`, which only previews need, the picture is that of the so many coarsest ids alone.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -72,8 +55,10 @@ class MultimodalLM:
         visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
 
     Raises:
-        ValueError: if the model has no visual vocabulary or the template is unknown.
+        ValueError: If the model has no visual vocabulary or the template is unknown.
     """
+
+    template: Template
 
     def __init__(
         self,
@@ -82,11 +67,10 @@ class MultimodalLM:
         template: Template = "caption",
         visual_fingerprint: str | None = None,
     ):
-        if template not in get_args(Template):
-            raise ValueError(f"template ({template!r}) must be one of {', '.join(get_args(Template))}")
+        self.template = template
+        check_choices(self)
         self.model = model
         self.text_tokenizer = text_tokenizer
-        self.template: Template = template
         self.visual_fingerprint = visual_fingerprint
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.sequences = Sequences(self.vocabulary, text_tokenizer)
@@ -95,12 +79,12 @@ class MultimodalLM:
         self.never = sorted(special - {self.sequences.eos})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> "MultimodalLM":
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
         """Load a folder of `save_pretrained`.
 
         Raises:
-            FileNotFoundError: if the folder is missing or unfinished.
-            ValueError: if its format is unknown.
+            FileNotFoundError: If the folder is missing or unfinished.
+            ValueError: If its format is unknown, or its `ddt.json` belongs to another model.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -184,7 +168,7 @@ class MultimodalLM:
                 text_temperature and so on, max_text_tokens, max_images.
 
         Raises:
-            ValueError: if the visual tokenizer does not match the model, one is needed and missing, a setting is out of
+            ValueError: If the visual tokenizer does not match the model, one is needed and missing, a setting is out of
                 range, or a prompt is too long or does not fit the template.
         """
         sampling = Sampling(**settings)
@@ -194,8 +178,8 @@ class MultimodalLM:
         answers = []
         with _evaluating(self.model):
             for first in range(0, len(requests), batch_size):
-                some = requests[first : first + batch_size]
-                answers += generate_tokens(self.model, self.vocabulary, some, sampling, **self._marks())
+                *_, writers = self._write(requests[first : first + batch_size], sampling)
+                answers += [writer.tokens for writer in writers]
         return self._generations(answers, visual, batch_size)
 
     def stream(
@@ -209,25 +193,25 @@ class MultimodalLM:
         preview_every: int = 0,
         **settings: Any,
     ) -> Iterator[Event]:
-        """Answer one prompt as `generate` does, giving every token when it is written.
+        """Answer one prompt as `generate` does, and yield every token when it is written.
 
-        Args:
-            prompt, visual, output, seed, history, settings: As for `generate_batch`.
-            preview_every: Tokens of an image between two previews of it; 0 shows only whole images. Previews need a
-                visual tokenizer, and a model that writes the coarsest tokens first.
+        Settings are those of `generate_batch`. `preview_every` tokens of an image lie between two previews of it; 0
+        shows only whole images. Previews need a visual tokenizer, and a model that writes the coarsest tokens first.
+
+        Yields:
+            What each step added: text, or a token of an image.
 
         Raises:
-            ValueError: as `generate_batch`.
+            ValueError: If `generate_batch` would raise one.
         """
         (request,) = self._requests([prompt], visual, output, seed, history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
-        steps = stream_tokens(self.model, self.vocabulary, [request], Sampling(**settings), **self._marks())
         with _evaluating(self.model):
-            for (writer,) in steps:
+            for (writer,) in self._write([request], Sampling(**settings)):
                 yield from reader.read(writer.tokens)
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
-        """Cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
+        """Compute the cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
         losses = []
         with _evaluating(self.model), torch.inference_mode():
             for first in range(0, len(examples), batch_size):
@@ -259,10 +243,9 @@ class MultimodalLM:
             replace(request, output="image", image_start=start) for request, start in zip(requests, starts, strict=True)
         ]
 
-    def _marks(self) -> dict[str, Any]:
-        """What generation needs to know of the text tokenizer and the template."""
-        unconditional = self.sequences.prompt([], self.template)
-        return {"eos": self.sequences.eos, "unconditional": unconditional, "never": self.never}
+    def _write(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Writer]]:
+        marks = {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}
+        return stream_tokens(self.model, self.vocabulary, requests, sampling, never=self.never, **marks)
 
     def _output(self, parts: list[Part], output: Output) -> Output:
         if output == "auto" and self.template == "caption":
@@ -301,7 +284,7 @@ class MultimodalLM:
 
 
 def _parts(prompts: "Sequence[Prompt]", visual: VisualTokenizer | None) -> list[list[Part]]:
-    """Prompts as lists of texts and visual ids; all pictures are encoded in one call."""
+    """Turn prompts into lists of texts and visual ids; all pictures are encoded in one call."""
     listed = [list(prompt) if isinstance(prompt, list | tuple) else [prompt] for prompt in prompts]
     pictures = [part for parts in listed for part in parts if _is_picture(part)]
     if not pictures:

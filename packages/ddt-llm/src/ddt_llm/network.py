@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CachedNetwork:
-    """Any transformers backbone.
+    """Any transformers backbone, read step by step.
 
     Args:
         model: Causal LM.
@@ -36,13 +36,13 @@ class CachedNetwork:
         self.make_cache(length + new_tokens)
 
     def start(self) -> Tensor:
-        """Read the prompts. Returns hidden states [R, D] at their last position."""
+        """Read the prompts and return hidden states [R, D] at their last position."""
         length = self.input_ids.shape[1]
         positions = (self.seen[:, :length].long().cumsum(1) - 1).clamp(min=0)
         return self._read(self.input_ids, positions)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token [R] a row. Returns hidden states [R, D]."""
+        """Read one more token [R] a row and return its hidden states [R, D]."""
         hidden = self._read(tokens[:, None], self.position)
         self.position = self.position + 1
         return hidden
@@ -58,7 +58,7 @@ class CachedNetwork:
         self.cache = StaticCache(config=self.model.config, max_cache_len=length)
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens [R, T] at positions [R, T] -> hidden states [R, T, D]; `self.read` counts them already."""
+        """Compute hidden states [R, T, D] of tokens [R, T] at positions [R, T]; `self.read` counts them already."""
         output = self.model.base_model(
             input_ids=tokens,
             position_ids=positions,
@@ -75,7 +75,7 @@ class LlamaNetwork(CachedNetwork):
     model: "LlamaForCausalLM"
 
     def make_cache(self, length: int) -> None:
-        """Keys and values of all layers, and the rotations of all positions."""
+        """Reserve room for keys and values of all layers, and compute the rotations of all positions."""
         backbone, config = self.model.base_model, self.model.config
         example = backbone.embed_tokens.weight[:1]
         positions = torch.arange(length, device=example.device)[None]
@@ -91,14 +91,19 @@ class LlamaNetwork(CachedNetwork):
         self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Compute hidden states as `CachedNetwork.run` does."""
         backbone, new = self.model.base_model, tokens.shape[1]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [R, 1, T, E]
+
+        # A token sees those before it that are no padding; one new token without padding sees all.
         mask = None
         if new > 1 or self.padded:
             causal = torch.ones(new, self.read, dtype=torch.bool, device=tokens.device).tril(self.read - new)
             mask = causal & self.seen[:, None, None, : self.read]
             # A row of padding would see nothing, and attention over nothing is NaN: it sees itself.
             mask |= torch.eye(new, self.read, dtype=torch.bool, device=tokens.device) if new == self.read else False
+
+        # The layers.
         x = backbone.embed_tokens(tokens)
         for layer, cache in zip(backbone.layers, self.cache, strict=True):
             x = x + self._attend(layer.self_attn, self._normalize(layer.input_layernorm, x), cache, cos, sin, mask)
@@ -124,7 +129,7 @@ class LlamaNetwork(CachedNetwork):
 
 
 def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> CachedNetwork:
-    """The quickest network for a model."""
+    """Return the quickest network for a model."""
     from transformers import LlamaForCausalLM
 
     network = LlamaNetwork if isinstance(model, LlamaForCausalLM) else CachedNetwork
@@ -132,5 +137,5 @@ def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: 
 
 
 def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv:2104.09864) of [R, H, T, E] in the layout of halves that transformers uses."""
+    """Rotate x [R, H, T, E] by position (RoPE, arXiv:2104.09864), in the layout of halves that transformers uses."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)

@@ -13,17 +13,19 @@ from ddt_llm.sequences import IGNORED, Example, collate
 
 
 def pack(examples: Sequence[Example], row_length: int) -> list[list[Example]]:
-    """Distribute examples over few rows, as even as possible.
+    """Distribute examples over few rows, as evenly as possible.
 
-    The longest example first, each into the row with the most room. Rows are then padded to the longest of them, not to
-    `row_length`; of eight numbers of rows, from the least that holds all, the one with the least padding is taken.
+    The longest example comes first, each goes into the row with the most room. Rows are later padded to the longest of
+    them, not to `row_length`: so eight numbers of rows are tried, from the least that holds all, and the one with the
+    least padding is taken.
 
     Raises:
-        ValueError: if an example is longer than a row.
+        ValueError: If an example is longer than a row.
 
-    >>> rows = pack([Example(torch.arange(n), torch.arange(n)) for n in (3, 5, 2, 6)], row_length=8)
-    >>> [[len(example.input_ids) for example in row] for row in rows]
-    [[6, 2], [5, 3]]
+    Example:
+        >>> rows = pack([Example(torch.arange(n), torch.arange(n)) for n in (3, 5, 2, 6)], row_length=8)
+        >>> [[len(example.input_ids) for example in row] for row in rows]
+        [[6, 2], [5, 3]]
     """
     ordered = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)
     if ordered and len(ordered[0].input_ids) > row_length:
@@ -53,17 +55,21 @@ def _longest(rows: list[list[Example]]) -> int:
 def collate_packed(examples: Sequence[Example], pad_id: int, row_length: int) -> dict[str, Tensor]:
     """Pack examples into rows of at most `row_length` tokens.
 
-    Attention needs no mask here: transformers models see from positions that start again where an example begins, and
-    let no token look across (a block-diagonal causal mask). Padding at the end of a row counts as one more example.
+    Attention needs no mask here. Positions start again at 0 where an example begins: from that, transformers models
+    make a block-diagonal causal mask. Padding at the end of a row counts as one more example.
 
     Returns:
         `input_ids`, `labels` and `position_ids`, int64 [B, L]. The first label of every example is -100: nothing before
         it belongs to it.
 
-    >>> examples = [Example(torch.tensor([n] * n), torch.tensor([n] * n)) for n in (1, 3, 2)]
-    >>> batch = collate_packed(examples, pad_id=0, row_length=4)
-    >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
-    ([[3, 3, 3], [2, 2, 1]], [[0, 1, 2], [0, 1, 0]])
+    Raises:
+        ValueError: If an example is longer than a row.
+
+    Example:
+        >>> examples = [Example(torch.tensor([n] * n), torch.tensor([n] * n)) for n in (1, 3, 2)]
+        >>> batch = collate_packed(examples, pad_id=0, row_length=4)
+        >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
+        ([[3, 3, 3], [2, 2, 1]], [[0, 1, 2], [0, 1, 0]])
     """
     rows, positions = [], []
     for row in pack(examples, row_length):

@@ -26,7 +26,7 @@ class RetentionGuard(Callback):
         file: JSON of all measurements, such as `runs/mine/retention.json`; None to log only.
 
     Raises:
-        ValueError: if the limit is not above 1; during training, if the perplexity exceeds it.
+        ValueError: If the limit is not above 1; during training, if the perplexity exceeds it.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class RetentionGuard(Callback):
         self.measured: dict[int, float] = {}  # perplexity at a step
 
     def state_dict(self) -> dict[str, Any]:
-        """Measurements so far: a resumed run is compared with its own beginning."""
+        """Return the measurements so far: a resumed run is compared with its own beginning."""
         return {"measured": dict(self.measured)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the measurements."""
         self.measured = dict(state_dict["measured"])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -38,6 +38,9 @@ class Sequences:
     Pretraining examples train every position (spec 4.1), instruction examples only the answer (spec 4.3).
     To train the unconditional branch of guidance, leave the condition out now and then: an empty caption, or
     `instruction([], answer)`.
+
+    Raises:
+        ValueError: If the text tokenizer has no token that ends a sequence.
     """
 
     def __init__(self, vocabulary: VisualVocabulary, text_tokenizer: "PreTrainedTokenizerFast"):
@@ -50,15 +53,15 @@ class Sequences:
         self.pad = self.eos if text_tokenizer.pad_token_id is None else text_tokenizer.pad_token_id
 
     def encode_text(self, text: str) -> list[int]:
-        """Text -> token ids, all of them text: names of special tokens in it are spelled out, never parsed."""
+        """Turn text into token ids, all of them text: names of special tokens in it are spelled out, never parsed."""
         return self.text_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def encode_image(self, ids: Tensor) -> list[int]:
-        """Visual ids int64 [K] in tokenizer order -> `<boi>`, K tokens, `<eoi>`."""
+        """Turn visual ids int64 [K] in tokenizer order into `<boi>`, K tokens, `<eoi>`."""
         return [self.vocabulary.boi, *self.vocabulary.to_tokens(ids).tolist(), self.vocabulary.eoi]
 
     def prompt(self, parts: Sequence[Part], template: Template, history: Sequence[Turn] = ()) -> list[int]:
-        """Everything before the answer.
+        """Lay out everything before the answer.
 
         Args:
             parts: Texts and images. No part at all gives the unconditional prompt of guidance.
@@ -67,7 +70,7 @@ class Sequences:
             history: Earlier turns of an instruction model, each closed by `<eos>`.
 
         Raises:
-            ValueError: if the caption template gets more than one part or a history.
+            ValueError: If the caption template gets more than one part or a history.
         """
         if template == "instruction":
             before = [token for turn in history for side in self._turn(*turn) for token in side]
@@ -77,36 +80,36 @@ class Sequences:
                 f"the prompt has {len(parts) + 2 * len(history)} parts, but a model with template 'caption' takes one "
                 "text or one image: tune it on instructions first"
             )
-        return [self.bos, *self._document(parts)]
+        return [self.bos, *self._tokens(parts)]
 
     def document(self, parts: Sequence[Part]) -> Example:
-        """`<bos> parts <eos>`: any texts and images in any order, as they come, for pretraining."""
-        tokens = torch.tensor([self.bos, *self._document(parts), self.eos])
+        """Lay out `<bos> parts <eos>`: any texts and images in any order, as they come, for pretraining."""
+        tokens = torch.tensor([self.bos, *self._tokens(parts), self.eos])
         return Example(tokens, tokens.clone())
 
     def text_to_image(self, caption: str, ids: Tensor) -> Example:
-        """`<bos> caption <boi> v.. <eoi> <eos>`; an empty caption gives `image_only`."""
+        """Lay out `<bos> caption <boi> v.. <eoi> <eos>`; an empty caption gives `image_only`."""
         return self.document([caption, ids])
 
     def image_to_text(self, ids: Tensor, caption: str) -> Example:
-        """`<bos> <boi> v.. <eoi> caption <eos>`."""
+        """Lay out `<bos> <boi> v.. <eoi> caption <eos>`."""
         return self.document([ids, caption])
 
     def image_only(self, ids: Tensor) -> Example:
-        """`<bos> <boi> v.. <eoi> <eos>`."""
+        """Lay out `<bos> <boi> v.. <eoi> <eos>`."""
         return self.document([ids])
 
     def text_only(self, text: str, longest: int | None = None) -> Example:
-        """`<bos> text <eos>`, or its first `longest` tokens."""
+        """Lay out `<bos> text <eos>`, or its first `longest` tokens."""
         example = self.document([text])
         return Example(example.input_ids[:longest], example.labels[:longest])
 
     def instruction(self, prompt: Sequence[Part], answer: Sequence[Part]) -> Example:
-        """`<bos> USER: prompt ASSISTANT: answer <eos>`; only the answer and `<eos>` are trained."""
+        """Lay out `<bos> USER: prompt ASSISTANT: answer <eos>`; only the answer and `<eos>` are trained."""
         return self.conversation([(prompt, answer)])
 
     def conversation(self, turns: Sequence[Turn]) -> Example:
-        """`<bos> USER: prompt ASSISTANT: answer <eos> USER: ...`; answers, each with its `<eos>`, are trained."""
+        """Lay out `<bos> USER: prompt ASSISTANT: answer <eos> USER: ...`; each answer and its `<eos>` are trained."""
         input_ids, labels = [self.bos], [IGNORED]
         for turn in turns:
             question, answer = self._turn(*turn)
@@ -115,21 +118,16 @@ class Sequences:
         return Example(torch.tensor(input_ids), torch.tensor(labels))
 
     def _turn(self, prompt: Sequence[Part], answer: Sequence[Part]) -> tuple[list[int], list[int]]:
-        return self._question(prompt), [*self._words(answer), self.eos]
+        return self._question(prompt), [*self._tokens(answer, " "), self.eos]
 
     def _question(self, parts: Sequence[Part]) -> list[int]:
-        return [*self.encode_text(USER), *self._words(parts), *self.encode_text(ASSISTANT)]
+        return [*self.encode_text(USER), *self._tokens(parts, " "), *self.encode_text(ASSISTANT)]
 
-    def _document(self, parts: Sequence[Part]) -> list[int]:
-        return [token for part in parts for token in self._caption_part(part)]
-
-    def _caption_part(self, part: Part) -> list[int]:
-        return self.encode_text(part) if isinstance(part, str) else self.encode_image(part)
-
-    def _words(self, parts: Sequence[Part]) -> list[int]:
+    def _tokens(self, parts: Sequence[Part], space: str = "") -> list[int]:
+        """Turn parts into tokens, with `space` before every text."""
         tokens = []
         for part in parts:
-            tokens += self.encode_text(f" {part}") if isinstance(part, str) else self.encode_image(part)
+            tokens += self.encode_text(space + part) if isinstance(part, str) else self.encode_image(part)
         return tokens
 
 
@@ -141,10 +139,10 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
     Returns:
         `input_ids` and `labels`, int64 [B, L]; labels of the padding are -100.
 
-    >>> collate([Example(torch.tensor([1, 2]), torch.tensor([1, 2])), Example(torch.tensor([3]), torch.tensor([3]))], 0)
-    {'input_ids': tensor([[1, 2],
-            [3, 0]]), 'labels': tensor([[   1,    2],
-            [   3, -100]])}
+    Example:
+        >>> examples = [Example(torch.tensor([n] * n), torch.tensor([n] * n)) for n in (2, 1)]
+        >>> {name: tensor.tolist() for name, tensor in collate(examples, pad_id=0).items()}
+        {'input_ids': [[2, 2], [1, 0]], 'labels': [[2, 2], [1, -100]]}
     """
     return {
         "input_ids": pad_sequence([example.input_ids for example in examples], True, pad_id),

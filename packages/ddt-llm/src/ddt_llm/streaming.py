@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from ddt_llm.model import VisualTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Reader:
         self,
         vocabulary: VisualVocabulary,
         text_tokenizer: "PreTrainedTokenizerFast",
-        visual: "VisualTokenizer | None",
+        visual: VisualTokenizer | None,
         preview_every: int,
     ):
         self.vocabulary, self.text_tokenizer, self.visual = vocabulary, text_tokenizer, visual
@@ -52,7 +51,7 @@ class Reader:
         self.shown = 0  # characters of it that an event held
 
     def read(self, tokens: Sequence[int]) -> Iterator[Event]:
-        """Events of those tokens of an answer that were not there at the last call."""
+        """Yield the events of those tokens of an answer that were not there at the last call."""
         new, self.read_tokens = tokens[self.read_tokens :], len(tokens)
         for token in new:
             if self.vocabulary.visual.start <= token < self.vocabulary.visual.stop:

@@ -72,10 +72,10 @@ class Throughput(Callback):
 def training_flops(
     model: "PreTrainedModel", input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None
 ) -> float:
-    """Floating-point operations of a forward and backward pass over a batch [B, L].
+    """Count floating-point operations of a forward and backward pass over a batch [B, L].
 
-    6 for each weight of the layers and token, 12 for each unit of width, layer, token and token that it sees, and 6 for
-    each weight of the head and trained position.
+    6 * weights of the layers * tokens + 12 * layers * width * pairs of a token and one that it sees
+    + 6 * weights of the head * trained positions.
     """
     config = model.config
     rows = {id(table) for table in vocabulary_weights(model)}
@@ -88,7 +88,7 @@ def training_flops(
 
 
 def matrix_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Floating-point operations a second of matrix products on a device, under the autocast in effect."""
+    """Measure floating-point operations a second of matrix products on a device, under the autocast in effect."""
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
     count, seconds = 1, 0.0
     while seconds < 0.1:  # until starting them and waiting for them counts little

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LanguageModelTraining(LightningModule):
     """Trains a causal LM on batches of `collate` or `collate_packed`; the stages differ in their data alone.
 
-    Randomness is a function of (seed, step), so a resumed run continues exactly. Logs `loss` (nats a token),
+    Randomness is a function of (seed, step, rank), so a resumed run continues exactly. Logs `loss` (nats a token),
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
     Args:
@@ -28,7 +28,7 @@ class LanguageModelTraining(LightningModule):
         keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
 
     Raises:
-        ValueError: if the model has no visual vocabulary.
+        ValueError: If the model has no visual vocabulary.
     """
 
     def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0, *, keep_text: bool = False):
@@ -40,12 +40,13 @@ class LanguageModelTraining(LightningModule):
         self.keep_text = keep_text
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Make the randomness (of dropout) a function of (seed, step), and of which batch of a gathered step it is."""
+        """Make dropout a function of (seed, step, rank), and of which batch of an accumulated step it is."""
         batches = self.trainer.accumulate_grad_batches
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step * batches + batch_idx % batches)
+        step = self.global_step * batches + batch_idx % batches
+        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy in nats of the trained positions, both modalities one to one."""
+        """Compute the mean cross-entropy in nats of the trained positions, both modalities one to one."""
         loss = token_loss(self.model, self.vocabulary, **batch)
         self.log_dict(
             {
@@ -85,7 +86,7 @@ class LanguageModelTraining(LightningModule):
             self.log("validation_bits_per_visual_token", loss.bits_per_visual_token, batch_size=visual)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimizer and schedule; the number of steps comes from the config, never from the trainer."""
+        """Build optimizer and schedule; the number of steps comes from the config, never from the trainer."""
         optimizer = build_optimizer(self.model, self.config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -4,9 +4,11 @@ Shape letters: B batch, K visual tokens of an image, D width.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor
+
+from ddt_llm.choices import check_choices
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -14,17 +16,18 @@ if TYPE_CHECKING:
 VisualOrder = Literal["coarse_to_fine", "tokenizer"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisualVocabulary:
     """Token ids of images: `codebook_size` visual tokens after the text tokens, then `<boi>` and `<eoi>`.
 
-    >>> import torch
-    >>> vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=3)
-    >>> vocabulary.to_tokens(torch.tensor([[0, 5, 15]]))  # the coarsest id, index K-1, is written first
-    tensor([[115, 105, 100]])
-
     Raises:
-        ValueError: for sizes below 1 or an unknown `visual_order`.
+        ValueError: If a size is below 1 or `visual_order` is unknown.
+
+    Example:
+        >>> import torch
+        >>> vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=3)
+        >>> vocabulary.to_tokens(torch.tensor([[0, 5, 15]]))  # the coarsest id, index K-1, is written first
+        tensor([[115, 105, 100]])
     """
 
     text_size: int  # ids below it are text; the first visual token has this id
@@ -36,8 +39,7 @@ class VisualVocabulary:
         for name in ("text_size", "codebook_size", "num_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if self.visual_order not in get_args(VisualOrder):
-            raise ValueError(f"visual_order ({self.visual_order!r}) must be one of {', '.join(get_args(VisualOrder))}")
+        check_choices(self)
 
     @property
     def visual(self) -> slice:
@@ -60,10 +62,10 @@ class VisualVocabulary:
         return self.eoi + 1
 
     def to_tokens(self, ids: Tensor) -> Tensor:
-        """Visual ids [..., K] in tokenizer order -> language-model tokens [..., K] in the order they are written.
+        """Turn visual ids [..., K] in tokenizer order into language-model tokens [..., K] in the order of writing.
 
         Raises:
-            ValueError: if the last dimension is not K or an id lies outside the codebook.
+            ValueError: If the last dimension is not K or an id lies outside the codebook.
         """
         if ids.shape[-1] != self.num_tokens:
             raise ValueError(
@@ -77,18 +79,18 @@ class VisualVocabulary:
         return self._reorder(ids.long()) + self.text_size
 
     def to_ids(self, tokens: Tensor) -> Tensor:
-        """Inverse of `to_tokens`: tokens [..., K] -> visual ids int64 [..., K] in tokenizer order."""
+        """Turn tokens [..., K] back into visual ids int64 [..., K] in tokenizer order."""
         return self._reorder(tokens.long()) - self.text_size
 
     def _reorder(self, ids: Tensor) -> Tensor:
         return ids.flip(-1) if self.visual_order == "coarse_to_fine" else ids
 
     @classmethod
-    def from_config(cls, config: "PretrainedConfig") -> "VisualVocabulary":
+    def from_config(cls, config: "PretrainedConfig") -> Self:
         """Read the vocabulary that `expand_vocabulary` recorded in a transformers config.
 
         Raises:
-            ValueError: if the model was never expanded.
+            ValueError: If the model was never expanded.
         """
         if getattr(config, "ddt", None) is None:
             raise ValueError("the language model has no visual vocabulary: call expand_vocabulary(model, ...) first")
