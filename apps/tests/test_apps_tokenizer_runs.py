@@ -301,6 +301,14 @@ def renderer(name, *overrides):
     return load_config(TrainRenderer, "tiny/renderer", [*toy, *small, "tensorboard=false", f"name={name}", *overrides])
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"), [("accumulate=2", "set batch_size"), ("gradient_clip=1", "training.grad")]
+)
+def test_what_a_renderer_decides_itself_is_refused(setting, named):
+    with pytest.raises(ValueError, match=named):
+        renderer("x", setting)
+
+
 def test_an_interrupted_renderer_equals_an_uninterrupted_one(here, monkeypatch):
     whole = train_renderer.train(renderer("r-whole"))
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)

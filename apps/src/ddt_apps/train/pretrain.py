@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(LanguageRun):
     """Settings of `ddt pretrain`; more in `LanguageRun`."""
+
+    verb: ClassVar[str] = "pretrain"
 
     name: str = "pretrain"  # of the run: runs/<name>
     # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
@@ -94,5 +97,5 @@ def train(config: Pretrain) -> Path:
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))
-    fit_language_model(run, lm, Views(dataset, make, config.seed), "pretrain", config)
+    fit_language_model(run, lm, Views(dataset, make, config.seed))
     return run.folder

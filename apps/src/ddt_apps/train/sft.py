@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from ddt_apps.models import load_language_model
 from ddt_apps.run.config import load_config
@@ -15,6 +16,8 @@ from ddt_llm import MultimodalLM
 @dataclass(frozen=True, kw_only=True)
 class Tune(LanguageRun):
     """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
+
+    verb: ClassVar[str] = "sft"
 
     model: str  # folder of a `ddt pretrain` run
     name: str = "sft"  # of the run: runs/<name>
@@ -40,5 +43,5 @@ def train(config: Tune) -> Path:
         return run.folder
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
-    fit_language_model(run, tuned, examples, "sft", config)
+    fit_language_model(run, tuned, examples)
     return run.folder

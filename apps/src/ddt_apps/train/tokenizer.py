@@ -4,29 +4,32 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import lightning
 import torch
 from torch import Tensor
 
 from ddt_apps.run.config import first_difference, load_config
-from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.settings import RunSettings
 from ddt_apps.shards.latents import latents_of, open_latents
 from ddt_data import Mixture, ShardDataset, open_shards
 from ddt_data.shards.datamodule import ShardStream
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
-from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
+from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid
 from ddt_tokenizer.codec import Codec, usual_steps
 from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
 
 
-@dataclass(frozen=True)
-class TrainTokenizer:
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(RunSettings):
     """Settings of `ddt train-tokenizer`."""
+
+    verb: ClassVar[str] = "train-tokenizer"
 
     # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
     data: str
@@ -39,15 +42,13 @@ class TrainTokenizer:
     init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
     init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
     batch_size: int = 64
-    accumulate: int = 1  # batches whose gradients make one step
-    gradient_clip: float | None = 1.0  # largest gradient norm
     held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
     watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
-    tensorboard: bool = True  # where tensorboard is installed
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0  # processes that read and decode pictures
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.training.optimizer.steps
 
     def __post_init__(self):
         pairs = (
@@ -163,19 +164,13 @@ def draw_latents(decoder: DDTDecoder, latents: Tensor) -> Tensor:
         raise ValueError(f"{error}; name it with vae=, or draw no samples with held_out=0") from error
 
 
-def watchers(config: TrainTokenizer, run: Run, decoder: DDTDecoder, held_out: Tensor) -> list[lightning.Callback]:
-    """What watches the run: codebook health, samples, and the guard against NaN."""
-    callbacks: list[lightning.Callback] = [HealthMonitor(run.folder / "health.json", config.watch_every)]
+def watchers(config: TrainTokenizer, folder: Path, decoder: DDTDecoder, held_out: Tensor) -> list[lightning.Callback]:
+    """Return what watches a run in `folder`: codebook health, and samples of held-out pictures."""
+    callbacks: list[lightning.Callback] = [HealthMonitor(folder / "health.json", config.watch_every)]
     if len(held_out):
         draw = partial(DDTDecoder.decode, num_steps=usual_steps(decoder))
-        callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every, draw))
-    return callbacks + nan_guard(config.precision, config.device, run)
-
-
-def nan_guard(precision: str, device: str, run: Run) -> list[lightning.Callback]:
-    """Stop a run, with a checkpoint, before a gradient that is not finite reaches the weights."""
-    # With loss scaling gradients overflow now and then, and their step is left out.
-    return [] if pick_precision(precision, pick_device(device)) == "16-mixed" else [NaNGuard(run.checkpoint)]
+        callbacks.append(ImageGrid(held_out, folder / "samples", config.watch_every, draw))
+    return callbacks
 
 
 def run_train_tokenizer(config: str, overrides: list[str]) -> None:
@@ -205,22 +200,10 @@ def train(config: TrainTokenizer) -> Path:
         held_out = draw_latents(decoder, held_out)
     else:
         dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
-    steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
+    collate = latents_of if cached else pictures_of
+    stream = ShardStream(dataset, collate, config.batch_size, config.batches, config.seed, config.workers)
     module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached is not None)
-    run.fit(
-        module,
-        ShardStream(
-            dataset, latents_of if cached else pictures_of, config.batch_size, batches, config.seed, config.workers
-        ),
-        stage="train-tokenizer",
-        steps=steps,
-        device=config.device,
-        precision=config.precision,
-        gradient_clip=config.gradient_clip,
-        accumulate=config.accumulate,
-        callbacks=watchers(config, run, decoder, held_out),
-        tensorboard=config.tensorboard,
-    )
+    run.fit(module, stream, watchers(config, run.folder, decoder, held_out))
     tokenizer.save_pretrained(run.folder / "tokenizer")
     exported = decoder if module.average is None else module.average.module
     exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
