@@ -61,6 +61,19 @@ def test_every_verb_has_an_example():
             assert f"Example: [bold]{prefix} {name}" in verb.callback.__doc__
 
 
+def test_help_lists_the_verbs_in_the_order_of_work():
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
+    start, train = (
+        ["demo"],
+        ["train-tokenizer", "train-renderer", "import-selftok", "tokenize", "pretrain", "sft", "data"],
+    )
+    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "evaluate"]
+    assert words == ["--help", *start, *train, *use]
+    panels = [line.split()[1] for line in lines if line.startswith("╭─")]
+    assert panels == ["Options", "Start", "Train", "Use"]
+
+
 def test_help_loads_no_model_code():
     code = (
         "import sys\nfrom ddt_apps.cli.main import app\n"
