@@ -87,5 +87,12 @@ def test_help_loads_no_model_code():
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.parametrize("module", ["models", "use.pictures", "use.chat", "train.settings", "cli.main"])
+def test_what_uses_models_loads_no_lightning(module):
+    """Nor torchmetrics: they would be most of the wait for a first token."""
+    code = f"import sys, ddt_apps.{module}; print({{'lightning', 'torchmetrics', 'omegaconf'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_a_wrong_verb_is_refused():
     assert CliRunner().invoke(app, ["paint"]).exit_code == 2

@@ -9,10 +9,7 @@ import pytest
 
 from ddt_apps.run.config import first_difference, load_config, save_config
 from ddt_apps.run.folder import Run
-from ddt_apps.train.pretrain import Pretrain
-from ddt_apps.train.renderer import TrainRenderer
-from ddt_apps.train.sft import Tune
-from ddt_apps.train.tokenizer import TrainTokenizer
+from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ class LinearDecoder(nn.Module):
 def build(steps=12):
     torch.manual_seed(0)
     encoder = EncoderConfig(patch_size=4, width=32, depth=2, num_heads=2, num_tokens=5)
-    tokenizer = DDTTokenizer(TokenizerConfig(8, encoder, QuantizerConfig(codebook_size=16, code_width=6)))
-    optimizer = OptimizerConfig(steps, 5e-3, warmup_steps=2)
-    return TokenizerTraining(tokenizer, LinearDecoder(), TrainingConfig(4, optimizer), seed=3)
+    quantizer = QuantizerConfig(codebook_size=16, code_width=6)
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size=8, encoder=encoder, quantizer=quantizer))
+    optimizer = OptimizerConfig(steps=steps, lr=5e-3, warmup_steps=2)
+    config = TrainingConfig(continuous_steps=4, optimizer=optimizer)
+    return TokenizerTraining(tokenizer, LinearDecoder(), config, seed=3)
 
 
 def guard(file):

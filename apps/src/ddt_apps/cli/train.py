@@ -1,14 +1,40 @@
 """The verbs that train, from pictures to a tuned language model."""
 
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers
 
 
-def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
+def _print_keys(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    from ddt_apps.run.keys import keys_of, table
+    from ddt_apps.train.settings import SETTINGS
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize  # a line a key for grep
+    typer.echo(table(keys_of(SETTINGS[context.command.name]), width))
+    raise typer.Exit
+
+
+Keys = Annotated[
+    bool,
+    typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every setting, its default and meaning."),
+]
+
+
+def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
+    """Build the settings before what trains is loaded: a wrong key is answered at once."""
+    from ddt_apps.run.config import load_config
+
+    return load_config(cls, config, overrides or [])
+
+
+def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
     Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
@@ -17,19 +43,25 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
     tiny/tokenizer, small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
     """
-    from ddt_apps.train.tokenizer import run_train_tokenizer
+    from ddt_apps.train.settings import TrainTokenizer
 
-    run_train_tokenizer(config, overrides or [])
+    settings = _load(TrainTokenizer, config, overrides)
+    from ddt_apps.train.tokenizer import train
+
+    train(settings)
 
 
-def train_renderer(config: Config, overrides: Overrides = None) -> None:
+def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
 
     Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
     """
-    from ddt_apps.train.renderer import run_train_renderer
+    from ddt_apps.train.settings import TrainRenderer
 
-    run_train_renderer(config, overrides or [])
+    settings = _load(TrainRenderer, config, overrides)
+    from ddt_apps.train.renderer import train
+
+    train(settings)
 
 
 def import_selftok(
@@ -76,21 +108,27 @@ def tokenize(
         tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
 
 
-def pretrain(config: Config, overrides: Overrides = None) -> None:
+def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train a language model on captions, ids and text: caption to picture and picture to caption.
 
     Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
     """
-    from ddt_apps.train.pretrain import run_pretrain
+    from ddt_apps.train.settings import Pretrain
 
-    run_pretrain(config, overrides or [])
+    settings = _load(Pretrain, config, overrides)
+    from ddt_apps.train.pretrain import train
+
+    train(settings)
 
 
-def sft(config: Config, overrides: Overrides = None) -> None:
+def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Fine-tune on edits and questions; only the answers are trained.
 
     Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
-    from ddt_apps.train.sft import run_sft
+    from ddt_apps.train.settings import Tune
 
-    run_sft(config, overrides or [])
+    settings = _load(Tune, config, overrides)
+    from ddt_apps.train.sft import train
+
+    train(settings)

@@ -12,7 +12,7 @@ class RunSettings(ABC):
     verb: ClassVar[str]  # of the command, and on the progress line
 
     name: str  # of the run: runs/<name>
-    seed: int = 0
+    seed: int = 0  # of the first weights, the order of samples and all noise
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
     precision: str = "auto"  # auto (the fastest safe one of the device) or one of Lightning's, such as 32-true
     workers: int = 0  # processes that read and decode samples

@@ -1,40 +1,19 @@
 """A training run of a language model: what pretraining and instruction tuning share."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import lightning
 
 from ddt_apps.run.folder import Run
-from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.examples import Views, split_lines, text_lines
+from ddt_apps.train.settings import LanguageRun
 from ddt_data.shards.datamodule import ShardStream
-from ddt_llm import MultimodalLM, OptimizerConfig, collate, collate_packed
-from ddt_llm.lora import LoRAConfig, add_lora, merge_lora
+from ddt_llm import MultimodalLM, collate, collate_packed
+from ddt_llm.lora import add_lora, merge_lora
 from ddt_llm.retention import RetentionGuard
 from ddt_llm.throughput import Throughput
 from ddt_llm.training import LanguageModelTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class LanguageRun(RunSettings):
-    """Settings that `ddt pretrain` and `ddt sft` share."""
-
-    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
-    text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))
-    batch_size: int = 64  # examples
-    row_length: int = 0  # tokens of a row into which examples are packed; 0 pads each example to the longest
-    activation_checkpointing: bool = False  # less memory for a third more time
-    lora: LoRAConfig | None = None  # train adapters and the rows of visual tokens, nothing else
-    retention_limit: float | None = None  # stop if the perplexity of held-out text grows beyond so many times
-    watch_every: int = 200  # steps between two measurements of throughput and of held-out text
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.optimizer.steps
 
 
 def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:

@@ -1,8 +1,7 @@
 """ddt train-renderer: a decoder's ids to images in one step, encoder and codebook frozen."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning
 import torch
@@ -10,46 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.run.settings import RunSettings
-from ddt_apps.train.tokenizer import pictures_of, split_pictures
+from ddt_apps.train.pictures import open_pictures
+from ddt_apps.train.settings import TrainRenderer
 from ddt_data.shards.datamodule import ShardStream
 from ddt_decoder import DDTRenderer
-from ddt_decoder.renderer_training import RendererTraining, RendererTrainingConfig
+from ddt_decoder.renderer_training import RendererTraining
 from ddt_tokenizer import DDTTokenizer
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.images import tile
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRenderer(RunSettings):
-    """Settings of `ddt train-renderer`."""
-
-    verb: ClassVar[str] = "train-renderer"
-
-    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
-    tokenizer: str  # run of `ddt train-tokenizer`
-    name: str = "renderer"  # of the run: runs/<name>
-    training: RendererTrainingConfig = field(default_factory=RendererTrainingConfig)
-    steps: int = 100_000
-    batch_size: int = 64
-    accumulate: int = 1  # must be 1: two optimizers step after each batch
-    gradient_clip: float | None = None  # must be null: training.gradient_clip is the largest norm
-    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
-    watch_every: int = 100  # steps between two samples
-
-    def __post_init__(self):
-        if self.accumulate != 1:
-            raise ValueError(
-                f"accumulate ({self.accumulate}) must be 1: a renderer and its discriminator step after each batch; "
-                f"set batch_size"
-            )
-        if self.gradient_clip is not None:
-            raise ValueError(
-                f"gradient_clip ({self.gradient_clip}) must be null: a renderer's is training.gradient_clip"
-            )
 
 
 class EncodedStream(ShardStream):
@@ -93,11 +62,6 @@ class RendererSamples(EverySteps):
             Image.fromarray(sheet).save(file, format="png")
 
 
-def run_train_renderer(config: str, overrides: list[str]) -> None:
-    """Train from a configuration; see `train`."""
-    train(load_config(TrainRenderer, config, overrides))
-
-
 def train(config: TrainRenderer) -> Path:
     """Train, or continue, and export `renderer/` in the run folder, which is returned.
 
@@ -106,17 +70,20 @@ def train(config: TrainRenderer) -> Path:
             another config; a gradient is not finite.
     """
     codec = Codec.from_pretrained(config.tokenizer)
-    dataset, held_out = split_pictures(config.data, codec.image_size, config.held_out)
+    pictures = open_pictures(config.data, codec.image_size, config.held_out)
+    if pictures.space is not None:
+        raise ValueError(f"'{config.data}' holds latents, and a renderer learns pictures; name their picture shards")
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
     renderer = DDTRenderer.from_decoder(codec.decoder).train()
-    settings = (pictures_of, config.batch_size, config.batches, config.seed, config.workers)
-    watchers = []
-    if len(held_out):
-        watchers.append(RendererSamples(codec, held_out, run.folder / "samples", config.watch_every))
+    order = (config.batch_size, config.batches, config.seed, config.workers)
     module = RendererTraining(renderer, config.training, seed=config.seed)
-    run.fit(module, EncodedStream(codec.tokenizer, dataset, *settings), watchers)
+    stream = EncodedStream(codec.tokenizer, pictures.dataset, pictures.collate, *order)
+    watchers = []
+    if len(pictures.held_out):
+        watchers.append(RendererSamples(codec, pictures.held_out, run.folder / "samples", config.watch_every))
+    run.fit(module, stream, watchers)
     renderer.save_pretrained(run.folder / "renderer")
     run.finish()
     return run.folder

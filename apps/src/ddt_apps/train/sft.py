@@ -1,32 +1,14 @@
 """ddt sft: instruction tuning on edits and questions, with the loss on the answers alone."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from ddt_apps.models import load_language_model
-from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.train.examples import InstructionTasks, Views, instruction_example
-from ddt_apps.train.language import LanguageRun, fit_language_model
+from ddt_apps.train.examples import Views, instruction_example
+from ddt_apps.train.language import fit_language_model
+from ddt_apps.train.settings import Tune
 from ddt_data import open_shards
 from ddt_llm import MultimodalLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tune(LanguageRun):
-    """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
-
-    verb: ClassVar[str] = "sft"
-
-    model: str  # folder of a `ddt pretrain` run
-    name: str = "sft"  # of the run: runs/<name>
-    tasks: InstructionTasks = field(default_factory=InstructionTasks)
-
-
-def run_sft(config: str, overrides: list[str]) -> None:
-    """Tune from a configuration; see `train`."""
-    train(load_config(Tune, config, overrides))
 
 
 def train(config: Tune) -> Path:
