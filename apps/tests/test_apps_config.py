@@ -165,3 +165,11 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_same_command(verb, tmp_pat
     Run(tmp_path, load_config(cls, f"tiny/{verb}", overrides.split()))
     with pytest.raises(ValueError, match="was started with seed=0, not 1"):
         Run(tmp_path, load_config(cls, f"tiny/{verb}", [*overrides.split(), "seed=1"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"), [("accumulate=2", "set batch_size"), ("gradient_clip=1", "training.grad")]
+)
+def test_what_a_renderer_decides_itself_is_refused(setting, named):
+    with pytest.raises(ValueError, match=named):
+        load_config(TrainRenderer, "tiny/renderer", ["data=data", "tokenizer=runs/first", setting])

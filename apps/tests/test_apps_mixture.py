@@ -9,10 +9,10 @@ from PIL import Image
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
-from ddt_apps.train import pictures, pretrain, sft
+from ddt_apps.train import pictures, pretrain, renderer, sft
 from ddt_apps.train import tokenizer as train_tokenizer
-from ddt_apps.train.settings import Pretrain, TrainTokenizer, Tune
-from ddt_data import PackConfig, Record, ShardDataset, pack_records
+from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
+from ddt_data import Manifest, PackConfig, Record, ShardDataset, pack_records
 from ddt_tokenizer.codec import Codec
 
 TOY = [
@@ -73,6 +73,17 @@ def test_each_set_has_its_share_and_held_out_pictures_are_not_trained_on(sets, m
     assert not {"card 9", "card 10", "card 11"} & set(cards)  # the last three of the last set
     assert all(len(set(cards[at : at + 9])) == len(cards[at : at + 9]) for at in range(0, len(cards), 9))
     assert len(ShardDataset("cards")) == 12
+
+
+def test_training_opens_its_shards_once(sets, monkeypatch):
+    opened, read = [], Manifest.read
+    monkeypatch.setattr(Manifest, "read", lambda folder: opened.append(str(folder)) or read(folder))
+    data = ["data=scenes:0.6,cards:0.4", "held_out=3"]
+    run = train_tokenizer.train(load_config(TrainTokenizer, "tiny/tokenizer", [*data, *TOY]))
+    assert opened == ["scenes", "cards"]
+    short = ["steps=2", "batch_size=4", "tensorboard=false", f"tokenizer={run}"]
+    renderer.train(load_config(TrainRenderer, "tiny/renderer", [*data, *short]))
+    assert opened == ["scenes", "cards"] * 2
 
 
 def _blank(samples):

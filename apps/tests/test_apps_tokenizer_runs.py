@@ -21,7 +21,7 @@ from ddt_apps.train import renderer as train_renderer
 from ddt_apps.train import tokenizer as train_tokenizer
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainRenderer, TrainTokenizer
-from ddt_data import Manifest, ShardDataset
+from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
 from ddt_tokenizer.codec import Codec
@@ -109,15 +109,6 @@ def test_held_out_pictures_are_not_trained_on(here):
     assert torch.equal(pictures.held_out, to_tensor([shards[i]["image"] for i in (37, 38, 39)]))
     with pytest.raises(ValueError, match=r"held_out \(40\) must be 0 to 39"):
         open_pictures("data", 32, 40)
-
-
-def test_training_opens_its_shards_once(here, monkeypatch):
-    opened, read = [], Manifest.read
-    monkeypatch.setattr(Manifest, "read", lambda folder: opened.append(str(folder)) or read(folder))
-    run = train_tokenizer.train(toy("once"))
-    assert opened == ["data"]
-    train_renderer.train(renderer("r-once", f"tokenizer={run}"))
-    assert opened == ["data", "data"]
 
 
 @pytest.mark.parametrize(
@@ -310,14 +301,6 @@ def renderer(name, *overrides):
     toy = ["data=data", "tokenizer=runs/first", "steps=10", "batch_size=4", "held_out=3", "watch_every=5"]
     small = ["training.discriminator_width=8", "training.second_phase_step=4", "training.second_phase=[0.5,0.5]"]
     return load_config(TrainRenderer, "tiny/renderer", [*toy, *small, "tensorboard=false", f"name={name}", *overrides])
-
-
-@pytest.mark.parametrize(
-    ("setting", "named"), [("accumulate=2", "set batch_size"), ("gradient_clip=1", "training.grad")]
-)
-def test_what_a_renderer_decides_itself_is_refused(setting, named):
-    with pytest.raises(ValueError, match=named):
-        renderer("x", setting)
 
 
 def test_an_interrupted_renderer_equals_an_uninterrupted_one(here, monkeypatch):
