@@ -61,6 +61,19 @@ def test_every_verb_has_an_example():
             assert f"Example: [bold]{prefix} {name}" in verb.callback.__doc__
 
 
+def test_help_lists_the_verbs_in_the_order_of_work():
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
+    start, train = (
+        ["demo"],
+        ["train-tokenizer", "train-renderer", "import-selftok", "tokenize", "pretrain", "sft", "data"],
+    )
+    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "evaluate"]
+    assert words == ["--help", *start, *train, *use]
+    panels = [line.split()[1] for line in lines if line.startswith("╭─")]
+    assert panels == ["Options", "Start", "Train", "Use"]
+
+
 def test_help_loads_no_model_code():
     code = (
         "import sys\nfrom ddt_apps.cli.main import app\n"
@@ -72,6 +85,13 @@ def test_help_loads_no_model_code():
     assert result.stdout.splitlines()[-1] == "[]"
     assert "ddt demo" in result.stdout
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("module", ["models", "use.pictures", "use.chat", "train.settings", "cli.main"])
+def test_what_uses_models_loads_no_lightning(module):
+    """Nor torchmetrics: they would be most of the wait for a first token."""
+    code = f"import sys, ddt_apps.{module}; print({{'lightning', 'torchmetrics', 'omegaconf'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_a_wrong_verb_is_refused():

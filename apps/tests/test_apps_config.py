@@ -1,5 +1,6 @@
 """Configuration: conversion, overrides, and messages that help."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,8 @@ from typing import Literal
 import pytest
 
 from ddt_apps.run.config import first_difference, load_config, save_config
+from ddt_apps.run.folder import Run
+from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,48 @@ def test_a_setting_of_another_kind_is_named(overrides, message):
     with pytest.raises(ValueError) as error:
         load_config(Drawing, None, overrides)
     assert message in str(error.value)
+
+
+BEFORE = {
+    "tokenizer": (
+        TrainTokenizer,
+        "tokenizer.encoder.width=16 tokenizer.encoder.depth=1 tokenizer.encoder.num_heads=2 "
+        "tokenizer.quantizer.codebook_size=32 decoder.codebook_size=32 decoder.network.width=16 "
+        "decoder.network.depth=2 decoder.network.num_heads=2 training.optimizer.steps=20 "
+        "training.optimizer.warmup_steps=2 training.continuous_steps=4 batch_size=4 held_out=3 watch_every=5 "
+        "data=data name=tok",
+    ),
+    "renderer": (
+        TrainRenderer,
+        "data=data tokenizer=runs/tok steps=20 batch_size=4 held_out=3 watch_every=5 training.discriminator_width=8 "
+        "training.second_phase_step=10 training.second_phase=[0.5,0.5] name=ren",
+    ),
+    "pretrain": (
+        Pretrain,
+        "llama.width=32 llama.depth=1 llama.num_heads=2 text_vocabulary=400 data=ids optimizer.steps=20 "
+        "optimizer.warmup_steps=2 batch_size=8 watch_every=6 name=pre",
+    ),
+    "sft": (
+        Tune,
+        "data=ids optimizer.steps=20 optimizer.warmup_steps=2 batch_size=8 watch_every=6 model=runs/pre name=sft "
+        "retention_limit=99",
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", BEFORE)
+def test_a_run_of_an_earlier_version_goes_on_with_the_same_command(verb, tmp_path):
+    """`configs_before` holds config.yaml as commit b0c4d17 wrote it."""
+    cls, overrides = BEFORE[verb]
+    shutil.copy(Path(__file__).parent / "configs_before" / f"{verb}.yaml", tmp_path / "config.yaml")
+    Run(tmp_path, load_config(cls, f"tiny/{verb}", overrides.split()))
+    with pytest.raises(ValueError, match="was started with seed=0, not 1"):
+        Run(tmp_path, load_config(cls, f"tiny/{verb}", [*overrides.split(), "seed=1"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"), [("accumulate=2", "set batch_size"), ("gradient_clip=1", "training.grad")]
+)
+def test_what_a_renderer_decides_itself_is_refused(setting, named):
+    with pytest.raises(ValueError, match=named):
+        load_config(TrainRenderer, "tiny/renderer", ["data=data", "tokenizer=runs/first", setting])

@@ -10,12 +10,12 @@ import pytest
 
 import ddt_apps
 
-MODULES = [info.name for info in pkgutil.iter_modules(ddt_apps.__path__) if info.name != "__main__"]
+MODULES = [info.name for info in pkgutil.walk_packages(ddt_apps.__path__, "ddt_apps.") if "__main__" not in info.name]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
-    assert doctest.testmod(importlib.import_module(f"ddt_apps.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 def test_readme_examples_run():

@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from ddt_apps.models import load_language_model
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
-from ddt_apps.train import pretrain as pretrain
-from ddt_apps.train import sft as sft
+from ddt_apps.train import pretrain, sft
 from ddt_apps.train.examples import (
     PIECE,
     conversation,
@@ -25,8 +24,8 @@ from ddt_apps.train.examples import (
     split_lines,
     text_lines,
 )
-from ddt_apps.train.pretrain import Pretrain, build_model
-from ddt_apps.train.sft import Tune
+from ddt_apps.train.pretrain import build_model
+from ddt_apps.train.settings import Pretrain, Tune
 from ddt_data import ShardDataset, ShardWriter
 from ddt_llm import VisualVocabulary, collate_packed, expand_vocabulary, pack, train_text_tokenizer
 from ddt_llm.optimizer import build_optimizer

@@ -9,10 +9,10 @@ from PIL import Image
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
-from ddt_apps.train import pretrain as pretrain
-from ddt_apps.train import sft as sft
+from ddt_apps.train import pictures, pretrain, renderer, sft
 from ddt_apps.train import tokenizer as train_tokenizer
-from ddt_data import PackConfig, Record, ShardDataset, pack_records
+from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
+from ddt_data import Manifest, PackConfig, Record, ShardDataset, pack_records
 from ddt_tokenizer.codec import Codec
 
 TOY = [
@@ -50,22 +50,22 @@ def sets(tmp_path, monkeypatch):
 
 
 def test_the_whole_chain_trains_on_a_mixture(sets):
-    config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
+    config = load_config(TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
     run = train_tokenizer.train(config)
     assert Codec.from_pretrained(run).num_tokens == 16
     for name in ("scenes", "cards"):
         tokenize_shards(sets / name, run, sets / f"{name}-ids")
     ids = "data=scenes-ids:0.5,cards-ids:0.5"
     small = ["llama.width=16", "llama.depth=1", "llama.num_heads=2"]
-    language = pretrain.train(load_config(pretrain.Pretrain, "tiny/pretrain", [ids, *small, *LANGUAGE]))
-    tuned = sft.train(load_config(sft.Tune, "tiny/sft", [ids, f"model={language}", *LANGUAGE]))
+    language = pretrain.train(load_config(Pretrain, "tiny/pretrain", [ids, *small, *LANGUAGE]))
+    tuned = sft.train(load_config(Tune, "tiny/sft", [ids, f"model={language}", *LANGUAGE]))
     assert (tuned / "model" / "ddt.json").is_file()
 
 
 def test_each_set_has_its_share_and_held_out_pictures_are_not_trained_on(sets, monkeypatch):
     fed = []
-    monkeypatch.setattr(train_tokenizer, "pictures_of", lambda samples: fed.append(samples) or _blank(samples))
-    config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
+    monkeypatch.setattr(pictures, "pictures_of", lambda samples: fed.append(samples) or _blank(samples))
+    config = load_config(TrainTokenizer, "tiny/tokenizer", ["data=scenes:0.6,cards:0.4", *TOY])
     train_tokenizer.train(config)
     samples = [sample for batch in fed[:4] for sample in batch]
     cards = [sample["text"] for sample in samples if sample["text"].startswith("card ")]
@@ -73,6 +73,17 @@ def test_each_set_has_its_share_and_held_out_pictures_are_not_trained_on(sets, m
     assert not {"card 9", "card 10", "card 11"} & set(cards)  # the last three of the last set
     assert all(len(set(cards[at : at + 9])) == len(cards[at : at + 9]) for at in range(0, len(cards), 9))
     assert len(ShardDataset("cards")) == 12
+
+
+def test_training_opens_its_shards_once(sets, monkeypatch):
+    opened, read = [], Manifest.read
+    monkeypatch.setattr(Manifest, "read", lambda folder: opened.append(str(folder)) or read(folder))
+    data = ["data=scenes:0.6,cards:0.4", "held_out=3"]
+    run = train_tokenizer.train(load_config(TrainTokenizer, "tiny/tokenizer", [*data, *TOY]))
+    assert opened == ["scenes", "cards"]
+    short = ["steps=2", "batch_size=4", "tensorboard=false", f"tokenizer={run}"]
+    renderer.train(load_config(TrainRenderer, "tiny/renderer", [*data, *short]))
+    assert opened == ["scenes", "cards"] * 2
 
 
 def _blank(samples):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import ClassVar
+from unittest.mock import patch
 
 import lightning
 import pytest
@@ -16,16 +18,24 @@ from torch.utils.data import DataLoader
 
 from ddt_apps.run.config import load_config
 from ddt_apps.run.devices import pick_precision
+from ddt_apps.run.fitting import RunRecorder
 from ddt_apps.run.folder import Run
 from ddt_apps.run.metrics import MetricsFile, read_metrics
+from ddt_apps.run.nan_guard import NaNGuard
 from ddt_apps.run.progress import StageProgress
+from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.tokenizer import TrainTokenizer
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
+    verb: ClassVar[str] = "line"
+    name: str = "line"
     steps: int = 12
     device: str = "cpu"
+    precision: str = "32-true"
+    gradient_clip: float | None = None
+    tensorboard: bool = False
 
 
 class Line(lightning.LightningModule):
@@ -81,8 +91,8 @@ def fit(folder, at_step=lambda step: None, save_every_seconds=1e9):
     torch.manual_seed(0)
     module = Line(at_step)
     run = Run(folder, Config())
-    settings = {"device": "cpu", "precision": "32-true", "log_every": 2, "save_every_seconds": save_every_seconds}
-    run.fit(module, Numbers(), stage="line", steps=12, **settings)
+    with patch.multiple(RunRecorder, log_every=2, save_every_seconds=save_every_seconds):
+        run.fit(module, Numbers())
     return module, run
 
 
@@ -193,9 +203,38 @@ def test_cuda_computes_in_bf16_where_it_can_and_never_by_itself_in_fp16(monkeypa
 
 
 def test_an_unknown_device_is_refused(tmp_path):
-    run = Run(tmp_path / "run", Config())
+    run = Run(tmp_path / "run", Config(device="npu"))
     with pytest.raises(ValueError, match=r"device 'npu' is not supported; use auto, cpu, cuda, mps"):
-        run.fit(Line(), Numbers(), stage="line", steps=1, device="npu")
+        run.fit(Line(), Numbers())
+    assert not run.folder.exists()
+
+
+def test_a_run_is_fitted_as_its_settings_say(tmp_path):
+    """Steps, accumulation, clipping, device, precision and the guard are those of its settings."""
+    found = {}
+
+    class Look(lightning.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            found.update(clip=trainer.gradient_clip_val, device=module.device.type, precision=trainer.precision)
+            found["guards"] = sum(isinstance(each, NaNGuard) for each in trainer.callbacks)
+
+    config = Config(steps=3, accumulate=4, gradient_clip=0.5)
+    module = Line()
+    Run(tmp_path / "run", config).fit(module, Numbers(), [Look()])
+    assert len(module.seen) == config.batches == 12 and module.global_step == 3
+    assert found == {"clip": 0.5, "device": "cpu", "precision": "32-true", "guards": 1}
+
+
+def test_every_run_is_guarded_against_nan(tmp_path):
+    def poison(step):
+        if step == 5:
+            with torch.no_grad():
+                module.layer.bias.fill_(torch.nan)
+
+    module, run = Line(poison), Run(tmp_path / "run", Config())
+    with pytest.raises(ValueError, match=r"not finite at step 5; the state before it is in .*last\.ckpt"):
+        run.fit(module, Numbers())
+    assert not run.finished and run.checkpoint.exists()
 
 
 def test_metrics_drop_rows_after_the_checkpoint_and_a_torn_row(tmp_path):

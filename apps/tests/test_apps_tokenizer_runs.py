@@ -19,8 +19,8 @@ from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import renderer as train_renderer
 from ddt_apps.train import tokenizer as train_tokenizer
-from ddt_apps.train.renderer import TrainRenderer
-from ddt_apps.train.tokenizer import TrainTokenizer
+from ddt_apps.train.pictures import open_pictures
+from ddt_apps.train.settings import TrainRenderer, TrainTokenizer
 from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
@@ -103,12 +103,12 @@ def test_a_run_leaves_samples_health_and_rows_of_both(here):
 
 
 def test_held_out_pictures_are_not_trained_on(here):
-    dataset, held_out = train_tokenizer.split_pictures("data", 32, 3)
-    assert len(dataset) == 37
+    pictures = open_pictures("data", 32, 3)
+    assert len(pictures.dataset) == 37
     shards = ShardDataset("data")
-    assert torch.equal(held_out, to_tensor([shards[i]["image"] for i in (37, 38, 39)]))
+    assert torch.equal(pictures.held_out, to_tensor([shards[i]["image"] for i in (37, 38, 39)]))
     with pytest.raises(ValueError, match=r"held_out \(40\) must be 0 to 39"):
-        train_tokenizer.split_pictures("data", 32, 40)
+        open_pictures("data", 32, 40)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,8 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
     assert [len(images) for images in encoded] == [3]  # to draw the held-out pictures at step 10, no more
     losses = [read_metrics(folder / "metrics.csv")["loss"][1] for folder in (plain, run)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    with pytest.raises(ValueError, match="'cached' holds latents, and a renderer learns pictures"):
+        train_renderer.train(renderer("of-latents", "data=cached", f"tokenizer={run}"))
     elsewhere = cached.manifest.latents | {"vae": "elsewhere"}  # latents fit wherever their VAE has been moved to
     replace(cached.manifest, latents=elsewhere).write("cached")
     assert tokenize_shards(Path("cached"), run, Path("ids")).samples == len(cached)

@@ -1,6 +1,7 @@
-"""What watches training: the guard against NaN, pictures, codebook health."""
+"""What watches training: pictures, codebook health, and what "after step n" means."""
 
 import json
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
-from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
+from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid
+from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.optimizer import OptimizerConfig
 from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
@@ -43,11 +45,9 @@ def build(steps=12, **settings):
     )
 
 
-def fit(module, callbacks, steps=12, logger=False, broken=None, accumulate=1):
+def fit(module, callbacks, steps=12, logger=False, accumulate=1):
     torch.manual_seed(1)
     batches = [torch.rand(4, 3, 8, 8) * 2 - 1 for _ in range(steps * accumulate)]
-    if broken is not None:
-        batches[broken][0, 0, 0, 0] = torch.nan
     trainer = lightning.Trainer(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
@@ -60,48 +60,6 @@ def fit(module, callbacks, steps=12, logger=False, broken=None, accumulate=1):
         enable_model_summary=False,
     )
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
-
-
-@pytest.mark.parametrize("broken", [2, 4, 9])  # before the codebook starts, at its start, and later
-def test_a_bad_batch_stops_training_with_the_state_before_it(tmp_path, broken):
-    module = build()
-    with pytest.raises(ValueError, match=rf"not finite at step {broken}; the state before it is in .*last\.ckpt"):
-        fit(module, [NaNGuard(tmp_path / "last.ckpt")], broken=broken)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    until = build()
-    fit(until, [], steps=broken)
-    assert saved["global_step"] == broken
-    for name, tensor in until.state_dict().items():
-        assert torch.equal(saved["state_dict"][name], tensor), name
-
-
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_codebook_is_that_before_the_step_too(tmp_path, accumulate):
-    """The batch is fine, the decoder's loss is not: the codebook has moved by then, and must go back."""
-    module, until = build(), build()
-    calls, loss = [], module.decoder.loss
-
-    def broken(*arguments):
-        calls.append(0)
-        return loss(*arguments) * (torch.nan if len(calls) == 8 * accumulate else 1.0)
-
-    module.decoder.loss = broken
-    with pytest.raises(ValueError, match="not finite at step 7"):
-        fit(module, [NaNGuard(tmp_path / "last.ckpt")], steps=12, accumulate=accumulate)
-    fit(until, [], steps=7, accumulate=accumulate)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    assert until.tokenizer.quantizer.counts.any()  # quantization has begun
-    for name, tensor in until.state_dict().items():
-        assert torch.equal(saved[name], tensor), name
-
-
-def test_the_guard_changes_nothing_where_all_is_finite():
-    plain, guarded = build(), build()
-    fit(plain, [])
-    fit(guarded, [NaNGuard()])
-    assert all(
-        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), guarded.state_dict().values(), strict=True)
-    )
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -154,3 +112,26 @@ def test_a_step_of_several_batches_is_watched_once(tmp_path):
     fit(build(), [grid, monitor], steps=6, accumulate=4)
     assert len(drawn) == 2 and sorted(path.name for path in tmp_path.glob("*.png")) == ["00000003.png", "00000006.png"]
     assert len(monitor.ids) == 8
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    ("every", "or_last", "expected"), [(3, False, [3, 6]), (3, True, [3, 6, 7]), (1, False, range(1, 8))]
+)
+def test_after_step_n_is_once_and_when_it_has_ended(accumulate, every, or_last, expected):
+    class Watch(EverySteps):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if self.due(trainer, or_last):
+                seen.append((trainer.global_step, batch_idx + 1))
+
+    seen, watch = [], Watch()
+    watch.every = every
+    fit(build(steps=7), [watch], steps=7, accumulate=accumulate)
+    assert seen == [(step, step * accumulate) for step in expected]
+
+
+def test_a_run_that_goes_on_after_step_n_does_not_act_for_it_again():
+    watch, trainer = EverySteps(), SimpleNamespace(global_step=6, max_steps=6)
+    watch.every = 3
+    watch.on_train_start(trainer, None)
+    assert not watch.due(trainer) and not watch.due(trainer, or_last=True)

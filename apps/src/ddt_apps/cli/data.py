@@ -1,4 +1,4 @@
-"""`ddt data ...`: the verbs that make shards and look into them. See `cli.py`."""
+"""`ddt data ...`: the verbs that make shards and look into them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,9 @@ import typer
 
 from ddt_apps.cli.options import Out, Seed, Workers
 
-data = typer.Typer(no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them.")
+data = typer.Typer(
+    name="data", no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them."
+)
 
 
 @data.command("scenes")

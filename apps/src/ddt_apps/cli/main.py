@@ -4,25 +4,15 @@ A verb imports its module when it is called, so help is immediate.
 """
 
 import os
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from ddt_apps.cli import train, use
 from ddt_apps.cli.data import data
-from ddt_apps.cli.options import Out, Seed, Workers
-
-Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
-]
-Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
-AnyTokenizer = Annotated[
-    Path | None, typer.Option("--tokenizer", help="Tokenizer run; by default the matching one beside the model.")
-]
-Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
-Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
+from ddt_apps.cli.evaluate import evaluate
+from ddt_apps.cli.options import Overrides
 
 
 class Verbs(TyperGroup):
@@ -61,18 +51,8 @@ Start with [bold]ddt demo[/]: it runs every step below on embedded data and writ
 Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption, chat.
 Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
 )
-app.add_typer(data, name="data", rich_help_panel="Train")
-evaluate = typer.Typer(
-    no_args_is_help=True,
-    help="""Measure what a model can do, each figure beside its ceiling and chance.
-
-MODEL is the folder of a run, or file.py:function for a model of your own behind an adapter. Writes scores.json and
-index.html to MODEL/evaluation, or where --out says.""",
-)
-app.add_typer(evaluate, name="evaluate", rich_help_panel="Use")
 
 
-@app.command(rich_help_panel="Start here")
 def demo(overrides: Overrides = None) -> None:
     """Run the whole chain on embedded data with small presets, about twelve minutes on two cores.
 
@@ -86,294 +66,22 @@ def demo(overrides: Overrides = None) -> None:
     run_demo(overrides or [])
 
 
-@app.command("train-tokenizer", rich_help_panel="Train")
-def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
-    """Train encoder, codebook and decoder together: pictures to ids and back.
-
-    Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
-
-    vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
-    Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
-    tiny/tokenizer, small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
-    """
-    from ddt_apps.train.tokenizer import run_train_tokenizer
-
-    run_train_tokenizer(config, overrides or [])
-
-
-@app.command("train-renderer", rich_help_panel="Train")
-def train_renderer(config: Config, overrides: Overrides = None) -> None:
-    """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
-
-    Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
-    """
-    from ddt_apps.train.renderer import run_train_renderer
-
-    run_train_renderer(config, overrides or [])
-
-
-@app.command("import-selftok", rich_help_panel="Train")
-def import_selftok(
-    checkpoint: Annotated[Path, typer.Argument(help="tokenizer_512_ckpt.pth or tokenizer_1024_ckpt.pth.")],
-    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.")],
-    out: Annotated[Path, typer.Option(help="Run folder to make, such as runs/selftok.")],
-) -> None:
-    """Make a run of a public Selftok checkpoint, which every --tokenizer takes.
-
-    Example: [bold]ddt import-selftok tokenizer_512_ckpt.pth --vae my-vae --out runs/selftok[/]
-    """
-    from ddt_tokenizer.codec import Codec
-
-    Codec.from_selftok(checkpoint, vae).save_pretrained(out)
-    typer.echo(f"{out} holds the tokenizer and the decoder of {checkpoint}")
-
-
-@app.command(rich_help_panel="Train")
-def tokenize(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
-    tokenizer: Tokenizer,
-    out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
-    latents: Annotated[
-        bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
-    ] = False,
-    workers: Workers = 1,
-    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 256,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
-    ] = False,
-) -> None:
-    """Turn picture shards into id shards, once, so that the language model trains on ids alone.
-
-    Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
-
-    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
-    tokenize ..., each rank takes its share.
-    """
-    from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
-
-    if verify:
-        count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
-        typer.echo(f"{count} samples are the same when they are made again: {out}")
-    else:
-        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
-
-
-@app.command(rich_help_panel="Train")
-def pretrain(config: Config, overrides: Overrides = None) -> None:
-    """Train a language model on captions, ids and text: caption to picture and picture to caption.
-
-    Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
-    """
-    from ddt_apps.train.pretrain import run_pretrain
-
-    run_pretrain(config, overrides or [])
-
-
-@app.command(rich_help_panel="Train")
-def sft(config: Config, overrides: Overrides = None) -> None:
-    """Fine-tune on edits and questions; only the answers are trained.
-
-    Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
-    """
-    from ddt_apps.train.sft import run_sft
-
-    run_sft(config, overrides or [])
-
-
-@app.command(rich_help_panel="Use")
-def reconstruct(
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    tokenizer: Tokenizer,
-    out: Out,
-    renderer: Annotated[
-        Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps; by default 1 if the decoder was trained for that, else 25.")
-    ] = None,
-    sampler: Annotated[str, typer.Option(help="How steps are taken, such as heun; a wrong name lists all.")] = "euler",
-    guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.")] = 1.0,
-    swap: Annotated[
-        Path | None, typer.Option(help="Another picture, from which the first 1, 2, 4, ... ids come.")
-    ] = None,
-    swap_range: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="START STOP", help="Only ids START to STOP - 1 come from it; 0 is the finest."),
-    ] = None,
-) -> None:
-    """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
-
-    Example: [bold]ddt reconstruct fox.png --tokenizer runs/demo/tokenizer --out fox-again.png[/]
-
-    With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
-    """
-    from ddt_apps.use.pictures import reconstruct_images
-
-    settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance}
-    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, **settings)
-
-
-@app.command(rich_help_panel="Use")
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Model,
-    out: Out,
-    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.5,
-    temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.")] = 0.7,
-    seed: Seed = 0,
-    tokenizer: AnyTokenizer = None,
-    sketch: Annotated[Path | None, typer.Option(help="A picture to start from: its coarsest ids are kept.")] = None,
-    keep: Annotated[int | None, typer.Option(help="Ids kept of the sketch; by default half.")] = None,
-) -> None:
-    """Draw what a sentence says.
-
-    Example: [bold]ddt generate "a red fox left of a bell" --model runs/demo/pretrain --out fox.png[/]
-    """
-    from ddt_apps.use.pictures import generate_image
-
-    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep)
-
-
-@app.command(rich_help_panel="Use")
-def edit(
-    image: Image,
-    instruction: Annotated[str, typer.Argument(help="What to change.")],
-    model: Model,
-    out: Out,
-    seed: Seed = 0,
-    tokenizer: AnyTokenizer = None,
-) -> None:
-    """Change a picture as a sentence says.
-
-    Example: [bold]ddt edit fox.png "make the fox blue" --model runs/demo/sft --out blue.png[/]
-    """
-    from ddt_apps.use.pictures import edit_image
-
-    edit_image(image=image, instruction=instruction, model=model, out=out, tokenizer=tokenizer, seed=seed)
-
-
-@app.command(rich_help_panel="Use")
-def ask(
-    image: Image,
-    question: Annotated[str, typer.Argument(help="A question about it.")],
-    model: Model,
-    tokenizer: AnyTokenizer = None,
-) -> None:
-    """Answer a question about a picture.
-
-    Example: [bold]ddt ask fox.png "what colour is the fox?" --model runs/demo/sft[/]
-    """
-    from ddt_apps.use.pictures import answer_question
-
-    typer.echo(answer_question(image=image, question=question, model=model, tokenizer=tokenizer))
-
-
-@app.command(rich_help_panel="Use")
-def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
-    """Describe a picture in a sentence.
-
-    Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
-    """
-    from ddt_apps.use.pictures import caption_image
-
-    typer.echo(caption_image(image=image, model=model, tokenizer=tokenizer))
-
-
-@app.command(rich_help_panel="Use")
-def chat(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures that the model draws.")] = Path("chat"),
-    guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.")] = 1.5,
-    temperature: Annotated[float, typer.Option(help="Of pictures.")] = 0.7,
-    text_temperature: Annotated[float, typer.Option(help="Of text; 0 writes the likeliest.")] = 0.0,
-    seed: Seed = 0,
-    tokenizer: AnyTokenizer = None,
-) -> None:
-    """Talk: ask for pictures, show some by their path, ask about them, have them changed.
-
-    Example: [bold]ddt chat --model runs/demo/sft[/], then: a red fox on a black background
-    """
-    from ddt_apps.use.chat import run_chat
-
-    run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed)
-
-
-Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.")]
-Folder = Annotated[Path | None, typer.Option("--out", help="Where to write; by default into the run.")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")]
-
-
-def _evaluate(benchmark: str, model: str, out: Path | None, settings: list[str] | None) -> None:
-    from ddt_apps.evaluation.verbs import run_evaluation
-
-    run_evaluation(benchmark, model, out, settings or [])
-
-
-@evaluate.command("scenes")
-def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Draw SceneEval's 540 prompts and judge the pictures strictly.
-
-    Example: [bold]ddt evaluate scenes runs/demo/pretrain level=tiny[/]
-
-    Settings: level (tiny, standard, hard), pictures (for each prompt), seed, guidance, temperature, judge,
-    second_judge, backgrounds (folder of pictures behind the real scenes), clip (folder of a CLIP model).
-    """
-    _evaluate("scenes", model, out, settings)
-
-
-@evaluate.command("reconstruction")
-def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Turn pictures into ids and back: PSNR, SSIM, bits, prefixes, and more where networks are installed.
-
-    Example: [bold]ddt evaluate reconstruction runs/demo/tokenizer level=tiny[/]
-
-    Settings: data (folder of picture shards; else held-out scenes), level, count, seed, inception (TorchScript file,
-    for rFID), lpips (alex, vgg or squeeze, where torchvision has the weights).
-    """
-    _evaluate("reconstruction", model, out, settings)
-
-
-@evaluate.command("edits")
-def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Edit held-out scenes whose exact result is known.
-
-    Example: [bold]ddt evaluate edits runs/demo/sft level=tiny[/]
-
-    Settings: level, count, seed, judge.
-    """
-    _evaluate("edits", model, out, settings)
-
-
-@evaluate.command("answers")
-def evaluate_answers(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Ask questions about held-out scenes; beside the score what one gets without looking.
-
-    Example: [bold]ddt evaluate answers runs/demo/sft level=tiny[/]
-
-    Settings: level, count, seed.
-    """
-    _evaluate("answers", model, out, settings)
-
-
-@evaluate.command("captions")
-def evaluate_captions(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Describe held-out scenes and parse what was said.
-
-    Example: [bold]ddt evaluate captions runs/demo/pretrain level=tiny[/]
-
-    Settings: level, count, seed.
-    """
-    _evaluate("captions", model, out, settings)
-
-
-@evaluate.command("table")
-def evaluate_table(
-    scores: Annotated[list[Path], typer.Argument(help="Folders that hold scores.json, of one benchmark.")],
-) -> None:
-    """Put scores side by side; warns where they were not measured alike.
-
-    Example: [bold]ddt evaluate table runs/a/evaluation/scenes runs/b/evaluation/scenes[/]
-    """
-    from ddt_apps.evaluation.verbs import print_comparison
-
-    print_comparison(scores)
+PANELS = {
+    "Start here": (demo,),
+    "Train": (
+        train.train_tokenizer,
+        train.train_renderer,
+        train.import_selftok,
+        train.tokenize,
+        train.pretrain,
+        train.sft,
+        data,
+    ),
+    "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, evaluate),
+}
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=verb.info.name, rich_help_panel=panel)
+        else:
+            app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)

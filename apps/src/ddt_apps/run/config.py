@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,20 +220,22 @@ def _name(kind: Any) -> str:
     return names.get(kind) or ("a list" if typing.get_origin(kind) in (tuple, list) else str(kind))
 
 
-def _keys(cls: type, where: str = "") -> list[str]:
-    """All dotted keys of a dataclass, groups included."""
-    keys = []
+def fields_of(cls: type, where: str = "", given: Any = None) -> Iterator[tuple[str, type, dataclasses.Field, Any]]:
+    """Yield what `load_config` takes, groups included: the dotted key, its class, its field, and its default.
+
+    A setting that has to be given has the default `dataclasses.MISSING`; one in a group has that of the group's owner.
+    """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        keys.append(f"{where}{field.name}")
+        default = getattr(given, field.name, _default(field))
+        yield f"{where}{field.name}", cls, field, default
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(kind):
-                keys += _keys(kind, f"{where}{field.name}.")
-    return keys
+                yield from fields_of(kind, f"{where}{field.name}.", default if isinstance(default, kind) else None)
 
 
 def _unknown(key: str, root: type) -> str:
-    keys = _keys(root)
+    keys = [name for name, *_ in fields_of(root)]
     parent, _, name = key.rpartition(".")
     siblings = {each.rpartition(".")[2]: each for each in keys if each.rpartition(".")[0] == parent}
     elsewhere = [each for each in keys if each.rpartition(".")[2] == name]

@@ -13,6 +13,7 @@ import lightning
 
 from ddt_apps.run.metrics import MetricsFile
 from ddt_apps.run.progress import StageProgress
+from ddt_tokenizer.every_steps import EverySteps
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAST_PAUSE = 20  # between two checkpoints, in times that it takes to write one: at most 5 % of a run is writing
@@ -26,25 +27,33 @@ UNWANTED_ADVICE = (
 )
 
 
-class RunRecorder(lightning.Callback):
-    """Record a training run in its folder.
+class RunRecorder(EverySteps):
+    """Records a training run in its folder.
 
     The order within a step is row, then checkpoint: a checkpoint at step n implies that all rows up to n are on disk,
     and a resume drops rows after n. So `metrics.csv` of an interrupted run equals that of an uninterrupted one.
+
+    Args:
+        metrics_file: See `MetricsFile`.
+        save_checkpoint: Writes what a resume needs, atomically.
+        stage: The word on the progress line.
+        steps: Optimizer steps of the whole run.
+
+    Attributes:
+        log_every: Steps between rows of the metrics file.
+        save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes; 0 writes one
+            after every step.
+        stopped_by: The signal that ended training, or None.
     """
 
+    log_every = 10
+    save_every_seconds = 30.0
+
     def __init__(
-        self,
-        metrics_file: Path,
-        save_checkpoint: Callable[[lightning.Trainer], None],
-        stage: str,
-        steps: int,
-        log_every: int,
-        save_every_seconds: float,
+        self, metrics_file: Path, save_checkpoint: Callable[[lightning.Trainer], None], stage: str, steps: int
     ):
         self.metrics_file, self.save_checkpoint = metrics_file, save_checkpoint
         self.stage, self.steps = stage, steps
-        self.log_every, self.save_every_seconds = log_every, save_every_seconds
         self.stopped_by: int | None = None
         self.values: dict[str, float] = {}  # of the last row
 
@@ -55,9 +64,10 @@ class RunRecorder(lightning.Callback):
         self.values = state_dict["values"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        super().on_train_start(trainer, module)
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
-        self._saved, self._took, self._step = time.monotonic(), 0.0, trainer.global_step
+        self._saved, self._took = time.monotonic(), 0.0
         # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
         # one acts at once.
         self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
@@ -65,10 +75,9 @@ class RunRecorder(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step == self._step:  # gradients are gathered over several batches: no checkpoint holds half a step
+        if not self.due(trainer):  # gradients are gathered over several batches: no checkpoint holds half a step
             return
-        self._step = step
+        step = trainer.global_step
         if step % self.log_every == 0 or step == self.steps:
             self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.metrics.append(step, self.values)

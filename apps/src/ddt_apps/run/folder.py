@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import first_difference, load_config, save_config
 from ddt_apps.run.devices import pick_device, pick_precision
+from ddt_apps.run.settings import RunSettings
 
 if TYPE_CHECKING:
     import lightning
@@ -29,20 +30,21 @@ class Run:
 
     Args:
         folder: Such as `runs/tokenizer`; it is made if it does not exist.
-        config: The dataclass that determines the run.
+        config: The dataclass that determines the run; for `fit` a `RunSettings`.
 
     Raises:
-        ValueError: The folder was started with another configuration; names the first setting that differs.
+        ValueError: If the folder was started with another configuration; names the first setting that differs.
 
-    >>> import dataclasses, tempfile
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Config:
-    ...     steps: int = 10
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = Run(Path(folder) / "first", Config())
-    ...     run.finish()
-    ...     Run(Path(folder) / "first", Config()).finished
-    True
+    Example:
+        >>> import dataclasses, tempfile
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     steps: int = 10
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run(Path(folder) / "first", Config())
+        ...     run.finish()
+        ...     Run(Path(folder) / "first", Config()).finished
+        True
     """
 
     def __init__(self, folder: Path, config: Any):
@@ -72,64 +74,50 @@ class Run:
     def fit(
         self,
         module: "lightning.LightningModule",
-        data: Any,
-        *,
-        stage: str,
-        steps: int,
-        device: str = "auto",
-        precision: str = "auto",
-        gradient_clip: float | None = None,
-        accumulate: int = 1,
+        stream: "lightning.LightningDataModule",
         callbacks: "Sequence[lightning.Callback]" = (),
-        tensorboard: bool = False,
-        log_every: int = 10,
-        save_every_seconds: float = 30.0,
     ) -> None:
-        """Train to `steps` optimizer steps, continuing from `last.ckpt` if there is one.
+        """Train to `config.steps` optimizer steps, continuing from `last.ckpt` if there is one.
 
-        What the module and the callbacks log goes to `metrics.csv`, where a value stays in the rows until it is
-        measured again; the "loss" is shown on the progress line.
-        Ctrl-C and SIGTERM end the current step and save before they take effect.
+        Where and how it trains is read from the config, a `RunSettings`. What the module and the callbacks log goes to
+        `metrics.csv`, where a value stays in the rows until it is measured again; the "loss" is shown on the progress
+        line. Ctrl-C and SIGTERM end the current step and save before they take effect; a gradient that is not finite
+        stops the run before it reaches the weights.
 
         Args:
             module: Whose randomness is a function of (seed, step), so that a continued run equals an uninterrupted one.
-            data: A LightningDataModule or a loader that can continue in the middle of an epoch.
-            stage: The word on the progress line.
-            steps: Optimizer steps of the whole run.
-            device, precision: See `ddt_apps.run.devices`.
-            gradient_clip: Largest gradient norm, or None; None for a module that steps its optimizers itself.
-            accumulate: Batches whose gradients make one step.
+            stream: `config.batches` batches, which can continue in the middle of an epoch.
             callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
-            tensorboard: Log for TensorBoard too, if it is installed.
-            log_every: Steps between rows of `metrics.csv`.
-            save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes; 0 writes one
-                after every step.
 
         Raises:
-            ValueError: The device is not there.
-            KeyboardInterrupt: Ctrl-C was pressed; everything is saved.
+            ValueError: If the device is not there, or a gradient is not finite.
+            KeyboardInterrupt: If Ctrl-C was pressed; everything is saved.
         """
         import lightning
 
         from ddt_apps.run.fitting import RunRecorder, quiet_lightning
+        from ddt_apps.run.nan_guard import NaNGuard
 
-        chosen = pick_device(device)
-        recorder = RunRecorder(self.metrics, self.save_checkpoint, stage, steps, log_every, save_every_seconds)
+        config, device = self.config, pick_device(self.config.device)
+        precision = pick_precision(config.precision, device)
+        # With loss scaling gradients overflow now and then, and their step is left out.
+        guards = [] if precision == "16-mixed" else [NaNGuard(self.checkpoint, self.save_checkpoint)]
+        recorder = RunRecorder(self.metrics, self.save_checkpoint, config.verb, config.steps)
         logger = False
-        if tensorboard and importlib.util.find_spec("tensorboard"):
+        if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
         with quiet_lightning():
             trainer = lightning.Trainer(
-                accelerator=chosen.type,
+                accelerator=device.type,
                 devices=1,
-                precision=pick_precision(precision, chosen),
-                max_steps=steps,
+                precision=precision,
+                max_steps=config.steps,
                 max_epochs=-1,
-                gradient_clip_val=gradient_clip,
-                accumulate_grad_batches=accumulate,
+                gradient_clip_val=config.gradient_clip,
+                accumulate_grad_batches=config.accumulate,
                 logger=logger,
-                log_every_n_steps=log_every,
-                callbacks=[*callbacks, recorder],
+                log_every_n_steps=recorder.log_every,
+                callbacks=[*guards, *callbacks, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -137,7 +125,7 @@ class Run:
             )
             self.start()
             resume = self.checkpoint if self.checkpoint.exists() else None
-            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+            trainer.fit(module, stream, ckpt_path=resume, weights_only=True)
         if recorder.stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
         if recorder.stopped_by is not None:
@@ -157,7 +145,7 @@ class Run:
                 f"{self._config_file} is of another version of this command ({error}); {remedy}"
             ) from error
         # How many processes load the data changes neither its order nor any result.
-        same = {name: getattr(self.config, name) for name in ("workers",) if hasattr(self.config, name)}
+        same = {"workers": self.config.workers} if isinstance(self.config, RunSettings) else {}
         difference = first_difference(dataclasses.replace(old, **same), self.config)
         if difference:
             key, before, now = difference

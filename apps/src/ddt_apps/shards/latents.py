@@ -4,17 +4,16 @@ Like `ddt tokenize` shard by shard, in any number of processes, and on with the 
 """
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.progress import StageProgress
 from ddt_apps.shards.tokenize import device_of_worker, shard_tasks
-from ddt_data import Made, Manifest, Mixture, Plan, Shard, ShardDataset, build, open_shard, open_shards, write_block
+from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
@@ -55,31 +54,6 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
     plan = Plan(partial(shard_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
     with StageProgress("latents", source.samples, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
-
-
-def open_latents(
-    folder: str, space: LatentConfig, image_size: int, held_out: int
-) -> tuple[ShardDataset | Mixture, Tensor]:
-    """Read latent shards: what to train on, and the last `held_out` latents [n, C, h, w].
-
-    Raises:
-        FileNotFoundError, ValueError: The shards are missing, of another latent space, or of pictures of another size.
-    """
-    dataset = open_shards(folder)
-    found = LatentConfig(**dataset.manifest.latents)
-    if replace(found, vae=None) != replace(space, vae=None):
-        raise ValueError(f"latents in '{folder}' are of {found}, the tokenizer takes {space}; cache them again")
-    size = dataset[0]["latents"].shape[-1] * space.downscale
-    if size != image_size:
-        raise ValueError(f"pictures behind '{folder}' have {size} px, the tokenizer takes {image_size}; cache others")
-    kept = dataset.without_last(held_out)
-    return kept, latents_of([dataset[i] for i in range(len(kept), len(dataset))]) if held_out else torch.empty(0)
-
-
-def latents_of(samples: list[dict]) -> Tensor:
-    """Collate the latents of samples into [B, C, h, w]; targets of edits as `train_tokenizer.pictures_of` does."""
-    rows = [s["target_latents"] if "target_latents" in s and i % 2 else s["latents"] for i, s in enumerate(samples)]
-    return torch.stack([torch.from_numpy(row).float() for row in rows])
 
 
 @torch.inference_mode()

@@ -3,40 +3,18 @@
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from ddt_apps.train.settings import InstructionTasks, PretrainTasks
 from ddt_data import Mixture, ShardDataset, prose
 from ddt_llm import Example, Sequences
 from ddt_llm.sequences import Turn
 
 PIECE = re.compile(r".{1,2000}(?:\s|$)|\S{2000}", re.DOTALL)  # as many whole words as fit
-
-
-@dataclass(frozen=True)
-class PretrainTasks:
-    """Shares of the tasks in pretraining; they need not sum to one."""
-
-    text_to_image: float = 0.6
-    image_to_text: float = 0.3
-    text_only: float = 0.1
-    caption_dropout: float = 0.1  # share of captions left out before an image, for guidance
-
-
-@dataclass(frozen=True)
-class InstructionTasks:
-    """Shares of the tasks in instruction tuning; they need not sum to one. A sample without edit or questions draws."""
-
-    edit: float = 0.4
-    ask: float = 0.35
-    draw: float = 0.2
-    describe: float = 0.05
-    talk: float = 0.0  # several turns about one picture, shown or drawn: questions, then its edit
-    prompt_dropout: float = 0.1  # share of prompts left out before an image, for guidance
 
 
 class Views(Dataset):

@@ -1,66 +1,41 @@
 """A training run of a language model: what pretraining and instruction tuning share."""
 
-from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import lightning
 
 from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import Views, split_lines, text_lines
-from ddt_apps.train.tokenizer import nan_guard
+from ddt_apps.train.settings import LanguageRun
 from ddt_data.shards.datamodule import ShardStream
-from ddt_llm import MultimodalLM, OptimizerConfig, collate, collate_packed
-from ddt_llm.lora import LoRAConfig, add_lora, merge_lora
+from ddt_llm import MultimodalLM, collate, collate_packed
+from ddt_llm.lora import add_lora, merge_lora
 from ddt_llm.retention import RetentionGuard
 from ddt_llm.throughput import Throughput
 from ddt_llm.training import LanguageModelTraining
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageRun:
-    """Settings that `ddt pretrain` and `ddt sft` share."""
-
-    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
-    text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))
-    batch_size: int = 64  # examples
-    row_length: int = 0  # tokens of a row into which examples are packed; 0 pads each example to the longest
-    accumulate: int = 1  # batches whose gradients make one step
-    gradient_clip: float = 1.0  # largest gradient norm
-    activation_checkpointing: bool = False  # less memory for a third more time
-    lora: LoRAConfig | None = None  # train adapters and the rows of visual tokens, nothing else
-    retention_limit: float | None = None  # stop if the perplexity of held-out text grows beyond so many times
-    watch_every: int = 200  # steps between two measurements of throughput and of held-out text
-    tensorboard: bool = True  # where tensorboard is installed
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0  # processes that read samples
-
-
-def fit_language_model(run: Run, lm: MultimodalLM, examples: Views, stage: str, config: LanguageRun) -> None:
+def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:
     """Train `lm` on `examples` within `run` and export it to `model/`; `throughput.csv` and `retention.json` beside it.
 
+    Args:
+        run: Of a `LanguageRun`.
+        lm: Trained in place.
+        examples: What it learns.
+
     Raises:
-        ValueError: A gradient is not finite, or too much text is lost.
+        ValueError: If a gradient is not finite, or too much text is lost.
     """
-    batches, pad = config.optimizer.steps * config.accumulate, lm.sequences.pad
-    join = partial(collate_packed, row_length=config.row_length) if config.row_length else collate
+    config: LanguageRun = run.config
+    collate_rows = partial(collate_packed, row_length=config.row_length) if config.row_length else collate
+    join = partial(collate_rows, pad_id=lm.sequences.pad)
     adapted = add_lora(lm.model, config.lora, config.seed) if config.lora else None
     if config.activation_checkpointing:
         lm.model.gradient_checkpointing_enable()
-    run.fit(
-        LanguageModelTraining(lm.model.train(), config.optimizer, config.seed, keep_text=adapted is not None),
-        ShardStream(examples, partial(join, pad_id=pad), config.batch_size, batches, config.seed, config.workers, True),
-        stage=stage,
-        steps=config.optimizer.steps,
-        device=config.device,
-        precision=config.precision,
-        gradient_clip=config.gradient_clip,
-        accumulate=config.accumulate,
-        callbacks=_watchers(run, lm, config),
-        tensorboard=config.tensorboard,
-    )
+    module = LanguageModelTraining(lm.model.train(), config.optimizer, config.seed, keep_text=adapted is not None)
+    stream = ShardStream(examples, join, config.batch_size, config.batches, config.seed, config.workers, True)
+    run.fit(module, stream, _watchers(config, run.folder, lm))
     if adapted is not None:
         merge_lora(adapted)
     lm.save_pretrained(run.folder / "model")
@@ -72,14 +47,13 @@ def longest_text(lm: MultimodalLM, config: LanguageRun) -> int:
     return config.row_length or lm.model.config.max_position_embeddings
 
 
-def _watchers(run: Run, lm: MultimodalLM, config: LanguageRun) -> list[lightning.Callback]:
-    watchers = [*nan_guard(config.precision, config.device, run)]
-    watchers.append(Throughput(run.folder / "throughput.csv", config.watch_every))
+def _watchers(config: LanguageRun, folder: Path, lm: MultimodalLM) -> list[lightning.Callback]:
+    watchers: list[lightning.Callback] = [Throughput(folder / "throughput.csv", config.watch_every)]
     if config.retention_limit is not None:
         _, held_out = split_lines(text_lines(config.text))
         if not held_out:
             raise ValueError("retention_limit needs text to hold out; set text=prose or a folder of text shards")
         texts = [lm.sequences.text_only(line, longest_text(lm, config)) for line in held_out]
-        file = run.folder / "retention.json"
+        file = folder / "retention.json"
         watchers.append(RetentionGuard(lm, texts, config.retention_limit, config.watch_every, file))
     return watchers

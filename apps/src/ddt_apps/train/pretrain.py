@@ -1,36 +1,19 @@
 """ddt pretrain: a causal language model with a visual vocabulary, on captions, ids and text."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.train.examples import PretrainTasks, Views, pretraining_example, split_lines, text_lines
-from ddt_apps.train.language import LanguageRun, fit_language_model, longest_text
+from ddt_apps.train.examples import Views, pretraining_example, split_lines, text_lines
+from ddt_apps.train.language import fit_language_model, longest_text
+from ddt_apps.train.settings import Pretrain
 from ddt_data import Mixture, ShardDataset, open_shards
-from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
-from ddt_llm.vocabulary import VisualOrder
+from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrain(LanguageRun):
-    """Settings of `ddt pretrain`; more in `LanguageRun`."""
-
-    name: str = "pretrain"  # of the run: runs/<name>
-    # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
-    backbone: str = "tiny"
-    llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)
-    text_vocabulary: int = 768  # size of the BPE trained on the captions, for backbone "tiny"
-    visual_order: VisualOrder = "coarse_to_fine"
-    codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
-    multiple: int = 1  # rows of the vocabulary are padded to a multiple of this
-    tasks: PretrainTasks = field(default_factory=PretrainTasks)
 
 
 def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
@@ -72,11 +55,6 @@ def _words(sample: dict) -> list[str]:
     return words + [f"{q['question']} {q['answer']}" for q in meta.get("questions", [])]
 
 
-def run_pretrain(config: str, overrides: list[str]) -> None:
-    """Train from a configuration; see `train`."""
-    train(load_config(Pretrain, config, overrides))
-
-
 def train(config: Pretrain) -> Path:
     """Train, or continue, and export the model to `model/` in the run folder, which is returned.
 
@@ -94,5 +72,5 @@ def train(config: Pretrain) -> Path:
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))
-    fit_language_model(run, lm, Views(dataset, make, config.seed), "pretrain", config)
+    fit_language_model(run, lm, Views(dataset, make, config.seed))
     return run.folder

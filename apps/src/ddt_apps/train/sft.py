@@ -1,29 +1,14 @@
 """ddt sft: instruction tuning on edits and questions, with the loss on the answers alone."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddt_apps.models import load_language_model
-from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.train.examples import InstructionTasks, Views, instruction_example
-from ddt_apps.train.language import LanguageRun, fit_language_model
+from ddt_apps.train.examples import Views, instruction_example
+from ddt_apps.train.language import fit_language_model
+from ddt_apps.train.settings import Tune
 from ddt_data import open_shards
 from ddt_llm import MultimodalLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tune(LanguageRun):
-    """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
-
-    model: str  # folder of a `ddt pretrain` run
-    name: str = "sft"  # of the run: runs/<name>
-    tasks: InstructionTasks = field(default_factory=InstructionTasks)
-
-
-def run_sft(config: str, overrides: list[str]) -> None:
-    """Tune from a configuration; see `train`."""
-    train(load_config(Tune, config, overrides))
 
 
 def train(config: Tune) -> Path:
@@ -40,5 +25,5 @@ def train(config: Tune) -> Path:
         return run.folder
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
-    fit_language_model(run, tuned, examples, "sft", config)
+    fit_language_model(run, tuned, examples)
     return run.folder

@@ -1,108 +1,24 @@
 """ddt train-tokenizer: encoder, codebook and decoder together, from picture shards."""
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning
 import torch
 from torch import Tensor
 
-from ddt_apps.run.config import first_difference, load_config
-from ddt_apps.run.devices import pick_device, pick_precision
+from ddt_apps.run.config import first_difference
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.shards.latents import latents_of, open_latents
-from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_apps.train.pictures import open_pictures
+from ddt_apps.train.settings import TrainTokenizer
 from ddt_data.shards.datamodule import ShardStream
-from ddt_decoder import DDTDecoder, DecoderConfig
+from ddt_decoder import DDTDecoder
 from ddt_decoder.sd3 import fill_from_sd3
-from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
-from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid, NaNGuard
+from ddt_tokenizer import DDTTokenizer, LatentConfig
+from ddt_tokenizer.callbacks import HealthMonitor, ImageGrid
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.images import to_tensor
-from ddt_tokenizer.training import TokenizerTraining, TrainingConfig
-
-
-@dataclass(frozen=True)
-class TrainTokenizer:
-    """Settings of `ddt train-tokenizer`."""
-
-    # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
-    data: str
-    name: str = "tokenizer"  # of the run: runs/<name>
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    # Folder or Hub id of a diffusers autoencoder whose latents encoder and decoder work on: replaces their `latents`.
-    vae: str | None = None
-    init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
-    init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
-    batch_size: int = 64
-    accumulate: int = 1  # batches whose gradients make one step
-    gradient_clip: float | None = 1.0  # largest gradient norm
-    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
-    watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
-    tensorboard: bool = True  # where tensorboard is installed
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0  # processes that read and decode pictures
-
-    def __post_init__(self):
-        pairs = (
-            ("image_size", self.tokenizer.image_size, self.decoder.image_size),
-            ("codebook_size", self.tokenizer.quantizer.codebook_size, self.decoder.codebook_size),
-            ("num_tokens / sum of schedule", self.tokenizer.encoder.num_tokens, sum(self.decoder.schedule)),
-            ("code_width / token_width", self.tokenizer.quantizer.code_width, self.decoder.network.token_width),
-            ("latents", asdict(self.tokenizer.latents), asdict(self.decoder.latents)),
-        )
-        for name, tokenizer, decoder in pairs:
-            if tokenizer != decoder:
-                raise ValueError(
-                    f"{name} is {tokenizer} in the tokenizer and {decoder} in the decoder; make them equal"
-                )
-        if self.training.continuous_steps >= self.training.optimizer.steps:
-            raise ValueError(
-                f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
-                f"({self.training.optimizer.steps}), or no codebook is learned"
-            )
-        if self.init_from and self.training.continuous_steps:
-            raise ValueError(
-                f"training.continuous_steps ({self.training.continuous_steps}) must be 0 with init_from: the codebook "
-                f"is there"
-            )
-        if self.init_from and self.init_sd3:
-            raise ValueError("init_from and init_sd3 both give the decoder its first weights; set one")
-
-
-def pictures_of(samples: list[dict]) -> Tensor:
-    """Collate the pictures of samples, targets of edits included, into images [B, 3, H, W].
-
-    The target of an edit stands in for its source in half of the samples, so that the batch keeps its size.
-    """
-    turns = [sample["target"] if "target" in sample and i % 2 else sample["image"] for i, sample in enumerate(samples)]
-    return to_tensor(turns)
-
-
-def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[ShardDataset | Mixture, Tensor]:
-    """Read picture shards: what to train on, and the last `held_out` pictures [n, 3, H, W].
-
-    Raises:
-        FileNotFoundError, ValueError: The shards are missing, hold no pictures, too few, or of another size.
-    """
-    dataset = open_shards(folder)
-    size = dataset.manifest.image_size
-    if size is None:
-        raise ValueError(f"'{folder}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
-    if size != image_size:
-        raise ValueError(
-            f"pictures in '{folder}' have {size} px, the tokenizer takes {image_size}; pack them again, or set "
-            f"tokenizer.image_size and decoder.image_size"
-        )
-    kept = dataset.without_last(held_out)
-    if not held_out:
-        return kept, torch.empty(0, 3, size, size)
-    return kept, to_tensor([dataset[i]["image"] for i in range(len(kept), len(dataset))])
+from ddt_tokenizer.training import TokenizerTraining
 
 
 def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[DDTTokenizer, DDTDecoder]:
@@ -162,23 +78,12 @@ def draw_latents(decoder: DDTDecoder, latents: Tensor) -> Tensor:
         raise ValueError(f"{error}; name it with vae=, or draw no samples with held_out=0") from error
 
 
-def watchers(config: TrainTokenizer, run: Run, held_out: Tensor) -> list[lightning.Callback]:
-    """What watches the run: codebook health, samples, and the guard against NaN."""
-    callbacks: list[lightning.Callback] = [HealthMonitor(run.folder / "health.json", config.watch_every)]
+def watchers(config: TrainTokenizer, folder: Path, held_out: Tensor) -> list[lightning.Callback]:
+    """Return what watches a run in `folder`: codebook health, and samples of held-out pictures."""
+    callbacks: list[lightning.Callback] = [HealthMonitor(folder / "health.json", config.watch_every)]
     if len(held_out):
-        callbacks.append(ImageGrid(held_out, run.folder / "samples", config.watch_every))
-    return callbacks + nan_guard(config.precision, config.device, run)
-
-
-def nan_guard(precision: str, device: str, run: Run) -> list[lightning.Callback]:
-    """Stop a run, with a checkpoint, before a gradient that is not finite reaches the weights."""
-    # With loss scaling gradients overflow now and then, and their step is left out.
-    return [] if pick_precision(precision, pick_device(device)) == "16-mixed" else [NaNGuard(run.checkpoint)]
-
-
-def run_train_tokenizer(config: str, overrides: list[str]) -> None:
-    """Train from a configuration; see `train`."""
-    train(load_config(TrainTokenizer, config, overrides))
+        callbacks.append(ImageGrid(held_out, folder / "samples", config.watch_every))
+    return callbacks
 
 
 def train(config: TrainTokenizer) -> Path:
@@ -194,31 +99,13 @@ def train(config: TrainTokenizer) -> Path:
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    cached = open_shards(config.data).manifest.latents
-    tokenizer, decoder = build(config, LatentConfig(**cached) if cached else None)
-    if cached:
-        dataset, held_out = open_latents(
-            config.data, tokenizer.config.latents, config.tokenizer.image_size, config.held_out
-        )
-        held_out = draw_latents(decoder, held_out)
-    else:
-        dataset, held_out = split_pictures(config.data, config.tokenizer.image_size, config.held_out)
-    steps, batches = config.training.optimizer.steps, config.training.optimizer.steps * config.accumulate
-    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached is not None)
-    run.fit(
-        module,
-        ShardStream(
-            dataset, latents_of if cached else pictures_of, config.batch_size, batches, config.seed, config.workers
-        ),
-        stage="train-tokenizer",
-        steps=steps,
-        device=config.device,
-        precision=config.precision,
-        gradient_clip=config.gradient_clip,
-        accumulate=config.accumulate,
-        callbacks=watchers(config, run, held_out),
-        tensorboard=config.tensorboard,
-    )
+    pictures = open_pictures(config.data, config.tokenizer.image_size, config.held_out, config.vae)
+    tokenizer, decoder = build(config, pictures.space)
+    held_out = draw_latents(decoder, pictures.held_out) if pictures.space else pictures.held_out
+    order = (config.batch_size, config.batches, config.seed, config.workers)
+    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, pictures.space is not None)
+    stream = ShardStream(pictures.dataset, pictures.collate, *order)
+    run.fit(module, stream, watchers(config, run.folder, held_out))
     tokenizer.save_pretrained(run.folder / "tokenizer")
     exported = decoder if module.average is None else module.average.module
     exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from ddt_llm.every_steps import EverySteps
 from ddt_llm.model import MultimodalLM
 from ddt_llm.sequences import Example
 
 
-class RetentionGuard(Callback):
+class RetentionGuard(EverySteps):
     """Measures the perplexity of held-out text and stops a run that has lost too much of it.
 
     Logs `text_perplexity` (of a token, over the whole vocabulary, visual tokens included).
@@ -48,6 +49,7 @@ class RetentionGuard(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure before the first step."""
+        super().on_train_start(trainer, module)
         if not self.measured:
             self._measure(trainer)
 
@@ -55,10 +57,10 @@ class RetentionGuard(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure every so many steps and at the last one."""
-        step = trainer.global_step
-        if step in self.measured or (step % self.every and step != trainer.max_steps):
+        if not self.due(trainer, or_last=True):
             return
         self._measure(trainer)
+        step = trainer.global_step
         module.log("text_perplexity", self.measured[step])
         before, now = next(iter(self.measured.values())), self.measured[step]
         if now > self.limit * before:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ddt_llm.every_steps import EverySteps
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.sequences import IGNORED
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 COLUMNS = ("step", "tokens_per_second", "useful_tokens_per_second", "mfu")
 
 
-class Throughput(Callback):
+class Throughput(EverySteps):
     """Measures tokens a second, padding included; useful ones, on which there is a loss; and the MFU of this process.
 
     MFU (arXiv:2204.02311) is the share of the floating-point operations that large matrix products of the run's
@@ -37,10 +38,11 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure what the device can do."""
+        super().on_train_start(trainer, module)
         dtype = next(module.parameters()).dtype
         with trainer.precision_plugin.forward_context():
             self.peak = matrix_flops(module.device, dtype)
-        self._forget(trainer)
+        self._forget()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: dict[str, Tensor], batch_idx: int
@@ -49,9 +51,9 @@ class Throughput(Callback):
         self.tokens += batch["input_ids"].numel()
         self.useful += int((batch["labels"][:, 1:] != IGNORED).sum())
         self.flops += training_flops(module.model, **batch)
-        step = trainer.global_step
-        if step % self.every or step == self.since:
+        if not self.due(trainer):
             return
+        step = trainer.global_step
         seconds = time.perf_counter() - self.start
         found = (self.tokens / seconds, self.useful / seconds, self.flops / seconds / self.peak)
         for logger in trainer.loggers:
@@ -62,10 +64,10 @@ class Throughput(Callback):
             with self.file.open("a") as file:
                 file.write(f"{','.join(COLUMNS)}\n" if new else "")
                 file.write(f"{step},{found[0]:.1f},{found[1]:.1f},{found[2]:.4f}\n")
-        self._forget(trainer)
+        self._forget()
 
-    def _forget(self, trainer: Trainer) -> None:
-        self.start, self.since = time.perf_counter(), trainer.global_step
+    def _forget(self) -> None:
+        self.start = time.perf_counter()
         self.tokens = self.useful = self.flops = 0
 
 

@@ -60,3 +60,15 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
         np.uint8(255)
     """
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def tile(images: Tensor, columns: int) -> NDArray[np.uint8]:
+    """Lay images [n, 3, H, W] in [-1, 1] out in rows: a picture, uint8 [rows * H, columns * W, 3].
+
+    Example:
+        >>> tile(torch.zeros(6, 3, 8, 8), columns=3).shape
+        (16, 24, 3)
+    """
+    height, width = images.shape[2:]
+    rows = to_uint8(images).reshape(-1, columns, height, width, 3).swapaxes(1, 2)
+    return rows.reshape(-1, columns * width, 3)

@@ -1,0 +1,95 @@
+"""`ddt evaluate ...`: the verbs that measure what a model can do."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+evaluate = typer.Typer(
+    name="evaluate",
+    no_args_is_help=True,
+    help="""Measure what a model can do, each figure beside its ceiling and chance.
+
+MODEL is the folder of a run, or file.py:function for a model of your own behind an adapter. Writes scores.json and
+index.html to MODEL/evaluation, or where --out says.""",
+)
+
+Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.")]
+Folder = Annotated[Path | None, typer.Option("--out", help="Where to write; by default into the run.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")]
+
+
+def _evaluate(benchmark: str, model: str, out: Path | None, settings: list[str] | None) -> None:
+    from ddt_apps.evaluation.verbs import run_evaluation
+
+    run_evaluation(benchmark, model, out, settings or [])
+
+
+@evaluate.command("scenes")
+def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Draw SceneEval's 540 prompts and judge the pictures strictly.
+
+    Example: [bold]ddt evaluate scenes runs/demo/pretrain level=tiny[/]
+
+    Settings: level (tiny, standard, hard), pictures (for each prompt), seed, guidance, temperature, judge,
+    second_judge, backgrounds (folder of pictures behind the real scenes), clip (folder of a CLIP model).
+    """
+    _evaluate("scenes", model, out, settings)
+
+
+@evaluate.command("reconstruction")
+def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Turn pictures into ids and back: PSNR, SSIM, bits, prefixes, and more where networks are installed.
+
+    Example: [bold]ddt evaluate reconstruction runs/demo/tokenizer level=tiny[/]
+
+    Settings: data (folder of picture shards; else held-out scenes), level, count, seed, inception (TorchScript file,
+    for rFID), lpips (alex, vgg or squeeze, where torchvision has the weights).
+    """
+    _evaluate("reconstruction", model, out, settings)
+
+
+@evaluate.command("edits")
+def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Edit held-out scenes whose exact result is known.
+
+    Example: [bold]ddt evaluate edits runs/demo/sft level=tiny[/]
+
+    Settings: level, count, seed, judge.
+    """
+    _evaluate("edits", model, out, settings)
+
+
+@evaluate.command("answers")
+def evaluate_answers(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Ask questions about held-out scenes; beside the score what one gets without looking.
+
+    Example: [bold]ddt evaluate answers runs/demo/sft level=tiny[/]
+
+    Settings: level, count, seed.
+    """
+    _evaluate("answers", model, out, settings)
+
+
+@evaluate.command("captions")
+def evaluate_captions(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Describe held-out scenes and parse what was said.
+
+    Example: [bold]ddt evaluate captions runs/demo/pretrain level=tiny[/]
+
+    Settings: level, count, seed.
+    """
+    _evaluate("captions", model, out, settings)
+
+
+@evaluate.command("table")
+def evaluate_table(
+    scores: Annotated[list[Path], typer.Argument(help="Folders that hold scores.json, of one benchmark.")],
+) -> None:
+    """Put scores side by side; warns where they were not measured alike.
+
+    Example: [bold]ddt evaluate table runs/a/evaluation/scenes runs/b/evaluation/scenes[/]
+    """
+    from ddt_apps.evaluation.verbs import print_comparison
+
+    print_comparison(scores)

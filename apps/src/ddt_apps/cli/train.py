@@ -1,0 +1,134 @@
+"""The verbs that train, from pictures to a tuned language model."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers
+
+
+def _print_keys(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    from ddt_apps.run.keys import keys_of, table
+    from ddt_apps.train.settings import SETTINGS
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize  # a line a key for grep
+    typer.echo(table(keys_of(SETTINGS[context.command.name]), width))
+    raise typer.Exit
+
+
+Keys = Annotated[
+    bool,
+    typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every setting, its default and meaning."),
+]
+
+
+def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
+    """Build the settings before what trains is loaded: a wrong key is answered at once."""
+    from ddt_apps.run.config import load_config
+
+    return load_config(cls, config, overrides or [])
+
+
+def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+    """Train encoder, codebook and decoder together: pictures to ids and back.
+
+    Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
+
+    vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
+    Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
+    tiny/tokenizer, small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
+    """
+    from ddt_apps.train.settings import TrainTokenizer
+
+    settings = _load(TrainTokenizer, config, overrides)
+    from ddt_apps.train.tokenizer import train
+
+    train(settings)
+
+
+def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+    """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
+
+    Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
+    """
+    from ddt_apps.train.settings import TrainRenderer
+
+    settings = _load(TrainRenderer, config, overrides)
+    from ddt_apps.train.renderer import train
+
+    train(settings)
+
+
+def import_selftok(
+    checkpoint: Annotated[Path, typer.Argument(help="tokenizer_512_ckpt.pth or tokenizer_1024_ckpt.pth.")],
+    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make, such as runs/selftok.")],
+) -> None:
+    """Make a run of a public Selftok checkpoint, which every --tokenizer takes.
+
+    Example: [bold]ddt import-selftok tokenizer_512_ckpt.pth --vae my-vae --out runs/selftok[/]
+    """
+    from ddt_tokenizer.codec import Codec
+
+    Codec.from_selftok(checkpoint, vae).save_pretrained(out)
+    typer.echo(f"{out} holds the tokenizer and the decoder of {checkpoint}")
+
+
+def tokenize(
+    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
+    tokenizer: Tokenizer,
+    out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
+    ] = False,
+    workers: Workers = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 256,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
+    ] = False,
+) -> None:
+    """Turn picture shards into id shards, once, so that the language model trains on ids alone.
+
+    Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
+
+    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
+    tokenize ..., each rank takes its share.
+    """
+    from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
+
+    if verify:
+        count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
+        typer.echo(f"{count} samples are the same when they are made again: {out}")
+    else:
+        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
+
+
+def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+    """Train a language model on captions, ids and text: caption to picture and picture to caption.
+
+    Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
+    """
+    from ddt_apps.train.settings import Pretrain
+
+    settings = _load(Pretrain, config, overrides)
+    from ddt_apps.train.pretrain import train
+
+    train(settings)
+
+
+def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+    """Fine-tune on edits and questions; only the answers are trained.
+
+    Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
+    """
+    from ddt_apps.train.settings import Tune
+
+    settings = _load(Tune, config, overrides)
+    from ddt_apps.train.sft import train
+
+    train(settings)

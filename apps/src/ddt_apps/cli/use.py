@@ -1,0 +1,126 @@
+"""The verbs that use what was trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddt_apps.cli.options import Out, Seed, Tokenizer
+
+AnyTokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", help="Tokenizer run; by default the matching one beside the model.")
+]
+Model = Annotated[Path, typer.Option(help="Folder of a trained language model run, such as runs/demo/sft.")]
+Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
+
+
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    tokenizer: Tokenizer,
+    out: Out,
+    renderer: Annotated[
+        Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; by default 1 if the decoder was trained for that, else 25.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="How steps are taken, such as heun; a wrong name lists all.")] = "euler",
+    guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.")] = 1.0,
+    swap: Annotated[
+        Path | None, typer.Option(help="Another picture, from which the first 1, 2, 4, ... ids come.")
+    ] = None,
+    swap_range: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="START STOP", help="Only ids START to STOP - 1 come from it; 0 is the finest."),
+    ] = None,
+) -> None:
+    """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
+
+    Example: [bold]ddt reconstruct fox.png --tokenizer runs/demo/tokenizer --out fox-again.png[/]
+
+    With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
+    """
+    from ddt_apps.use.pictures import reconstruct_images
+
+    settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance}
+    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, **settings)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Model,
+    out: Out,
+    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.")] = 0.7,
+    seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
+    sketch: Annotated[Path | None, typer.Option(help="A picture to start from: its coarsest ids are kept.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Ids kept of the sketch; by default half.")] = None,
+) -> None:
+    """Draw what a sentence says.
+
+    Example: [bold]ddt generate "a red fox left of a bell" --model runs/demo/pretrain --out fox.png[/]
+    """
+    from ddt_apps.use.pictures import generate_image
+
+    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep)
+
+
+def edit(
+    image: Image,
+    instruction: Annotated[str, typer.Argument(help="What to change.")],
+    model: Model,
+    out: Out,
+    seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
+) -> None:
+    """Change a picture as a sentence says.
+
+    Example: [bold]ddt edit fox.png "make the fox blue" --model runs/demo/sft --out blue.png[/]
+    """
+    from ddt_apps.use.pictures import edit_image
+
+    edit_image(image=image, instruction=instruction, model=model, out=out, tokenizer=tokenizer, seed=seed)
+
+
+def ask(
+    image: Image,
+    question: Annotated[str, typer.Argument(help="A question about it.")],
+    model: Model,
+    tokenizer: AnyTokenizer = None,
+) -> None:
+    """Answer a question about a picture.
+
+    Example: [bold]ddt ask fox.png "what colour is the fox?" --model runs/demo/sft[/]
+    """
+    from ddt_apps.use.pictures import answer_question
+
+    typer.echo(answer_question(image=image, question=question, model=model, tokenizer=tokenizer))
+
+
+def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
+    """Describe a picture in a sentence.
+
+    Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
+    """
+    from ddt_apps.use.pictures import caption_image
+
+    typer.echo(caption_image(image=image, model=model, tokenizer=tokenizer))
+
+
+def chat(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures that the model draws.")] = Path("chat"),
+    guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.")] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Of pictures.")] = 0.7,
+    text_temperature: Annotated[float, typer.Option(help="Of text; 0 writes the likeliest.")] = 0.0,
+    seed: Seed = 0,
+    tokenizer: AnyTokenizer = None,
+) -> None:
+    """Talk: ask for pictures, show some by their path, ask about them, have them changed.
+
+    Example: [bold]ddt chat --model runs/demo/sft[/], then: a red fox on a black background
+    """
+    from ddt_apps.use.chat import run_chat
+
+    run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed)

@@ -1,0 +1,46 @@
+"""A guard that stops a run before numbers that are not finite reach its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class NaNGuard(Callback):
+    """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
+
+    A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. What the
+    codebook took from its batches is undone. Not for fp16 with loss scaling, where gradients overflow as a rule.
+
+    Args:
+        checkpoint: File that `save_checkpoint` writes.
+        save_checkpoint: See `ddt_apps.run.folder.Run.save_checkpoint`.
+
+    Raises:
+        ValueError: If a gradient is not finite; names the step and the weight.
+    """
+
+    def __init__(self, checkpoint: Path, save_checkpoint: Callable[[Trainer], None]):
+        self.checkpoint, self.save_checkpoint = checkpoint, save_checkpoint
+        self.before: dict[str, Tensor] = {}  # buffers as they were before the step
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
+        named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
+        if not named or torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite().all():
+            return
+        broken = next((name for name, grad in named if not grad.isfinite().all()), "the largest weights (overflow)")
+        for name, buffer in module.named_buffers():
+            buffer.copy_(self.before[name])
+        self.save_checkpoint(trainer)
+        raise ValueError(
+            f"the gradient of {broken} is not finite at step {trainer.global_step}; the state before it is in "
+            f"{self.checkpoint}; lower the learning rate (now {optimizer.param_groups[0]['lr']:.3g}) or clip "
+            f"gradients, and look for broken pictures"
+        )

@@ -1,0 +1,32 @@
+"""Settings that every training run has."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(ABC):
+    """What `Run.fit` has to know of a run; the settings of a verb add what is trained, and on what."""
+
+    verb: ClassVar[str]  # of the command, and on the progress line
+
+    name: str  # of the run: runs/<name>
+    seed: int = 0  # of the first weights, the order of samples and all noise
+    device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
+    precision: str = "auto"  # auto (the fastest safe one of the device) or one of Lightning's, such as 32-true
+    workers: int = 0  # processes that read and decode samples
+    accumulate: int = 1  # batches whose gradients make one step
+    gradient_clip: float | None = 1.0  # largest gradient norm
+    watch_every: int = 100  # steps between two measurements
+    tensorboard: bool = True  # where tensorboard is installed
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+
+    @property
+    def batches(self) -> int:
+        """Batches of the whole run, steps * accumulate."""
+        return self.steps * self.accumulate

@@ -1,0 +1,170 @@
+"""Settings of the verbs that train: what a YAML file and `key=value` fill, and `--keys` lists.
+
+Read before anything heavy is loaded, so that a wrong key is answered at once.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+from ddt_apps.run.settings import RunSettings
+from ddt_decoder import DecoderConfig
+from ddt_decoder.renderer_training_config import RendererTrainingConfig
+from ddt_llm import OptimizerConfig, TinyLlamaConfig
+from ddt_llm.lora import LoRAConfig
+from ddt_llm.vocabulary import VisualOrder
+from ddt_tokenizer import TokenizerConfig
+from ddt_tokenizer.training_config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(RunSettings):
+    """Settings of `ddt train-tokenizer`."""
+
+    verb: ClassVar[str] = "train-tokenizer"
+
+    # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
+    data: str
+    name: str = "tokenizer"
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)  # pictures to ids
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # ids to pictures
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # of both together
+    # Folder or Hub id of a diffusers autoencoder whose latents encoder and decoder work on: replaces their `latents`.
+    vae: str | None = None
+    init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
+    init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
+    batch_size: int = 64  # pictures
+    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
+    watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.training.optimizer.steps
+
+    def __post_init__(self):
+        pairs = (
+            ("image_size", self.tokenizer.image_size, self.decoder.image_size),
+            ("codebook_size", self.tokenizer.quantizer.codebook_size, self.decoder.codebook_size),
+            ("num_tokens / sum of schedule", self.tokenizer.encoder.num_tokens, sum(self.decoder.schedule)),
+            ("code_width / token_width", self.tokenizer.quantizer.code_width, self.decoder.network.token_width),
+            ("latents", asdict(self.tokenizer.latents), asdict(self.decoder.latents)),
+        )
+        for name, tokenizer, decoder in pairs:
+            if tokenizer != decoder:
+                raise ValueError(
+                    f"{name} is {tokenizer} in the tokenizer and {decoder} in the decoder; make them equal"
+                )
+        if self.training.continuous_steps >= self.training.optimizer.steps:
+            raise ValueError(
+                f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
+                f"({self.training.optimizer.steps}), or no codebook is learned"
+            )
+        if self.init_from and self.training.continuous_steps:
+            raise ValueError(
+                f"training.continuous_steps ({self.training.continuous_steps}) must be 0 with init_from, which "
+                f"brings a trained codebook"
+            )
+        if self.init_from and self.init_sd3:
+            raise ValueError("init_from and init_sd3 both give the decoder its first weights; set one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRenderer(RunSettings):
+    """Settings of `ddt train-renderer`."""
+
+    verb: ClassVar[str] = "train-renderer"
+
+    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
+    tokenizer: str  # run of `ddt train-tokenizer`
+    name: str = "renderer"
+    training: RendererTrainingConfig = field(default_factory=RendererTrainingConfig)  # losses, phases and rates
+    steps: int = 100_000  # of the optimizer
+    batch_size: int = 64  # pictures
+    accumulate: int = 1  # must be 1: two optimizers step after each batch
+    gradient_clip: float | None = None  # must be null: training.gradient_clip is the largest norm
+    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
+    watch_every: int = 100  # steps between two samples
+
+    def __post_init__(self):
+        if self.accumulate != 1:
+            raise ValueError(
+                f"accumulate ({self.accumulate}) must be 1: a renderer and its discriminator step after each batch; "
+                f"set batch_size"
+            )
+        if self.gradient_clip is not None:
+            raise ValueError(
+                f"gradient_clip ({self.gradient_clip}) must be null: a renderer's is training.gradient_clip"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRun(RunSettings):
+    """Settings that `ddt pretrain` and `ddt sft` share."""
+
+    data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
+    text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))  # and how many steps
+    batch_size: int = 64  # examples
+    row_length: int = 0  # tokens of a row into which examples are packed; 0 pads each example to the longest
+    activation_checkpointing: bool = False  # less memory for a third more time
+    lora: LoRAConfig | None = None  # train adapters and the rows of visual tokens, nothing else
+    retention_limit: float | None = None  # stop if the perplexity of held-out text grows beyond so many times
+    watch_every: int = 200  # steps between two measurements of throughput and of held-out text
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.optimizer.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTasks:
+    """Shares of the tasks in pretraining; they need not sum to one."""
+
+    text_to_image: float = 0.6  # caption, then the ids of its picture
+    image_to_text: float = 0.3  # ids, then their caption
+    text_only: float = 0.1  # a piece of `text`
+    caption_dropout: float = 0.1  # share of captions left out before an image, for guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(LanguageRun):
+    """Settings of `ddt pretrain`; more in `LanguageRun`."""
+
+    verb: ClassVar[str] = "pretrain"
+
+    name: str = "pretrain"
+    # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
+    backbone: str = "tiny"
+    llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)  # shape of backbone "tiny"
+    text_vocabulary: int = 768  # size of the BPE trained on the captions, for backbone "tiny"
+    visual_order: VisualOrder = "coarse_to_fine"  # in which the model reads and writes ids
+    codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
+    multiple: int = 1  # rows of the vocabulary are padded to a multiple of this
+    tasks: PretrainTasks = field(default_factory=PretrainTasks)  # shares, which need not sum to one
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionTasks:
+    """Shares of the tasks in instruction tuning; they need not sum to one. A sample without edit or questions draws."""
+
+    edit: float = 0.4  # picture and instruction, then the changed picture
+    ask: float = 0.35  # picture and question, then the answer
+    draw: float = 0.2  # caption, then its picture
+    describe: float = 0.05  # picture, then its caption
+    talk: float = 0.0  # several turns about one picture, shown or drawn: questions, then its edit
+    prompt_dropout: float = 0.1  # share of prompts left out before an image, for guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(LanguageRun):
+    """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
+
+    verb: ClassVar[str] = "sft"
+
+    model: str  # folder of a `ddt pretrain` run
+    name: str = "sft"
+    tasks: InstructionTasks = field(default_factory=InstructionTasks)  # shares, which need not sum to one
+
+
+SETTINGS = {each.verb: each for each in (TrainTokenizer, TrainRenderer, Pretrain, Tune)}
