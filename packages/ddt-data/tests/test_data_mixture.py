@@ -1,9 +1,11 @@
 """Mixtures: each source its share, each of its samples once before any comes again, on any number of ranks."""
 
+from dataclasses import replace
+
 import pytest
 from torch.utils.data import DataLoader
 
-from ddt_data import Mixture, ShardDataset, ShardWriter, StepSampler, open_shards
+from ddt_data import Manifest, Mixture, ShardDataset, ShardWriter, StepSampler, open_shards
 
 
 def drawn(lengths, weights, steps, batch_size=10, **options):
@@ -96,6 +98,18 @@ def test_sources_that_do_not_fit_together_are_refused(tmp_path):
         open_shards(f"{a}, {b}")
     with pytest.raises(ValueError, match="weights"):
         Mixture([ShardDataset(a)], [1, 2])
+
+
+def test_latents_of_one_space_are_mixed_and_of_two_are_refused(tmp_path):
+    spaces = {"a": {"channels": 4, "scale": 1.5, "vae": "x"}, "b": {"channels": 4, "scale": 1.5, "vae": "moved"}}
+    spaces |= {"c": {"channels": 4, "scale": 9.0, "vae": "x"}, "d": None}
+    for name, space in spaces.items():
+        manifest = Manifest.read(write(tmp_path / name, ["x"]))
+        replace(manifest, latents=space).write(tmp_path / name)
+    assert open_shards(f"{tmp_path}/a:1,{tmp_path}/b:1").manifest.latents == spaces["a"]
+    assert open_shards(f"{tmp_path}/a,{tmp_path}/d").manifest.latents is None  # not every sample has them
+    with pytest.raises(ValueError, match=r"latents is .*1.5.* in .*a and .*9.0.* in .*c; make them alike"):
+        open_shards(f"{tmp_path}/a,{tmp_path}/c")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -1,6 +1,7 @@
 """Several shard folders as one dataset, each with its share of training."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Self
 
@@ -16,12 +17,12 @@ class Mixture(Dataset):
     """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by `lengths` and `weights`.
 
     Args:
-        sources: Datasets of shards, pictures of one size, or ids of one tokenizer.
+        sources: Datasets of shards: pictures of one size, latents of one space, ids of one tokenizer.
         weights: Share of each in training; None for shares by size, and one shuffle for all.
         whole_batches: Take each batch from one source; sources may then be of several picture sizes.
 
     Raises:
-        ValueError: There is no source, weights do not fit, or sources are of two sizes or tokenizers.
+        ValueError: If there is no source, weights do not fit, or sources are of two sizes, spaces or tokenizers.
 
     Example:
         >>> import tempfile
@@ -38,24 +39,26 @@ class Mixture(Dataset):
     ):
         if not sources or (weights is not None and (len(weights) != len(sources) or min(weights) <= 0)):
             raise ValueError(f"weights ({weights}) must be one number above 0 for each of {len(sources)} sources")
-        for name in ("tokenizer",) if whole_batches else ("image_size", "tokenizer"):
-            first, *others = [getattr(source.manifest, name) for source in sources]
-            for source, other in zip(sources[1:], others, strict=True):
-                if other != first:
-                    raise ValueError(
-                        f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
-                    )
+        one, latents = sources[0].manifest, all(source.manifest.latents for source in sources)
+        shared = ["image_size"] * (not whole_batches) + ["tokenizer"] + ["latents"] * latents
+        for name, source in product(shared, sources[1:]):
+            first, other = getattr(one, name), getattr(source.manifest, name)
+            moved = name == "latents" and {**first, "vae": ""} == {**other, "vae": ""}  # the VAE may lie anywhere
+            if other != first and not moved:
+                raise ValueError(
+                    f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
+                )
         self.sources, self.weights = list(sources), None if weights is None else list(weights)
         self.whole_batches = whole_batches
         self.lengths = [len(source) for source in sources]
         self._ends = np.cumsum(self.lengths)
-        one = sources[0].manifest
         self.manifest = Manifest(
             samples=sum(self.lengths),
             shards=(),
             source=" + ".join(source.manifest.source for source in sources),
             image_size=one.image_size,
             tokenizer=one.tokenizer,
+            latents=one.latents if latents else None,
             parts=tuple(part for source in sources for part in source.manifest.parts),
             format=one.format,
         )
