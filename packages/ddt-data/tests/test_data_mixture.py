@@ -6,6 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from ddt_data import Manifest, Mixture, ShardDataset, ShardWriter, StepSampler, open_shards
+from ddt_data.shards.datamodule import ShardStream
 
 
 def drawn(lengths, weights, steps, batch_size=10, **options):
@@ -79,7 +80,8 @@ def write(folder, texts, **options):
 
 def test_folders_are_opened_as_a_configuration_names_them(tmp_path):
     a, b = write(tmp_path / "a", ["a0", "a1"]), write(tmp_path / "b", ["b0", "b1", "b2"])
-    assert isinstance(open_shards(a), ShardDataset)
+    one = open_shards(a)
+    assert isinstance(one, Mixture) and [source.folder for source in one.sources] == [a] and one.weights is None
     both = open_shards(f"{a}, {b}")
     assert [sample["text"] for sample in both] == ["a0", "a1", "b0", "b1", "b2"]
     assert both.weights is None and open_shards(f"{a}:3,{b}:1").weights == [3.0, 1.0]
@@ -90,6 +92,27 @@ def test_folders_are_opened_as_a_configuration_names_them(tmp_path):
     for data, words in ((f"{a}:x,{b}:1", "must be a number"), (f"{a}:1,{b}", "every folder a share, or none")):
         with pytest.raises(ValueError, match=words):
             open_shards(data)
+
+
+def test_one_folder_is_a_mixture_of_one_in_the_same_order(tmp_path):
+    folder = write(tmp_path / "a: b", [str(i) for i in range(13)])  # a name may hold a colon
+    alone, options = ShardDataset(folder), {"batch_size": 4, "steps": 9, "seed": 3}
+    order = list(StepSampler(13, **options))
+    for data in (folder, f"{folder}:5"):
+        one = open_shards(data)
+        assert list(one) == list(alone) and list(one.order(**options)) == order
+        assert list(one.order(**options, start=4, count_epochs=True)) == list(
+            StepSampler(13, **options, start=4, count_epochs=True)
+        )
+    for dataset in (alone, open_shards(folder)):
+        batches = ShardStream(dataset, collate_fn=list, **options).train_dataloader()
+        assert [[int(sample["key"]) for sample in batch] for batch in batches] == order
+
+
+def test_a_stream_takes_the_shares_of_a_mixture(tmp_path):
+    a, b = write(tmp_path / "a", ["a"] * 9), write(tmp_path / "b", ["b"] * 90)
+    stream = ShardStream(open_shards(f"{a}:9,{b}:1"), collate_fn=list, batch_size=10, steps=100, seed=0)
+    assert sum(sample["text"] == "a" for batch in stream.train_dataloader() for sample in batch) == 900
 
 
 def test_sources_that_do_not_fit_together_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.progress import StageProgress
 from ddt_apps.shards.tokenize import device_of_worker, shard_tasks
-from ddt_data import Made, Manifest, Mixture, Plan, Shard, ShardDataset, build, open_shard, open_shards, write_block
+from ddt_data import Made, Manifest, Mixture, Plan, Shard, build, open_shard, open_shards, write_block
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
@@ -57,9 +57,7 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
 
 
-def open_latents(
-    folder: str, space: LatentConfig, image_size: int, held_out: int
-) -> tuple[ShardDataset | Mixture, Tensor]:
+def open_latents(folder: str, space: LatentConfig, image_size: int, held_out: int) -> tuple[Mixture, Tensor]:
     """Read latent shards: what to train on, and the last `held_out` latents [n, C, h, w].
 
     Raises:
@@ -69,9 +67,12 @@ def open_latents(
     found = LatentConfig(**dataset.manifest.latents)
     if replace(found, vae=None) != replace(space, vae=None):
         raise ValueError(f"latents in '{folder}' are of {found}, the tokenizer takes {space}; cache them again")
-    size = dataset[0]["latents"].shape[-1] * space.downscale
-    if size != image_size:
-        raise ValueError(f"pictures behind '{folder}' have {size} px, the tokenizer takes {image_size}; cache others")
+    for source in dataset.sources:
+        size = source[0]["latents"].shape[-1] * space.downscale
+        if size != image_size:
+            raise ValueError(
+                f"pictures behind '{source.folder}' have {size} px, the tokenizer takes {image_size}; cache others"
+            )
     kept = dataset.without_last(held_out)
     return kept, latents_of([dataset[i] for i in range(len(kept), len(dataset))]) if held_out else torch.empty(0)
 

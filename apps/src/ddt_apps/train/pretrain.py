@@ -10,7 +10,7 @@ from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
 from ddt_apps.train.examples import PretrainTasks, Views, pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import LanguageRun, fit_language_model, longest_text
-from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_data import Mixture, open_shards
 from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_llm.vocabulary import VisualOrder
 from ddt_tokenizer.codec import Codec
@@ -33,7 +33,7 @@ class Pretrain(LanguageRun):
     tasks: PretrainTasks = field(default_factory=PretrainTasks)
 
 
-def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
+def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
     identity = dataset.manifest.tokenizer
     if config.backbone == "tiny":

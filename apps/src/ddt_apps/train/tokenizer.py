@@ -13,7 +13,7 @@ from ddt_apps.run.config import first_difference, load_config
 from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.folder import RUNS, Run
 from ddt_apps.shards.latents import latents_of, open_latents
-from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_data import Mixture, open_shards
 from ddt_data.shards.datamodule import ShardStream
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_decoder.sd3 import fill_from_sd3
@@ -85,7 +85,7 @@ def pictures_of(samples: list[dict]) -> Tensor:
     return to_tensor(turns)
 
 
-def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[ShardDataset | Mixture, Tensor]:
+def split_pictures(folder: str, image_size: int, held_out: int) -> tuple[Mixture, Tensor]:
     """Read picture shards: what to train on, and the last `held_out` pictures [n, 3, H, W].
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import ShardDataset
 from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.stream import StepSampler
 
 
 class Mixture(Dataset):
-    """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by `lengths` and `weights`.
+    """Shard folders put end to end, from which training draws in the `order` that their weights give.
 
     Args:
         sources: Datasets of shards: pictures of one size, latents of one space, ids of one tokenizer.
@@ -72,6 +73,20 @@ class Mixture(Dataset):
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number][index - int(self._ends[number]) + self.lengths[number]]
 
+    def order(self, batch_size: int, steps: int, seed: int, **options: Any) -> StepSampler:
+        """Return the batches of a run, each source having its share; `options` are those of `StepSampler`.
+
+        Example:
+            >>> import tempfile
+            >>> from ddt_data import pack_text
+            >>> folder = Path(tempfile.mkdtemp(), "foxes")
+            >>> _ = pack_text(["A fox."] * 5, folder)
+            >>> [len(batch) for batch in open_shards(folder).order(batch_size=2, steps=3, seed=0)]
+            [2, 2, 2]
+        """
+        options |= {"weights": self.weights, "whole_batches": self.whole_batches}
+        return StepSampler(self.lengths, batch_size, steps, seed, **options)
+
     def without_last(self, count: int) -> Self:
         """Give the mixture without the last samples, which are of the last source."""
         kept = [*self.sources[:-1], self.sources[-1].without_last(count)]
@@ -87,15 +102,15 @@ class Mixture(Dataset):
             source.check()
 
 
-def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset | Mixture:
-    """Open one shard folder, or several with their shares, as configurations name them.
+def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
+    """Open one shard folder, or several with their shares, as configurations name them; one is a mixture of one.
 
     Args:
         data: A folder; or folders separated by commas, each with its share after a colon, or none with one.
         tokenizer: See `ShardDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or a share is no number.
+        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or if a share is no number.
 
     Example:
         >>> import tempfile
@@ -106,18 +121,18 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset 
         [0.8, 0.2]
     """
     entries = [entry.strip() for entry in str(data).split(",")]
-    if len(entries) == 1 and (":" not in entries[0] or Path(entries[0]).exists()):
-        return ShardDataset(entries[0], tokenizer)
     folders, weights = [], []
     for entry in entries:
         folder, colon, share = entry.rpartition(":")
+        if not colon or (len(entries) == 1 and Path(entry).exists()):  # its name may hold a colon
+            folder, share = entry, None
         try:
-            weights.append(float(share) if colon else None)
+            weights.append(None if share is None else float(share))
         except ValueError as error:
             raise ValueError(
                 f"data ({entry}): the share after the colon must be a number, as in {folder}:0.5"
             ) from error
-        folders.append(folder if colon else entry)
+        folders.append(folder)
     if None in weights and any(weights):
         raise ValueError(f"data ({data}): give every folder a share, or none")
     sources = [ShardDataset(folder, tokenizer) for folder in folders]
