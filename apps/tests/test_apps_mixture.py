@@ -1,12 +1,14 @@
 """Training on several sets by configuration alone: pictures for the tokenizer, ids for the language model."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from ddt_apps.run.config import load_config
+from ddt_apps.shards.latents import cache_latents
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import pictures, pretrain, renderer, sft
@@ -60,6 +62,27 @@ def test_the_whole_chain_trains_on_a_mixture(sets):
     language = pretrain.train(load_config(Pretrain, "tiny/pretrain", [ids, *small, *LANGUAGE]))
     tuned = sft.train(load_config(Tune, "tiny/sft", [ids, f"model={language}", *LANGUAGE]))
     assert (tuned / "model" / "ddt.json").is_file()
+
+
+def test_a_tokenizer_trains_on_a_mixture_of_latents(sets):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ).save_pretrained("vae")
+    make_scenes(sets / "large", 4)
+    for name in ("scenes", "cards", "large"):
+        cache_latents(sets / name, "vae", sets / f"{name}-latents")
+    latents = ["tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
+    data = "data=scenes-latents:0.6,cards-latents:0.4"
+    config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", [data, *TOY, *latents])
+    assert Codec.from_pretrained(train_tokenizer.train(config)).tokenizer.config.latents.downscale == 4
+    with pytest.raises(ValueError, match=r"large-latents' have 64 px, the tokenizer takes 32"):
+        train_tokenizer.train(replace(config, name="other-size", data="scenes-latents,large-latents"))
 
 
 def test_each_set_has_its_share_and_held_out_pictures_are_not_trained_on(sets, monkeypatch):

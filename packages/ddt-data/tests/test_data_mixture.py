@@ -1,9 +1,12 @@
 """Mixtures: each source its share, each of its samples once before any comes again, on any number of ranks."""
 
+from dataclasses import replace
+
 import pytest
 from torch.utils.data import DataLoader
 
-from ddt_data import Mixture, ShardDataset, ShardWriter, StepSampler, open_shards
+from ddt_data import Manifest, Mixture, ShardDataset, ShardWriter, StepSampler, open_shards
+from ddt_data.shards.datamodule import ShardStream
 
 
 def drawn(lengths, weights, steps, batch_size=10, **options):
@@ -77,7 +80,8 @@ def write(folder, texts, **options):
 
 def test_folders_are_opened_as_a_configuration_names_them(tmp_path):
     a, b = write(tmp_path / "a", ["a0", "a1"]), write(tmp_path / "b", ["b0", "b1", "b2"])
-    assert isinstance(open_shards(a), ShardDataset)
+    one = open_shards(a)
+    assert isinstance(one, Mixture) and [source.folder for source in one.sources] == [a] and one.weights is None
     both = open_shards(f"{a}, {b}")
     assert [sample["text"] for sample in both] == ["a0", "a1", "b0", "b1", "b2"]
     assert both.weights is None and open_shards(f"{a}:3,{b}:1").weights == [3.0, 1.0]
@@ -90,12 +94,45 @@ def test_folders_are_opened_as_a_configuration_names_them(tmp_path):
             open_shards(data)
 
 
+def test_one_folder_is_a_mixture_of_one_in_the_same_order(tmp_path):
+    folder = write(tmp_path / "a: b", [str(i) for i in range(13)])  # a name may hold a colon
+    alone, options = ShardDataset(folder), {"batch_size": 4, "steps": 9, "seed": 3}
+    order = list(StepSampler(13, **options))
+    for data in (folder, f"{folder}:5"):
+        one = open_shards(data)
+        assert list(one) == list(alone) and list(one.order(**options)) == order
+        assert list(one.order(**options, start=4, count_epochs=True)) == list(
+            StepSampler(13, **options, start=4, count_epochs=True)
+        )
+    for dataset in (alone, open_shards(folder)):
+        batches = ShardStream(dataset, collate_fn=list, **options).train_dataloader()
+        assert [[int(sample["key"]) for sample in batch] for batch in batches] == order
+
+
+def test_a_stream_takes_the_shares_of_a_mixture(tmp_path):
+    a, b = write(tmp_path / "a", ["a"] * 9), write(tmp_path / "b", ["b"] * 90)
+    stream = ShardStream(open_shards(f"{a}:9,{b}:1"), collate_fn=list, batch_size=10, steps=100, seed=0)
+    assert sum(sample["text"] == "a" for batch in stream.train_dataloader() for sample in batch) == 900
+
+
 def test_sources_that_do_not_fit_together_are_refused(tmp_path):
     a, b = write(tmp_path / "a", ["x"], image_size=32), write(tmp_path / "b", ["x"], image_size=64)
     with pytest.raises(ValueError, match=r"image_size is 32 in .*a and 64 in .*b"):
         open_shards(f"{a}, {b}")
     with pytest.raises(ValueError, match="weights"):
         Mixture([ShardDataset(a)], [1, 2])
+
+
+def test_latents_of_one_space_are_mixed_and_of_two_are_refused(tmp_path):
+    spaces = {"a": {"channels": 4, "scale": 1.5, "vae": "x"}, "b": {"channels": 4, "scale": 1.5, "vae": "moved"}}
+    spaces |= {"c": {"channels": 4, "scale": 9.0, "vae": "x"}, "d": None}
+    for name, space in spaces.items():
+        manifest = Manifest.read(write(tmp_path / name, ["x"]))
+        replace(manifest, latents=space).write(tmp_path / name)
+    assert open_shards(f"{tmp_path}/a:1,{tmp_path}/b:1").manifest.latents == spaces["a"]
+    assert open_shards(f"{tmp_path}/a,{tmp_path}/d").manifest.latents is None  # not every sample has them
+    with pytest.raises(ValueError, match=r"latents is .*1.5.* in .*a and .*9.0.* in .*c; make them alike"):
+        open_shards(f"{tmp_path}/a,{tmp_path}/c")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ddt_apps.run.atomic import writing
-from ddt_data import StepSampler, contact_sheet, open_shards
+from ddt_data import contact_sheet, open_shards
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor, to_uint8
 
@@ -45,7 +45,7 @@ def peek(
         if codec is None:
             raise ValueError(f"'{shards}' holds ids; name the run of their tokenizer with --tokenizer to draw them")
         dataset = open_shards(shards, codec.fingerprint)
-    order = StepSampler(dataset.lengths, batch_size, step + 1, seed, start=step, weights=dataset.weights)
+    order = dataset.order(batch_size, step + 1, seed, start=step)
     pictures, captions, lines = [], [], []
     for sample in (dataset[index] for index in next(iter(order))):
         words = _words(sample)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ddt_apps.train.settings import InstructionTasks, PretrainTasks
-from ddt_data import Mixture, ShardDataset, prose
+from ddt_data import Mixture, ShardDataset, StepSampler, prose
 from ddt_llm import Example, Sequences
 from ddt_llm.sequences import Turn
 
@@ -23,22 +23,23 @@ class Views(Dataset):
     For a `ShardStream` that counts epochs: each sample comes once an epoch, in another task or phrasing each time.
 
     Args:
-        samples: Id shards, or a mixture of them.
+        samples: Id shards.
         make: Turns a sample and a random source into an example.
         seed: Of the draws.
     """
 
-    def __init__(
-        self, samples: ShardDataset | Mixture, make: Callable[[dict[str, Any], random.Random], Example], seed: int
-    ):
+    def __init__(self, samples: Mixture, make: Callable[[dict[str, Any], random.Random], Example], seed: int):
         self.samples, self.make, self.seed = samples, make, seed
-        self.lengths, self.weights = getattr(samples, "lengths", [len(samples)]), getattr(samples, "weights", None)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
         return self.make(self.samples[index % len(self.samples)], random.Random(f"{self.seed} {index}"))
+
+    def order(self, *args: Any, **options: Any) -> StepSampler:
+        """Return the order of the samples; see `Mixture.order`."""
+        return self.samples.order(*args, **options)
 
 
 def pretraining_example(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_data import Mixture, open_shards
 from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.images import to_tensor
 
@@ -16,7 +16,7 @@ from ddt_tokenizer.images import to_tensor
 class Pictures:
     """What to train on, and what is held out."""
 
-    dataset: ShardDataset | Mixture
+    dataset: Mixture
     held_out: Tensor  # the last pictures [n, 3, H, W], or their latents [n, C, h, w]
     space: LatentConfig | None  # of the latents that the shards hold; None for pictures
     collate: Callable[[list[dict]], Tensor]  # samples to images [B, 3, H, W], or to latents [B, C, h, w]
@@ -40,7 +40,8 @@ def open_pictures(data: str, image_size: int, held_out: int, vae: str | None = N
     if space is None:
         _check_pictures(data, dataset.manifest.image_size, image_size)
     else:
-        _check_latents(data, space, dataset[0]["latents"].shape[-1] * space.downscale, image_size, vae)
+        sizes = [source[0]["latents"].shape[-1] * space.downscale for source in dataset.sources]
+        _check_latents(data, space, sizes, image_size, vae)
     kept = dataset.without_last(held_out)
     last = [dataset[i] for i in range(len(kept), len(dataset))]
     shown = torch.empty(0)
@@ -76,9 +77,9 @@ def _check_pictures(data: str, size: int | None, wanted: int) -> None:
         )
 
 
-def _check_latents(data: str, found: LatentConfig, size: int, wanted: int, vae: str | None) -> None:
+def _check_latents(data: str, found: LatentConfig, sizes: list[int], wanted: int, vae: str | None) -> None:
     space = LatentConfig.from_vae(vae) if vae else found
     if replace(found, vae=None) != replace(space, vae=None):
         raise ValueError(f"latents in '{data}' are of {found}, the tokenizer takes {space}; cache them again")
-    if size != wanted:
-        raise ValueError(f"pictures behind '{data}' have {size} px, the tokenizer takes {wanted}; cache others")
+    if other := [size for size in sizes if size != wanted]:
+        raise ValueError(f"pictures behind '{data}' have {other[0]} px, the tokenizer takes {wanted}; cache others")

@@ -9,14 +9,14 @@ from ddt_apps.run.folder import RUNS, Run
 from ddt_apps.train.examples import Views, pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, longest_text
 from ddt_apps.train.settings import Pretrain
-from ddt_data import Mixture, ShardDataset, open_shards
+from ddt_data import Mixture, open_shards
 from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_tokenizer
 from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 
 
-def build_model(config: Pretrain, dataset: ShardDataset | Mixture, text: list[str]) -> MultimodalLM:
+def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
     identity = dataset.manifest.tokenizer
     if config.backbone == "tiny":

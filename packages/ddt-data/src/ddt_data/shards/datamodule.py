@@ -1,12 +1,20 @@
 """Shards for Lightning, resumed exactly in the middle of a run. Needs the `[train]` extra."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ddt_data.shards.stream import StepSampler
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A dataset with an order of its own, as a `Mixture` has."""
+
+    def order(self, batch_size: int, steps: int, seed: int, **options: Any) -> StepSampler: ...
 
 
 class ShardStream(LightningDataModule):
@@ -18,7 +26,7 @@ class ShardStream(LightningDataModule):
     `trainer.estimated_stepping_batches`.
 
     Args:
-        dataset: Map-style, such as `ShardDataset`, or a `Mixture`, whose weights and whole batches are kept.
+        dataset: Map-style; an `Ordered` one, such as a `Mixture`, gives the order, any other is shuffled as one source.
         collate_fn: Turns a list of samples into a batch.
         batch_size: Samples in a batch, of all ranks together.
         steps: Batches of the whole run.
@@ -49,17 +57,15 @@ class ShardStream(LightningDataModule):
         self.start = 0
 
     def train_dataloader(self) -> DataLoader:
-        order = StepSampler(
-            getattr(self.dataset, "lengths", len(self.dataset)),
+        order_of = self.dataset.order if isinstance(self.dataset, Ordered) else partial(StepSampler, len(self.dataset))
+        order = order_of(
             self.batch_size,
             self.steps,
             self.seed,
-            self.start,
-            self.count_epochs,
-            weights=getattr(self.dataset, "weights", None),
+            start=self.start,
+            count_epochs=self.count_epochs,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
-            whole_batches=getattr(self.dataset, "whole_batches", False),
         )
         return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
 

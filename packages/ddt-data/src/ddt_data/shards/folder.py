@@ -147,8 +147,6 @@ class ShardDataset(Dataset):
         ValueError: The manifest cannot be read, a shard does not hold what it says, or the ids are another tokenizer's.
     """
 
-    weights, whole_batches = None, False  # as of a `Mixture` of one source
-
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
         self.folder = Path(folder)
         self.manifest = Manifest.read(folder)
@@ -174,11 +172,6 @@ class ShardDataset(Dataset):
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self.shards[number]
         return shard[index - int(self._ends[number]) + len(shard)]
-
-    @property
-    def lengths(self) -> list[int]:
-        """As of a `Mixture` of one source."""
-        return [len(self)]
 
     def without_last(self, count: int) -> Self:
         """Give the same without the last samples, which then serve to measure.

@@ -1,8 +1,9 @@
 """Several shard folders as one dataset, each with its share of training."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -10,18 +11,19 @@ from torch.utils.data import Dataset
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import ShardDataset
 from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.stream import StepSampler
 
 
 class Mixture(Dataset):
-    """Shard folders put end to end; `StepSampler` and `ShardStream` draw from them by `lengths` and `weights`.
+    """Shard folders put end to end, from which training draws in the `order` that their weights give.
 
     Args:
-        sources: Datasets of shards, pictures of one size, or ids of one tokenizer.
+        sources: Datasets of shards: pictures of one size, latents of one space, ids of one tokenizer.
         weights: Share of each in training; None for shares by size, and one shuffle for all.
         whole_batches: Take each batch from one source; sources may then be of several picture sizes.
 
     Raises:
-        ValueError: There is no source, weights do not fit, or sources are of two sizes or tokenizers.
+        ValueError: If there is no source, weights do not fit, or sources are of two sizes, spaces or tokenizers.
 
     Example:
         >>> import tempfile
@@ -38,24 +40,26 @@ class Mixture(Dataset):
     ):
         if not sources or (weights is not None and (len(weights) != len(sources) or min(weights) <= 0)):
             raise ValueError(f"weights ({weights}) must be one number above 0 for each of {len(sources)} sources")
-        for name in ("tokenizer",) if whole_batches else ("image_size", "tokenizer"):
-            first, *others = [getattr(source.manifest, name) for source in sources]
-            for source, other in zip(sources[1:], others, strict=True):
-                if other != first:
-                    raise ValueError(
-                        f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
-                    )
+        one, latents = sources[0].manifest, all(source.manifest.latents for source in sources)
+        shared = ["image_size"] * (not whole_batches) + ["tokenizer"] + ["latents"] * latents
+        for name, source in product(shared, sources[1:]):
+            first, other = getattr(one, name), getattr(source.manifest, name)
+            moved = name == "latents" and {**first, "vae": ""} == {**other, "vae": ""}  # the VAE may lie anywhere
+            if other != first and not moved:
+                raise ValueError(
+                    f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
+                )
         self.sources, self.weights = list(sources), None if weights is None else list(weights)
         self.whole_batches = whole_batches
         self.lengths = [len(source) for source in sources]
         self._ends = np.cumsum(self.lengths)
-        one = sources[0].manifest
         self.manifest = Manifest(
             samples=sum(self.lengths),
             shards=(),
             source=" + ".join(source.manifest.source for source in sources),
             image_size=one.image_size,
             tokenizer=one.tokenizer,
+            latents=one.latents if latents else None,
             parts=tuple(part for source in sources for part in source.manifest.parts),
             format=one.format,
         )
@@ -68,6 +72,20 @@ class Mixture(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number][index - int(self._ends[number]) + self.lengths[number]]
+
+    def order(self, batch_size: int, steps: int, seed: int, **options: Any) -> StepSampler:
+        """Return the batches of a run, each source having its share; `options` are those of `StepSampler`.
+
+        Example:
+            >>> import tempfile
+            >>> from ddt_data import pack_text
+            >>> folder = Path(tempfile.mkdtemp(), "foxes")
+            >>> _ = pack_text(["A fox."] * 5, folder)
+            >>> [len(batch) for batch in open_shards(folder).order(batch_size=2, steps=3, seed=0)]
+            [2, 2, 2]
+        """
+        options |= {"weights": self.weights, "whole_batches": self.whole_batches}
+        return StepSampler(self.lengths, batch_size, steps, seed, **options)
 
     def without_last(self, count: int) -> Self:
         """Give the mixture without the last samples, which are of the last source."""
@@ -84,15 +102,15 @@ class Mixture(Dataset):
             source.check()
 
 
-def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset | Mixture:
-    """Open one shard folder, or several with their shares, as configurations name them.
+def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
+    """Open one shard folder, or several with their shares, as configurations name them; one is a mixture of one.
 
     Args:
         data: A folder; or folders separated by commas, each with its share after a colon, or none with one.
         tokenizer: See `ShardDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or a share is no number.
+        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or if a share is no number.
 
     Example:
         >>> import tempfile
@@ -103,18 +121,18 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> ShardDataset 
         [0.8, 0.2]
     """
     entries = [entry.strip() for entry in str(data).split(",")]
-    if len(entries) == 1 and (":" not in entries[0] or Path(entries[0]).exists()):
-        return ShardDataset(entries[0], tokenizer)
     folders, weights = [], []
     for entry in entries:
         folder, colon, share = entry.rpartition(":")
+        if not colon or (len(entries) == 1 and Path(entry).exists()):  # its name may hold a colon
+            folder, share = entry, None
         try:
-            weights.append(float(share) if colon else None)
+            weights.append(None if share is None else float(share))
         except ValueError as error:
             raise ValueError(
                 f"data ({entry}): the share after the colon must be a number, as in {folder}:0.5"
             ) from error
-        folders.append(folder if colon else entry)
+        folders.append(folder)
     if None in weights and any(weights):
         raise ValueError(f"data ({data}): give every folder a share, or none")
     sources = [ShardDataset(folder, tokenizer) for folder in folders]
