@@ -1,7 +1,8 @@
 """Configuration: YAML plus `key=value` overrides in, frozen dataclasses out.
 
 Defaults live in the dataclasses, so a YAML file holds only what differs. A name such as `tiny/tokenizer` means a file
-that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path.
+that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path. In a group whose
+dataclass has a `from_preset`, the key `preset` names the values that the group's other keys then change.
 """
 
 import dataclasses
@@ -15,6 +16,29 @@ from ddt_apps.run.atomic import writing
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
+
+
+def follows(kind: type, **sources: str) -> Any:
+    """Return the field of a group some of whose settings are no settings: they follow from others of its owner.
+
+    Args:
+        kind: The dataclass of the group, whose defaults are the field's.
+        sources: Of each setting that follows, the one to set in its place.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Encoder:
+        ...     width: int = 8
+        ...     channels: int = 3
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Model:
+        ...     channels: int = 3
+        ...     encoder: Encoder = follows(Encoder, channels="channels")
+        >>> load_config(Model, None, ["encoder.channels=4"])
+        Traceback (most recent call last):
+        ValueError: encoder.channels follows from channels; set that
+    """
+    return dataclasses.field(default_factory=kind, metadata={"follows": sources})
 
 
 def load_config(cls: type[Config], source: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -112,7 +136,11 @@ def _find(source: str | Path) -> Path:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        for field in dataclasses.fields(value):
+            for following in field.metadata.get("follows", ()):
+                del plain[field.name][following]
+        return plain
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -131,6 +159,9 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
     for name, field in fields.items():
         if name in values:
             given = getattr(default, name, _default(field))
+            for following, source in field.metadata.get("follows", {}).items():
+                if isinstance(values[name], dict) and following in values[name]:
+                    raise ValueError(f"{where}{name}.{following} follows from {where}{source}; set that")
             arguments[name] = _convert(hints[name], values[name], f"{where}{name}", root, given)
         elif default is not None:
             arguments[name] = getattr(default, name)
@@ -156,6 +187,9 @@ def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{where} must be one of {', '.join(map(repr, arguments))}, not {value!r}{hint}")
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        if "preset" in value and hasattr(kind, "from_preset"):
+            value, default = dict(value), kind.from_preset(value["preset"])
+            del value["preset"]
         return _build(kind, value, f"{where}.", root, default if isinstance(default, kind) else None)
     if origin is tuple and isinstance(value, list):
         if arguments[-1:] == (Ellipsis,):
@@ -205,6 +239,8 @@ def _keys(cls: type, where: str = "") -> list[str]:
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(kind):
                 keys += _keys(kind, f"{where}{field.name}.")
+        followers = {f"{where}{field.name}.{following}" for following in field.metadata.get("follows", ())}
+        keys = [key for key in keys if key not in followers]
     return keys
 
 
