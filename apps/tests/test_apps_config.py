@@ -1,7 +1,8 @@
 """Configuration: conversion, overrides, and messages that help."""
 
+import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ import pytest
 from ddt_apps.run.config import first_difference, load_config, save_config
 from ddt_apps.run.folder import Run
 from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
+from ddt_decoder import DecoderConfig
+from ddt_tokenizer import TokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -187,9 +190,9 @@ def test_a_setting_of_another_kind_is_named(overrides, message):
 BEFORE = {
     "tokenizer": (
         TrainTokenizer,
-        "tokenizer.encoder.width=16 tokenizer.encoder.depth=1 tokenizer.encoder.num_heads=2 "
-        "tokenizer.quantizer.codebook_size=32 decoder.codebook_size=32 decoder.network.width=16 "
-        "decoder.network.depth=2 decoder.network.num_heads=2 training.optimizer.steps=20 "
+        "codec.encoder.width=16 codec.encoder.depth=1 codec.encoder.num_heads=2 "
+        "codec.quantizer.codebook_size=32 codec.network.width=16 "
+        "codec.network.depth=2 codec.network.num_heads=2 training.optimizer.steps=20 "
         "training.optimizer.warmup_steps=2 training.continuous_steps=4 batch_size=4 held_out=3 watch_every=5 "
         "data=data name=tok",
     ),
@@ -227,3 +230,33 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_same_command(verb, tmp_pat
 def test_what_a_renderer_decides_itself_is_refused(setting, named):
     with pytest.raises(ValueError, match=named):
         load_config(TrainRenderer, "tiny/renderer", ["data=data", "tokenizer=runs/first", setting])
+
+
+def test_sizes_of_tokenizer_and_decoder_are_said_once(tmp_path):
+    """Whatever sizes are given, both halves have them, and config.yaml says each once."""
+    rng = random.Random(0)
+    for _ in range(5):
+        size, k, v, d = 8 * rng.randint(2, 6), rng.randint(2, 9), rng.randint(8, 99), rng.randint(2, 9)
+        settings = [f"codec.image_size={size}", f"codec.schedule=[{k - 1},1]", "codec.encoder.patch_size=8"]
+        settings += [f"codec.quantizer.codebook_size={v}", f"codec.quantizer.code_width={d}"]
+        config = load_config(TrainTokenizer, "tiny/tokenizer", ["data=data", *settings])
+        tokenizer, decoder = config.codec.tokenizer, config.codec.decoder
+        assert (tokenizer.image_size, tokenizer.encoder.num_tokens) == (decoder.image_size, sum(decoder.schedule))
+        assert (tokenizer.quantizer.codebook_size, tokenizer.quantizer.code_width) == (v, d)
+        assert (decoder.codebook_size, decoder.network.token_width, sum(decoder.schedule)) == (v, d, k)
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(TrainTokenizer, tmp_path / "config.yaml") == config
+        assert "num_tokens" not in (tmp_path / "config.yaml").read_text()
+    fsq = ["codec.quantizer.kind=fsq", "codec.quantizer.levels=[5,4,3]", "codec.latents.channels=4", "data=data"]
+    codec = load_config(TrainTokenizer, "tiny/tokenizer", [*fsq, "codec.latents.downscale=1"]).codec
+    assert (codec.decoder.codebook_size, codec.network.token_width, codec.network.channels) == (60, 3, 4)
+
+
+def test_a_preset_is_what_its_other_keys_change():
+    config = load_config(
+        TrainTokenizer, None, ["data=data", "codec.preset=selftok-512", "codec.flow.token_dropout=0.2"]
+    )
+    assert config.codec.tokenizer == TokenizerConfig.selftok_512()
+    assert config.codec.flow == replace(DecoderConfig.selftok_512().flow, token_dropout=0.2)
+    with pytest.raises(ValueError, match=r"preset \('smal'\) must be one of tiny, small, ddt-480"):
+        load_config(TrainTokenizer, None, ["data=data", "codec.preset=smal"])

@@ -18,14 +18,13 @@ from ddt_data import Manifest, PackConfig, Record, ShardDataset, pack_records
 from ddt_tokenizer.codec import Codec
 
 TOY = [
-    "tokenizer.encoder.width=16",
-    "tokenizer.encoder.depth=1",
-    "tokenizer.encoder.num_heads=2",
-    "tokenizer.quantizer.codebook_size=32",
-    "decoder.codebook_size=32",
-    "decoder.network.width=16",
-    "decoder.network.depth=2",
-    "decoder.network.num_heads=2",
+    "codec.encoder.width=16",
+    "codec.encoder.depth=1",
+    "codec.encoder.num_heads=2",
+    "codec.quantizer.codebook_size=32",
+    "codec.network.width=16",
+    "codec.network.depth=2",
+    "codec.network.num_heads=2",
     "training.optimizer.steps=4",
     "training.optimizer.warmup_steps=2",
     "training.continuous_steps=1",
@@ -77,7 +76,7 @@ def test_a_tokenizer_trains_on_a_mixture_of_latents(sets):
     make_scenes(sets / "large", 4)
     for name in ("scenes", "cards", "large"):
         cache_latents(sets / name, "vae", sets / f"{name}-latents")
-    latents = ["tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
+    latents = ["codec.encoder.patch_size=2", "codec.network.patch_size=2"]
     data = "data=scenes-latents:0.6,cards-latents:0.4"
     config = load_config(train_tokenizer.TrainTokenizer, "tiny/tokenizer", [data, *TOY, *latents])
     assert Codec.from_pretrained(train_tokenizer.train(config)).tokenizer.config.latents.downscale == 4

@@ -31,14 +31,13 @@ from ddt_tokenizer.training import TokenizerTraining
 
 TOY = [
     "data=data",
-    "tokenizer.encoder.width=16",
-    "tokenizer.encoder.depth=1",
-    "tokenizer.encoder.num_heads=2",
-    "tokenizer.quantizer.codebook_size=32",
-    "decoder.codebook_size=32",
-    "decoder.network.width=16",
-    "decoder.network.depth=2",
-    "decoder.network.num_heads=2",
+    "codec.encoder.width=16",
+    "codec.encoder.depth=1",
+    "codec.encoder.num_heads=2",
+    "codec.quantizer.codebook_size=32",
+    "codec.network.width=16",
+    "codec.network.depth=2",
+    "codec.network.num_heads=2",
     "training.optimizer.steps=12",
     "training.optimizer.warmup_steps=2",
     "training.continuous_steps=4",
@@ -113,7 +112,7 @@ def test_held_out_pictures_are_not_trained_on(here):
 
 @pytest.mark.parametrize(
     "settings",
-    [["training.ema_decay=0.9"], ["accumulate=3", "gradient_clip=null"], ["tokenizer.quantizer.diversity=1"]],
+    [["training.ema_decay=0.9"], ["accumulate=3", "gradient_clip=null"], ["codec.quantizer.diversity=1"]],
 )
 def test_an_interrupted_run_equals_an_uninterrupted_one(here, monkeypatch, settings):
     name = settings[0].split("=")[0]
@@ -186,13 +185,14 @@ def test_a_frozen_tokenizer_keeps_its_ids_and_a_frozen_encoder_its_weights(here)
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ([*FINE_TUNE, "tokenizer.encoder.num_heads=1"], "tokenizer.encoder.num_heads=2, not 1"),
-        ([*FINE_TUNE, "decoder.network.depth=1"], "decoder.network.depth=2, not 1"),
+        ([*FINE_TUNE, "codec.encoder.num_heads=1"], "codec.encoder.num_heads=2, not 1"),
+        ([*FINE_TUNE, "codec.network.depth=1"], "codec.network.depth=2, not 1"),
         (["training.continuous_steps=0", "init_from=nowhere"], "nowhere"),
         (["init_from=runs/first"], r"continuous_steps \(4\) must be 0"),
         ([*FINE_TUNE, "init_sd3=sd3"], "init_from and init_sd3"),
         (["init_sd3=./nowhere"], "nowhere"),
-        (["decoder.latents.scale=2"], "latents is"),
+        (["codec.network.token_width=3"], "follows from codec.quantizer.code_width; set that"),
+        (["codec.encoder.num_tokens=8"], "follows from codec.schedule; set that"),
         (["vae=./nowhere"], "nowhere"),
     ],
 )
@@ -219,7 +219,7 @@ def vae(folder):
 
 
 def test_tokenizer_and_renderer_train_in_the_latents_of_an_autoencoder(vae):
-    settings = [f"vae={vae}", "tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
+    settings = [f"vae={vae}", "codec.encoder.patch_size=2", "codec.network.patch_size=2"]
     run = train_tokenizer.train(toy("latent", *settings))
     codec = Codec.from_pretrained(run)
     latents = codec.tokenizer.config.latents
@@ -231,7 +231,7 @@ def test_tokenizer_and_renderer_train_in_the_latents_of_an_autoencoder(vae):
 
 
 def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch):
-    settings = ["vae=vae", "tokenizer.encoder.patch_size=2", "decoder.network.patch_size=2"]
+    settings = ["vae=vae", "codec.encoder.patch_size=2", "codec.network.patch_size=2"]
     assert app(["data", "latents", "data", "--vae", vae, "--out", "cached"], standalone_mode=False) in (None, 0)
     cached, pictures = ShardDataset("cached"), ShardDataset("data")
     space = LatentSpace(LatentConfig.from_vae(vae))
@@ -261,7 +261,7 @@ def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch
         train_tokenizer.train(toy("other-space", "data=cached", *settings))
     replace(cached.manifest, latents=elsewhere).write("cached")
     with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 16"):
-        sixteen = ["tokenizer.image_size=16", "decoder.image_size=16"]
+        sixteen = ["codec.image_size=16"]
         train_tokenizer.train(toy("other-size", "data=cached", *settings, *sixteen))
 
 
@@ -288,7 +288,7 @@ def test_a_decoder_starts_from_sd3_and_says_what_it_does_not_take(here, capsys):
         pos_embed_max_size=6,
     )
     source.save_pretrained("sd3")
-    shape = ["decoder.network.qk_norm=false", "decoder.network.table_side=6", "decoder.network.open_gates=false"]
+    shape = ["codec.network.qk_norm=false", "codec.network.table_side=6", "codec.network.open_gates=false"]
     _, decoder = train_tokenizer.build(toy("x", *shape, "init_sd3=sd3"))
     theirs = source.transformer_blocks[1].ff.net[0].proj.weight
     assert torch.equal(decoder.network.blocks[1].mlp[0][0].weight, theirs)
@@ -358,7 +358,7 @@ TOKENIZERS = ["tiny/tokenizer", "small/tokenizer", "imagenet/ddt-480", "imagenet
 def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
     config = load_config(TrainTokenizer, name, ["data=data"])
     with torch.device("meta"):
-        tokenizer, decoder = DDTTokenizer(config.tokenizer), DDTDecoder(config.decoder)
+        tokenizer, decoder = DDTTokenizer(config.codec.tokenizer), DDTDecoder(config.codec.decoder)
         module = TokenizerTraining(tokenizer, decoder, replace(config.training, ema_decay=0.0))
     names = [name for name, _ in module.named_parameters()]
     for pattern in config.training.optimizer.rates:
@@ -374,19 +374,19 @@ def test_shipped_renderer_configurations_load(name, both_phases):
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_small_configurations_are_the_presets(name):
     config = load_config(TrainTokenizer, f"{name}/tokenizer", ["data=data"])
-    assert config.tokenizer == getattr(TokenizerConfig, name)()
-    assert config.decoder == getattr(DecoderConfig, name)()
+    assert config.codec.tokenizer == getattr(TokenizerConfig, name)()
+    assert config.codec.decoder == getattr(DecoderConfig, name)()
 
 
 @pytest.mark.parametrize("name", ["ddt-480", "selftok-512"])
 def test_full_size_configurations_are_the_presets_with_the_rates_of_selftok(name):
     config, preset = load_config(TrainTokenizer, f"imagenet/{name}", ["data=data"]), name.replace("-", "_")
-    assert config.tokenizer == getattr(TokenizerConfig, preset)()
-    network = replace(config.decoder.network, activation_checkpointing=False)
-    assert config.decoder.network.activation_checkpointing
-    assert replace(config.decoder, network=network) == getattr(DecoderConfig, preset)()
+    assert config.codec.tokenizer == getattr(TokenizerConfig, preset)()
+    network = replace(config.codec.network, activation_checkpointing=False)
+    assert config.codec.network.activation_checkpointing
+    assert replace(config.codec.decoder, network=network) == getattr(DecoderConfig, preset)()
     with torch.device("meta"):
-        decoder = DDTDecoder(config.decoder)
+        decoder = DDTDecoder(config.codec.decoder)
     image = {id(parameter) for parameter in decoder.image_parameters()}
     optimizer = config.training.optimizer
     for name, parameter in decoder.named_parameters():

@@ -5,7 +5,7 @@ import torch
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
 
-from ddt_tokenizer import Encoder, EncoderConfig
+from ddt_tokenizer import Encoder, EncoderConfig, TokenizerConfig
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, spread_points, token_positions
 
@@ -180,4 +180,4 @@ def test_a_start_grid_fits_the_rest():
     with pytest.raises(ValueError, match=r"start_grid \(8\) needs attention=joint"):
         EncoderConfig(**FORMS["one-way"], start_grid=8)
     with pytest.raises(ValueError, match=r"start_grid \(8\) must be .* num_tokens \(16\)"):
-        EncoderConfig(**FORMS["spatial"], start_grid=8)
+        TokenizerConfig(image_size=32, encoder=EncoderConfig(**FORMS["spatial"], start_grid=8))

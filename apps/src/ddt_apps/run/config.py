@@ -1,14 +1,15 @@
 """Configuration: YAML plus `key=value` overrides in, frozen dataclasses out.
 
 Defaults live in the dataclasses, so a YAML file holds only what differs. A name such as `tiny/tokenizer` means a file
-that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path.
+that ships with this package (`configs/tiny/tokenizer.yaml`); anything ending in `.yaml` is a path. In a group whose
+dataclass has a `from_preset`, the key `preset` names the values that the group's other keys then change.
 """
 
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,35 @@ SHIPPED = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
 
 
-def load_config(cls: type[Config], source: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def follows(kind: type, **sources: str) -> Any:
+    """Return the field of a group some of whose settings are no settings: they follow from others of its owner.
+
+    Args:
+        kind: The dataclass of the group, whose defaults are the field's.
+        sources: Of each setting that follows, the one to set in its place.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Encoder:
+        ...     width: int = 8
+        ...     channels: int = 3
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Model:
+        ...     channels: int = 3
+        ...     encoder: Encoder = follows(Encoder, channels="channels")
+        >>> load_config(Model, None, ["encoder.channels=4"])
+        Traceback (most recent call last):
+        ValueError: encoder.channels follows from channels; set that
+    """
+    return dataclasses.field(default_factory=kind, metadata={"follows": sources})
+
+
+def load_config(
+    cls: type[Config],
+    source: str | Path | None,
+    overrides: list[str] | tuple[str, ...] = (),
+    upgraded: Callable[[dict], dict] = dict,
+) -> Config:
     """Build the dataclass `cls` from a YAML file and overrides.
 
     Args:
@@ -26,6 +55,7 @@ def load_config(cls: type[Config], source: str | Path | None, overrides: list[st
             unions of dataclasses whose `kind`, a Literal of one word, tells them apart.
         source: Path of a `.yaml` file, the name of a shipped one, or None for the defaults alone.
         overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win.
+        upgraded: Renames what an older version wrote.
 
     Raises:
         FileNotFoundError: `source` does not exist; names the shipped ones.
@@ -58,7 +88,7 @@ def load_config(cls: type[Config], source: str | Path | None, overrides: list[st
         ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{source} must hold 'key: value' lines, not a {type(values).__name__}")
-    return _build(cls, values, where="", root=cls)
+    return _build(cls, upgraded(values), where="", root=cls)
 
 
 def save_config(config: Any, path: str | Path) -> None:
@@ -114,7 +144,11 @@ def _find(source: str | Path) -> Path:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        for field in dataclasses.fields(value):
+            for following in field.metadata.get("follows", ()):
+                del plain[field.name][following]
+        return plain
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -133,6 +167,9 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
     for name, field in fields.items():
         if name in values:
             given = getattr(default, name, _default(field))
+            for following, source in field.metadata.get("follows", {}).items():
+                if isinstance(values[name], dict) and following in values[name]:
+                    raise ValueError(f"{where}{name}.{following} follows from {where}{source}; set that")
             arguments[name] = _convert(hints[name], values[name], f"{where}{name}", root, given)
         elif default is not None:
             arguments[name] = getattr(default, name)
@@ -163,6 +200,9 @@ def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{where} must be one of {', '.join(map(repr, arguments))}, not {value!r}{hint}")
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        if "preset" in value and hasattr(kind, "from_preset"):
+            value, default = dict(value), kind.from_preset(value["preset"])
+            del value["preset"]
         return _build(kind, value, f"{where}.", root, default if isinstance(default, kind) else None)
     if origin is tuple and isinstance(value, list):
         if arguments[-1:] == (Ellipsis,):
@@ -229,9 +269,11 @@ def fields_of(cls: type, where: str = "", given: Any = None) -> Iterator[tuple[s
     for field in dataclasses.fields(cls):
         default = getattr(given, field.name, _default(field))
         yield f"{where}{field.name}", cls, field, default
+        following = {f"{where}{field.name}.{name}" for name in field.metadata.get("follows", ())}
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(kind):
-                yield from fields_of(kind, f"{where}{field.name}.", default if isinstance(default, kind) else None)
+                inner = fields_of(kind, f"{where}{field.name}.", default if isinstance(default, kind) else None)
+                yield from (each for each in inner if each[0] not in following)
 
 
 def _unknown(key: str, root: type) -> str:

@@ -139,7 +139,8 @@ class Run:
     def _check_config(self) -> None:
         remedy = f"use another name=..., or delete {self.folder} to start over"
         try:
-            old = load_config(type(self.config), self._config_file)
+            upgraded = self.config.upgraded if isinstance(self.config, RunSettings) else dict
+            old = load_config(type(self.config), self._config_file, upgraded=upgraded)
         except ValueError as error:
             raise ValueError(
                 f"{self._config_file} is of another version of this command ({error}); {remedy}"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +30,8 @@ class RunSettings(ABC):
     def batches(self) -> int:
         """Batches of the whole run, steps * accumulate."""
         return self.steps * self.accumulate
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run's config.yaml, as an older version may have written them, as they stand now."""
+        return values

@@ -73,7 +73,7 @@ def _check_pictures(data: str, size: int | None, wanted: int) -> None:
     if size != wanted:
         raise ValueError(
             f"pictures in '{data}' have {size} px, the tokenizer takes {wanted}; pack them again, or set "
-            f"tokenizer.image_size and decoder.image_size"
+            f"codec.image_size"
         )
 
 

@@ -3,16 +3,15 @@
 Read before anything heavy is loaded, so that a wrong key is answered at once.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ddt_apps.run.settings import RunSettings
-from ddt_decoder import DecoderConfig
+from ddt_apps.train.codec_config import CodecConfig
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
-from ddt_tokenizer import TokenizerConfig
 from ddt_tokenizer.training_config import TrainingConfig
 
 
@@ -25,10 +24,9 @@ class TrainTokenizer(RunSettings):
     # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
     data: str
     name: str = "tokenizer"
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)  # pictures to ids
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # ids to pictures
+    codec: CodecConfig = field(default_factory=CodecConfig)  # pictures to ids and back; codec.preset names shipped ones
     training: TrainingConfig = field(default_factory=TrainingConfig)  # of both together
-    # Folder or Hub id of a diffusers autoencoder whose latents encoder and decoder work on: replaces their `latents`.
+    # Folder or Hub id of a diffusers autoencoder whose latents encoder and decoder work on: replaces codec.latents.
     vae: str | None = None
     init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
     init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
@@ -42,18 +40,6 @@ class TrainTokenizer(RunSettings):
         return self.training.optimizer.steps
 
     def __post_init__(self):
-        pairs = (
-            ("image_size", self.tokenizer.image_size, self.decoder.image_size),
-            ("codebook_size", self.tokenizer.quantizer.codebook_size, self.decoder.codebook_size),
-            ("num_tokens / sum of schedule", self.tokenizer.encoder.num_tokens, sum(self.decoder.schedule)),
-            ("code_width / token_width", self.tokenizer.quantizer.code_width, self.decoder.network.token_width),
-            ("latents", asdict(self.tokenizer.latents), asdict(self.decoder.latents)),
-        )
-        for name, tokenizer, decoder in pairs:
-            if tokenizer != decoder:
-                raise ValueError(
-                    f"{name} is {tokenizer} in the tokenizer and {decoder} in the decoder; make them equal"
-                )
         if self.training.continuous_steps >= self.training.optimizer.steps:
             raise ValueError(
                 f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
@@ -66,6 +52,16 @@ class TrainTokenizer(RunSettings):
             )
         if self.init_from and self.init_sd3:
             raise ValueError("init_from and init_sd3 both give the decoder its first weights; set one")
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Join the groups `tokenizer` and `decoder` of 0.1.0."""
+        if "decoder" not in values:
+            return values
+        codec = CodecConfig.upgraded(values["tokenizer"], values["decoder"])
+        return {name: value for name, value in values.items() if name not in ("tokenizer", "decoder")} | {
+            "codec": codec
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """ddt train-tokenizer: encoder, codebook and decoder together, from picture shards."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -27,18 +27,13 @@ def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[D
     Raises:
         FileNotFoundError, ValueError: What they should start from is missing or of another shape; a VAE is missing.
     """
-    tokenizer_config, decoder_config = config.tokenizer, config.decoder
+    codec = config.codec
     if config.vae or cached:
-        latents = LatentConfig.from_vae(config.vae) if config.vae else cached
-        encoder = replace(tokenizer_config.encoder, channels=latents.channels)
-        network = replace(decoder_config.network, channels=latents.channels)
-        tokenizer_config = replace(tokenizer_config, latents=latents, encoder=encoder)
-        theirs = type(decoder_config.latents)(**asdict(latents))
-        decoder_config = replace(decoder_config, latents=theirs, network=network)
-    elif not tokenizer_config.latents.pixels and tokenizer_config.latents.vae is None:
+        codec = replace(codec, latents=LatentConfig.from_vae(config.vae) if config.vae else cached)
+    elif not codec.latents.pixels and codec.latents.vae is None:
         raise ValueError("latents are those of an autoencoder, and none is named; set vae=<folder or Hub id>")
     torch.manual_seed(config.seed)
-    tokenizer, decoder = DDTTokenizer(tokenizer_config), DDTDecoder(decoder_config)
+    tokenizer, decoder = DDTTokenizer(codec.tokenizer), DDTDecoder(codec.decoder)
     if config.init_from:
         _start_from(config.init_from, tokenizer, decoder)
     if config.init_sd3:
@@ -54,10 +49,10 @@ def _start_from(run: str, tokenizer: DDTTokenizer, decoder: DDTDecoder) -> None:
     network = decoder.config.network
     checkpointing = {"activation_checkpointing": network.activation_checkpointing}
     for part, old, new in (
-        ("tokenizer.encoder", theirs.encoder, ours.encoder),
-        ("tokenizer.quantizer", theirs.quantizer, ours.quantizer),
-        ("latents", replace(theirs.latents, vae=ours.latents.vae), ours.latents),
-        ("decoder.network", replace(source.decoder.config.network, **checkpointing), network),
+        ("codec.encoder", theirs.encoder, ours.encoder),
+        ("codec.quantizer", theirs.quantizer, ours.quantizer),
+        ("codec.latents", replace(theirs.latents, vae=ours.latents.vae), ours.latents),
+        ("codec.network", replace(source.decoder.config.network, **checkpointing), network),
     ):
         if difference := first_difference(old, new, part):
             key, before, now = difference
@@ -99,7 +94,7 @@ def train(config: TrainTokenizer) -> Path:
     run = Run(RUNS / config.name, config)
     if run.finished:
         return run.folder
-    pictures = open_pictures(config.data, config.tokenizer.image_size, config.held_out, config.vae)
+    pictures = open_pictures(config.data, config.codec.image_size, config.held_out, config.vae)
     tokenizer, decoder = build(config, pictures.space)
     held_out = draw_latents(decoder, pictures.held_out) if pictures.space else pictures.held_out
     order = (config.batch_size, config.batches, config.seed, config.workers)

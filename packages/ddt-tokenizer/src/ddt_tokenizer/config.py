@@ -34,6 +34,12 @@ class TokenizerConfig:
             raise ValueError(
                 f"num_tokens ({self.encoder.num_tokens}) must be the number of patches ({patches}) in mode=spatial"
             )
+        start = self.encoder.start_grid
+        if start is not None and self.encoder.mode == "spatial" and start**2 != patches:
+            raise ValueError(
+                f"start_grid ({start}) must be the side of the square of patches in mode=spatial, which has num_tokens "
+                f"({patches})"
+            )
         table = self.encoder.position_table
         if table is not None and self.image_size // self.multiple > table:
             raise ValueError(f"image_size ({self.image_size}) has more patches a side than position_table ({table})")

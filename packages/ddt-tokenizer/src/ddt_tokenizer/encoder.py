@@ -56,11 +56,6 @@ class EncoderConfig:
             )
         if self.start_grid is not None and self.attention != "joint":
             raise ValueError(f"start_grid ({self.start_grid}) needs attention=joint, not {self.attention}; remove it")
-        if self.start_grid is not None and self.mode == "spatial" and self.start_grid**2 != self.num_tokens:
-            raise ValueError(
-                f"start_grid ({self.start_grid}) must be the side of the square of patches in mode=spatial, which has "
-                f"num_tokens ({self.num_tokens})"
-            )
         if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
             raise ValueError(
                 f"mode=spatial has no queries; leave attention ({self.attention}) and query_position "
