@@ -66,7 +66,7 @@ class SelftokCheckpoint:
     path: str | Path
 
     def fill(self, model: nn.Module) -> None:
-        """Give a model of this configuration the weights, strictly.
+        """Fill a model of this configuration with the weights, strictly.
 
         Raises:
             ValueError: If a name or a shape does not fit; names it.
@@ -126,7 +126,7 @@ def read_selftok(
 
 
 def _reshaped(weights: dict[str, Tensor], config: TokenizerConfig) -> dict[str, Tensor]:
-    """Give the tensors the shapes that ours have."""
+    """Bring the tensors into the shapes that ours have."""
     weights = dict(weights)
     if "quantizer.histogram" in weights:
         weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)

@@ -47,7 +47,7 @@ class Quantizer(Protocol):
 
     @property
     def codebook(self) -> Tensor:
-        """All codes [V, D]."""
+        """Return all codes [V, D]."""
         ...
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
