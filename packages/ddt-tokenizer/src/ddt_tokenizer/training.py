@@ -22,7 +22,6 @@ class TrainableDecoder(Protocol):
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Compute the reconstruction loss of latents [B, C, H, W] given their tokens [B, K, D]: a scalar."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
