@@ -170,6 +170,24 @@ def test_a_config_with_the_settings_of_all_kinds_loads(tmp_path):
     assert load_config(Drawing, tmp_path / "old.yaml").shape == Square(side=2)
 
 
+EARLIER = "decay: 0.99, commitment: 1.0, dead_share: 0.2, diversity: 0.0, replacement: worst, revived_share: 1.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "quantizer"),
+    [
+        ("kind: vq, codebook_size: 512, code_width: 16, levels: [], rate: 0.1", {"code_width": 16, "rate": 0.1}),
+        ("kind: fsq, codebook_size: 60, code_width: 3, levels: [5, 4, 3], rate: 0.0", {"levels": (5, 4, 3)}),
+        ("kind: lfq, codebook_size: 16, code_width: 4, levels: [], rate: 0.0", {"code_width": 4}),
+    ],
+    ids=["vq", "fsq", "lfq"],
+)
+def test_quantizers_of_earlier_runs_load(settings, quantizer, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"quantizer: {{{settings}, {EARLIER}}}")
+    found = load_config(TokenizerConfig, tmp_path / "config.yaml").quantizer
+    assert found == type(found)(**quantizer) and found.kind in settings
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -5,7 +5,6 @@ Shape letters: K tokens, D width, V codebook size, L patches.
 
 import math
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,15 +19,13 @@ from ddt_decoder.latents import LatentConfig
 from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.positions import exact_sincos, token_positions
 from ddt_decoder.sd3 import channel_first
+from ddt_decoder.selftok_file import read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 PATCH_SIZE = 2
 STREAMS = ("x_block", "context_block")  # in the order of ours: patches, tokens
 PARTS = {"adaLN_modulation.1": "modulation", "attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
 MLP = {"mlp.fc1": "0", "mlp.fc2": "2"}
-# What `torch.load` raises of bytes that are no checkpoint: it believes what it reads.
-UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
-UNREADABLE += (struct.error, torch.serialization.pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -122,25 +119,6 @@ def read_selftok(
         latents=LatentConfig(shape["channels"], latents.downscale, latents.shift, latents.scale, vae),
     )
     return SelftokCheckpoint(config, {"codebook": table, **weights}, path)
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.pth` file by name, without running any code of it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or no checkpoint.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no Selftok checkpoint '{path}'")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"'{path}' cannot be read as a checkpoint ({why}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"'{path}' is not a Selftok checkpoint: it holds a {type(found).__name__}")
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:

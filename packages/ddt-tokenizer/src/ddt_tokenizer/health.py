@@ -1,4 +1,4 @@
-"""Codebook health: usage alone hides collapse, so say how the codes are spread and how many each position uses.
+"""Codebook health: usage alone hides collapse, so measure how codes are spread and how many each position uses.
 
 Shape letters: N images, K tokens, V codebook size, D code width.
 """
@@ -55,7 +55,7 @@ def codebook_health(ids: Tensor, codebook: Tensor, revived: int = 0) -> Codebook
         revived: Entries replaced in training so far, to be passed on.
 
     Raises:
-        ValueError: There are no ids.
+        ValueError: If there are no ids.
 
     Example:
         >>> health = codebook_health(torch.tensor([[0, 1], [0, 2]]), torch.eye(4))
@@ -92,5 +92,5 @@ def codebook_health(ids: Tensor, codebook: Tensor, revived: int = 0) -> Codebook
 
 
 def _entropy(weights: Tensor) -> Tensor:
-    """Entropy in nats of non-negative weights [n], normalised to sum to one."""
+    """Compute the entropy in nats of non-negative weights [n], normalised to sum to one."""
     return torch.special.entr(weights / weights.sum()).sum()

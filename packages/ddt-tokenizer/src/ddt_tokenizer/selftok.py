@@ -66,7 +66,7 @@ class SelftokCheckpoint:
     path: str | Path
 
     def fill(self, model: nn.Module) -> None:
-        """Give a model of this configuration the weights, strictly.
+        """Fill a model of this configuration with the weights, strictly.
 
         Raises:
             ValueError: If a name or a shape does not fit; names it.
@@ -103,7 +103,8 @@ def read_selftok(
     theirs = {name.removeprefix("encoder."): tensor for name, tensor in found.items() if name.startswith("encoder.")}
     unknown = [name for name in found if not name.startswith(("encoder.", "model.", "diffusion."))]
     weights = {}
-    depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("blocks.")), default=-1)
+    blocks = [int(match[1]) for name in theirs if (match := re.match(r"blocks\.(\d+)\.", name))]
+    depth = 1 + max(blocks, default=-1)
     one_way = "blocks.0.attn.to_query_kv.weight" in theirs
     # Nobody reads the image after the last block, and only in joint attention do queries read its own projection.
     unread = ("out.0", "mlp.0", *(("qkv.0", "q_norm.0", "k_norm.0") if one_way else ()))
@@ -126,7 +127,7 @@ def read_selftok(
 
 
 def _reshaped(weights: dict[str, Tensor], config: TokenizerConfig) -> dict[str, Tensor]:
-    """Give the tensors the shapes that ours have."""
+    """Bring the tensors into the shapes that ours have."""
     weights = dict(weights)
     if "quantizer.histogram" in weights:
         weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)

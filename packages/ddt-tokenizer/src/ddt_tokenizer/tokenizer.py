@@ -46,12 +46,12 @@ class DDTTokenizer(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """K, the tokens of one image."""
+        """Return K, the tokens of one image."""
         return self.config.encoder.num_tokens
 
     @property
     def codebook_size(self) -> int:
-        """V, the number of ids."""
+        """Return V, the number of ids."""
         return self.config.quantizer.codebook_size
 
     @property

@@ -20,8 +20,7 @@ class TrainableDecoder(Protocol):
     """What joint training needs of a decoder, which is also an `nn.Module`."""
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Reconstruction loss of latents [B, C, H, W] given their tokens [B, K, D]: a scalar."""
-        ...
+        """Compute the reconstruction loss of latents [B, C, H, W] given their tokens [B, K, D]: a scalar."""
 
 
 class TokenizerTraining(LightningModule):
@@ -83,7 +82,7 @@ class TokenizerTraining(LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Loss of images [B, 3, H, W], or of latents [B, C, h, w] with `cached_latents`; the ids ride along."""
+        """Compute the loss of images [B, 3, H, W], or with `cached_latents` of latents [B, C, h, w]; ids ride along."""
         latents = batch if self.cached_latents else self.tokenizer.latent_space.encode(batch)
         vectors = self.tokenizer.encoder(latents)
         ids = {}
@@ -103,7 +102,7 @@ class TokenizerTraining(LightningModule):
             self.average.update_parameters(self.decoder)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimizer and schedule; the number of steps comes from the config."""
+        """Build optimizer and schedule; the number of steps comes from the config."""
         named = [(name, p) for name, p in self.named_parameters() if not name.startswith("average.")]
         optimizer = build_optimizer(named, self.config.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
@@ -112,5 +111,5 @@ class TokenizerTraining(LightningModule):
 
 @torch.no_grad()
 def _follow(averages: list[Tensor], weights: list[Tensor], count: Tensor, decay: float) -> None:
-    """Exponential moving average; torch's own is a closure, which cannot be sent to other processes."""
+    """Move averages towards the weights; torch's own is a closure, which cannot be sent to other processes."""
     torch._foreach_lerp_(averages, weights, 1 - decay)

@@ -22,7 +22,8 @@ class TrainingConfig:
         check_choices(self)
         if self.freeze != "none" and self.continuous_steps:
             raise ValueError(
-                f"continuous_steps ({self.continuous_steps}) must be 0 with freeze={self.freeze}: the codebook is there"
+                f"continuous_steps ({self.continuous_steps}) must be 0 with freeze={self.freeze}: what is frozen was "
+                f"trained before, so there is nothing to learn continuously first"
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay ({self.ema_decay}) must be at least 0 and below 1")

@@ -76,12 +76,12 @@ class BinaryQuantizer(nn.Module):
         return ((z > 0) * self._bits(z)).sum(-1)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Tokens [..., D], each -1 or 1, of ids [...]."""
+        """Turn ids [...] into tokens [..., D], each -1 or 1."""
         return ((ids[..., None] & self._bits(ids)) != 0).float() * 2 - 1
 
     @property
     def codebook(self) -> Tensor:
-        """All tokens [V, D]."""
+        """Return all tokens [V, D]."""
         return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
 
     def normalise(self, codes: Tensor) -> Tensor:
@@ -102,11 +102,11 @@ class BinaryQuantizer(nn.Module):
         return Quantized(z + (codes - z).detach(), self.lookup(z), loss)
 
     def entropy_of_each(self, z: Tensor) -> Tensor:
-        """Mean entropy in nats of softmax(2 z . code) over all codes, for z [B, K, D]."""
+        """Compute the mean entropy in nats of softmax(2 z . code) over all codes, for z [B, K, D]."""
         return _binary_entropy((4 * z).sigmoid()).sum(-1).mean()
 
     def entropy_of_all(self, z: Tensor) -> Tensor:
-        """Entropy in nats of the mean over the batch (of this rank), bits taken as independent."""
+        """Compute the entropy in nats of the mean over the batch (of this rank), bits taken as independent."""
         return _binary_entropy((4 * z).sigmoid().flatten(0, -2).mean(0)).sum()
 
 

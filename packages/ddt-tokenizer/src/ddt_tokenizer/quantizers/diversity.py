@@ -16,7 +16,7 @@ FULL_BELOW, NONE_ABOVE = 0.1, 0.3  # perplexity over V between which the weight 
 
 
 def perplexity(histogram: Tensor) -> Tensor:
-    """Effective number of codes of distributions [..., V].
+    """Compute the effective number of codes of distributions [..., V].
 
     Example:
         >>> round(perplexity(torch.tensor([0.5, 0.5, 0.0])).item(), 4)
@@ -26,7 +26,7 @@ def perplexity(histogram: Tensor) -> Tensor:
 
 
 def diversity_loss(z: Tensor, codebook: Tensor, histogram: Tensor) -> Tensor:
-    """Negative entropy of code usage, per position and per group of positions (Selftok, May 2025).
+    """Compute the negative entropy of code usage, per position and per group of positions (Selftok, May 2025).
 
     The distribution at a position is 0.8 of its moving histogram and 0.2 of the batch's mean softmax of 10 times the
     similarities, over all ranks. The term fades as positions grow diverse. At most B * K / 64 * V similarities are held
@@ -50,11 +50,11 @@ def diversity_loss(z: Tensor, codebook: Tensor, histogram: Tensor) -> Tensor:
 
 
 def _usage(z: Tensor, codebook: Tensor) -> Tensor:
-    """Mean over a batch [B, k, D] of the softmax over codes: [k, V]."""
+    """Average the softmax over codes over a batch [B, k, D]: [k, V]."""
     return (SHARPNESS * z @ codebook.T).softmax(-1).mean(0)
 
 
 def _entropies(usage: Tensor, histogram: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the positions' entropies, and the entropy of their mean, of one group."""
+    """Compute the sum of the positions' entropies, and the entropy of their mean, of one group."""
     mixed = MEMORY * histogram + (1 - MEMORY) * usage
     return torch.special.entr(mixed).sum(), torch.special.entr(mixed.mean(0)).sum()

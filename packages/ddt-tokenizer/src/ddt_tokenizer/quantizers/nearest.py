@@ -38,7 +38,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest value of each row of [n, m] and where it stands."""
+    """Find the largest value of each row of [n, m] and where it stands."""
     if scores.shape[1] % BLOCK:
         return scores.max(-1)
     blocks = scores.unflatten(1, (-1, BLOCK))

@@ -28,11 +28,9 @@ class QuantizerSettings(Protocol):
 
     def build(self, width: int, num_tokens: int) -> "Quantizer":
         """Make the quantizer of K tokens for vectors of a width."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """Return what a fingerprint covers, which never changes for settings that were there before."""
-        ...
 
 
 @runtime_checkable
@@ -47,32 +45,25 @@ class Quantizer(Protocol):
 
     @property
     def codebook(self) -> Tensor:
-        """All codes [V, D]."""
-        ...
+        """Return all codes [V, D]."""
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
         """Turn vectors [B, K, width] into [B, K, D], fp32, of which `lookup` finds the codes."""
-        ...
 
     def lookup(self, z: Tensor) -> Tensor:
         """Find the ids int64 [...] of z [..., D]."""
-        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Turn ids [...] into tokens [..., D]."""
-        ...
 
     def normalise(self, codes: Tensor) -> Tensor:
         """Turn codes [..., D] into tokens [..., D]."""
-        ...
 
     def continuous(self, vectors: Tensor) -> Tensor:
         """Turn vectors [B, K, width] into tokens [B, K, D] as they would be without quantization."""
-        ...
 
     def __call__(self, vectors: Tensor) -> Quantized:
         """Quantize vectors [B, K, width] with gradients; in training mode a codebook follows them."""
-        ...
 
 
 def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -6,19 +6,19 @@ from torch import Tensor
 
 
 def num_ranks() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """Sum over ranks, the same to the bit on each."""
+    """Sum over ranks: the same to the bit on each."""
     if num_ranks() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def averaged(tensor: Tensor) -> Tensor:
-    """Mean over ranks; gradients pass, such that their mean over ranks is that of one process on the whole batch."""
+    """Average over ranks; gradients pass, such that their mean over ranks is that of one process on the whole batch."""
     if num_ranks() == 1:
         return tensor
     from torch.distributed.nn.functional import all_reduce  # not in every build of torch

@@ -75,13 +75,13 @@ class ScalarQuantizer(nn.Module):
         return (linear_fp32(self.project, vectors) + (offset / half).atanh()).tanh() * half - offset
 
     def lookup(self, z: Tensor) -> Tensor:
-        """Number the nearest levels of z [..., D], the first dimension counting fastest: int64 [...]."""
+        """Compute the ids int64 [...] of the levels nearest to z [..., D]; the first dimension counts fastest."""
         levels = self._levels(z)
         steps = levels.cumprod(0) // levels
         return ((z.round().long() + levels // 2) * steps).sum(-1)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Tokens [..., D] in [-1, 1] of ids [...]."""
+        """Turn ids [...] into tokens [..., D] in [-1, 1]."""
         levels = self._levels(ids)
         places = ids[..., None] // (levels.cumprod(0) // levels) % levels
         return self.normalise((places - levels // 2).float())
@@ -92,7 +92,7 @@ class ScalarQuantizer(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """All tokens [V, D]."""
+        """Return all tokens [V, D]."""
         return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
 
     def continuous(self, vectors: Tensor) -> Tensor:

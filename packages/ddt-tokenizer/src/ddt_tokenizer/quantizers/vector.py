@@ -148,7 +148,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def memories(self) -> Collection[str]:
-        """Names of training state; ids do not depend on it unless rate > 0, and then on the counts."""
+        """Return the names of training state; ids do not depend on it, but with rate > 0 on the counts."""
         return ("sums", "histogram") if self.config.rate else ("counts", "sums", "histogram")
 
     @torch.no_grad()
