@@ -177,9 +177,9 @@ def test_a_run_from_before_decoders_knew_their_steps_goes_on(tmp_path):
     file = tmp_path / "config.yaml"
     assert file.read_text().count("  num_steps: null\n") == 1
     file.write_text(file.read_text().replace("  num_steps: null\n", ""))
-    assert Run(tmp_path, config()).config.decoder.usual_steps == 1  # accepted
-    with pytest.raises(ValueError, match=r"was started with decoder\.num_steps=None, not 2"):
-        Run(tmp_path, config("decoder.num_steps=2"))
+    assert Run(tmp_path, config()).config.codec.decoder.usual_steps == 1  # accepted
+    with pytest.raises(ValueError, match=r"was started with codec\.num_steps=None, not 2"):
+        Run(tmp_path, config("codec.num_steps=2"))
 
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path):

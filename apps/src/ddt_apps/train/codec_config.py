@@ -29,8 +29,9 @@ class CodecConfig:
     schedule: tuple[int, ...] = (64,)  # tokens revealed in each equal piece of time, from clean to noise; K in all
     latents: LatentConfig = field(default_factory=LatentConfig)  # what both work on
     quantizer: AnyQuantizer = field(default_factory=VectorConfig)  # V and D
-    # What writes ids, and what draws them.
+    # What writes ids; K and channels follow.
     encoder: EncoderConfig = follows(EncoderConfig, num_tokens="schedule", channels="latents.channels")
+    # What draws them; D and channels follow.
     network: MMDiTConfig = follows(MMDiTConfig, token_width="quantizer.code_width", channels="latents.channels")
     flow: FlowConfig = field(default_factory=FlowConfig)  # noise, and what is visible, in training
     logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
