@@ -1,0 +1,87 @@
+"""CPU seconds of `ddt generate`, `edit`, `ask`, `caption` and `reconstruct` until their first token or picture.
+
+python benchmarks/start_up.py
+
+Models are tiny and random, so nearly all of it is the loading of code. Beside it stands what torch and transformers
+alone take to load a LLaMA of that size: what a verb takes above that is ours. The least of three processes each, on one
+thread.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ddt_decoder import DDTDecoder, DecoderConfig
+from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_tokenizer import Codec, DDTTokenizer, TokenizerConfig
+
+FLOOR = """
+import time, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+AutoModelForCausalLM.from_pretrained("pretrain/model"), AutoTokenizer.from_pretrained("pretrain/model")
+print(time.process_time())
+"""
+# Ends the process where work on the first token, or on the ids of pictures, begins.
+VERB = """
+import os, sys, time
+import ddt_llm.generation, ddt_tokenizer.codec
+from ddt_apps.cli import app
+
+def stop(*arguments, **settings):
+    print(time.process_time(), flush=True)
+    os._exit(0)
+
+ddt_llm.generation.cached_network = ddt_tokenizer.codec.Codec.decode = stop
+app(sys.argv[1:])
+"""
+MODEL = ["--tokenizer", "tokenizer", "--model"]
+VERBS = {
+    "generate": ["a red fox", *MODEL, "pretrain", "--out", "out.png"],
+    "edit": ["fox.png", "make it blue", *MODEL, "sft", "--out", "out.png"],
+    "ask": ["fox.png", "what is this?", *MODEL, "sft"],
+    "caption": ["fox.png", *MODEL, "pretrain"],
+    "reconstruct": ["fox.png", "--tokenizer", "tokenizer", "--out", "out.png"],
+}
+
+
+def make_runs(folder: Path) -> None:
+    """Write runs of a random tokenizer and of random language models, and a picture."""
+    tokenizer, decoder = DDTTokenizer(TokenizerConfig.tiny()).eval(), DDTDecoder(DecoderConfig.tiny())
+    decoder.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
+    Codec(tokenizer, decoder).save_pretrained(folder / "tokenizer")
+    text = train_text_tokenizer(["a red fox left of a bell"], 300)
+    backbone = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text, seed=0)
+    sizes = {"codebook_size": tokenizer.codebook_size, "num_tokens": tokenizer.num_tokens}
+    model, text = expand_vocabulary(backbone, text, **sizes)
+    for run, template in (("pretrain", "caption"), ("sft", "instruction")):
+        MultimodalLM(model, text, template, tokenizer.fingerprint()).save_pretrained(folder / run / "model")
+    Image.new("RGB", (32, 32), "red").save(folder / "fox.png")
+
+
+def cpu_seconds(code: str, arguments: list[str], folder: str) -> float:
+    """Return the least CPU time that the code prints, of three processes."""
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = (subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True) for _ in range(3))
+    return min(float(run.stdout.split()[-1]) for run in runs)
+
+
+def main() -> None:
+    """Print one line for each verb."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder))
+        torch_alone = cpu_seconds("import time, torch; print(time.process_time())", [], folder)
+        floor = cpu_seconds(FLOOR, [], folder)
+        print(f"{'torch':<24}{torch_alone:5.2f} s\n{'torch, transformers':<24}{floor:5.2f} s")
+        for verb, arguments in VERBS.items():
+            seconds = cpu_seconds(VERB, [verb, *arguments], folder)
+            print(f"ddt {verb:<20}{seconds:5.2f} s, {seconds / floor:4.2f} of torch and transformers")
+
+
+if __name__ == "__main__":
+    main()
