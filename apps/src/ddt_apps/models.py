@@ -14,7 +14,7 @@ def load_language_model(run: str | Path) -> MultimodalLM:
     """Load the exported model of a `ddt pretrain` or `ddt sft` run.
 
     Raises:
-        FileNotFoundError: The run is missing or unfinished.
+        FileNotFoundError: If the run is missing or unfinished.
     """
     folder = Path(run) / "model"
     if not (folder / "ddt.json").is_file():
@@ -29,7 +29,8 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Co
     """Load the codec of a finished run: the tokenizer and decoder that its config names, with its renderer.
 
     Raises:
-        FileNotFoundError, ValueError: A part is missing, or they do not belong together.
+        FileNotFoundError: If a part is missing.
+        ValueError: If they do not belong together.
     """
     from omegaconf import OmegaConf
 
@@ -44,7 +45,7 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
         tokenizer: Folder of the tokenizer run; None looks for one of the right fingerprint beside the run.
 
     Raises:
-        FileNotFoundError: The run or a fitting tokenizer is missing.
+        FileNotFoundError: If the run or a fitting tokenizer is missing.
     """
     lm = load_language_model(run)
     lm.model.to(pick_device())
@@ -59,6 +60,10 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
 
 
 def need_instructions(lm: MultimodalLM, run: Path) -> None:
-    """Refuse a model that was only pretrained."""
+    """Refuse a model that was only pretrained.
+
+    Raises:
+        ValueError: If `lm` was not tuned on instructions.
+    """
     if lm.template != "instruction":
         raise ValueError(f"the model in '{run}' was not tuned on instructions; use a run of: ddt sft")

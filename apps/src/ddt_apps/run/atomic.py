@@ -12,12 +12,13 @@ def writing(path: Path) -> Iterator[Path]:
 
     An older file of that name is replaced, and parent folders are made.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with writing(Path(folder) / "note.txt") as file:
-    ...         _ = file.write_text("whole")
-    ...     (Path(folder) / "note.txt").read_text()
-    'whole'
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with writing(Path(folder) / "note.txt") as file:
+        ...         _ = file.write_text("whole")
+        ...     (Path(folder) / "note.txt").read_text()
+        'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")

@@ -58,18 +58,19 @@ def load_config(
         upgraded: Renames what an older version wrote.
 
     Raises:
-        FileNotFoundError: `source` does not exist; names the shipped ones.
-        ValueError: A key is unknown (names the nearest), a value has the wrong type, or the YAML cannot be read.
+        FileNotFoundError: If `source` does not exist; names the shipped ones.
+        ValueError: If a key is unknown (names the nearest), a value has the wrong type, or the YAML cannot be read.
 
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Optimizer:
-    ...     lr: float = 1e-3
-    ...     betas: tuple[float, float] = (0.9, 0.99)
-    >>> load_config(Optimizer, None, ["lr=3e-4"])
-    Optimizer(lr=0.0003, betas=(0.9, 0.99))
-    >>> load_config(Optimizer, None, ["beta=0"])
-    Traceback (most recent call last):
-    ValueError: unknown key 'beta'; did you mean 'betas'?
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Optimizer:
+        ...     lr: float = 1e-3
+        ...     betas: tuple[float, float] = (0.9, 0.99)
+        >>> load_config(Optimizer, None, ["lr=3e-4"])
+        Optimizer(lr=0.0003, betas=(0.9, 0.99))
+        >>> load_config(Optimizer, None, ["beta=0"])
+        Traceback (most recent call last):
+        ValueError: unknown key 'beta'; did you mean 'betas'?
     """
     import yaml
     from omegaconf import OmegaConf
@@ -94,14 +95,15 @@ def load_config(
 def save_config(config: Any, path: str | Path) -> None:
     """Write a dataclass as YAML that `load_config` reads back to an equal one.
 
-    >>> import tempfile
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Data:
-    ...     folder: Path = Path("shards")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_config(Data(Path("mine")), Path(folder) / "config.yaml")
-    ...     load_config(Data, Path(folder) / "config.yaml").folder.name
-    'mine'
+    Example:
+        >>> import tempfile
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Data:
+        ...     folder: Path = Path("shards")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_config(Data(Path("mine")), Path(folder) / "config.yaml")
+        ...     load_config(Data, Path(folder) / "config.yaml").folder.name
+        'mine'
     """
     from omegaconf import OmegaConf
 
@@ -112,11 +114,12 @@ def save_config(config: Any, path: str | Path) -> None:
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
     """Find the first field in which two configs of one class differ: its dotted name and both values, or None.
 
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Steps:
-    ...     steps: int
-    >>> first_difference(Steps(10), Steps(20))
-    ('steps', 10, 20)
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Steps:
+        ...     steps: int
+        >>> first_difference(Steps(10), Steps(20))
+        ('steps', 10, 20)
     """
     if old == new:
         return None

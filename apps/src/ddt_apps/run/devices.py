@@ -16,10 +16,11 @@ def pick_device(name: str = "auto") -> torch.device:
         name: "auto" (the accelerator if there is one, else the CPU), "cpu", "cuda" or "mps".
 
     Raises:
-        ValueError: The name is not supported, or this machine has no such device.
+        ValueError: If the name is not supported, or this machine has no such device.
 
-    >>> pick_device("cpu")
-    device(type='cpu')
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
     """
     present = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
@@ -36,8 +37,9 @@ def pick_precision(setting: str, device: torch.device) -> str:
 
     A CPU with bf16 instructions is 2 to 4 times faster in bf16 than in fp32, one without is 10 to 100 times slower.
 
-    >>> pick_precision("32-true", torch.device("cpu"))
-    '32-true'
+    Example:
+        >>> pick_precision("32-true", torch.device("cpu"))
+        '32-true'
     """
     if setting != "auto":
         return setting

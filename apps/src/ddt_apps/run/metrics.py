@@ -14,13 +14,14 @@ class MetricsFile:
         path: The file; it need not exist.
         step: The step that training continues from: later rows, and one that was cut off, are dropped.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     metrics = MetricsFile(Path(folder) / "metrics.csv")
-    ...     metrics.append(10, {"loss": 0.5})
-    ...     metrics.append(20, {"loss": 0.25, "usage": 1.0})
-    ...     read_metrics(metrics.path)["loss"]
-    ([10, 20], [0.5, 0.25])
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     metrics = MetricsFile(Path(folder) / "metrics.csv")
+        ...     metrics.append(10, {"loss": 0.5})
+        ...     metrics.append(20, {"loss": 0.25, "usage": 1.0})
+        ...     read_metrics(metrics.path)["loss"]
+        ([10, 20], [0.5, 0.25])
     """
 
     def __init__(self, path: Path, step: int = 0):

@@ -24,13 +24,14 @@ class StageProgress:
         unit: What a step is, for the rate ("it" gives "it/s").
         console: Where to write; stderr if None.
 
-    >>> import io
-    >>> log = io.StringIO()
-    >>> with StageProgress("pack", total=3, console=Console(file=log, width=100)) as progress:
-    ...     for step in range(3):
-    ...         progress.update(step + 1, loss=0.5)
-    >>> log.getvalue().splitlines()[-1].startswith("pack 3/3 loss 0.5")
-    True
+    Example:
+        >>> import io
+        >>> log = io.StringIO()
+        >>> with StageProgress("pack", total=3, console=Console(file=log, width=100)) as progress:
+        ...     for step in range(3):
+        ...         progress.update(step + 1, loss=0.5)
+        >>> log.getvalue().splitlines()[-1].startswith("pack 3/3 loss 0.5")
+        True
     """
 
     def __init__(self, stage: str, total: int, start: int = 0, unit: str = "it", console: Console | None = None):
@@ -56,7 +57,7 @@ class StageProgress:
         return self
 
     def update(self, step: int, **facts: float) -> None:
-        """Say that `step` steps are done; `facts` (such as loss=0.12) stay on the line until they are replaced."""
+        """Show that `step` steps are done; `facts` (such as loss=0.12) stay on the line until they are replaced."""
         self.facts |= facts
         if step < self._seen[-1][1]:
             self._seen.clear()  # another part of the stage, counted anew

@@ -35,7 +35,9 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         The manifest, or None if other ranks of torchrun are not done.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: Something is missing, in the way, or holds no pictures.
+        FileNotFoundError: If the shards are missing.
+        FileExistsError: If `out` holds something else.
+        ValueError: If the shards hold no pictures, or the VAE is missing.
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     source, space = Manifest.read(shards), LatentConfig.from_vae(vae)

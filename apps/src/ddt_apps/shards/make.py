@@ -27,12 +27,13 @@ def make_scenes(
         seed: Of the generator.
 
     Raises:
-        ValueError: A setting is out of its range.
-        FileExistsError: `out` holds something.
+        ValueError: If a setting is out of its range.
+        FileExistsError: If `out` holds something.
 
-    >>> import tempfile
-    >>> make_scenes(Path(tempfile.mkdtemp()) / "scenes", count=3, level="tiny").samples
-    3
+    Example:
+        >>> import tempfile
+        >>> make_scenes(Path(tempfile.mkdtemp()) / "scenes", count=3, level="tiny").samples
+        3
     """
     if split not in ("train", "unseen"):
         raise ValueError(f"split {split!r} is not known; use train or unseen")
@@ -64,16 +65,17 @@ def pack_source(
         buckets: Make a folder of shards for each of a few aspect ratios, in one process, instead of squares.
 
     Raises:
-        FileNotFoundError: The source is missing.
-        FileExistsError: `out` holds something.
-        ValueError: The source cannot be used; names what is wrong.
+        FileNotFoundError: If the source is missing.
+        FileExistsError: If `out` holds something.
+        ValueError: If the source cannot be used; names what is wrong.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = (folder / "prose.txt").write_text("A fox is red.\\nA bell rings.\\n")
-    >>> pack_source(folder / "prose.txt", folder / "shards")
-    >>> len(ddt_data.ShardDataset(folder / "shards"))
-    2
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "prose.txt").write_text("A fox is red.\\nA bell rings.\\n")
+        >>> pack_source(folder / "prose.txt", folder / "shards")
+        >>> len(ddt_data.ShardDataset(folder / "shards"))
+        2
     """
     if kind == "auto" and ddt_data.holds_texts(source):
         _told(ddt_data.pack_text(source, out), out)
@@ -106,7 +108,7 @@ def fetch_set(
         workers: Processes that draw emoji.
 
     Raises:
-        ValueError: The set is not known, or a package cannot be had.
+        ValueError: If the set is not known, or a package cannot be had.
     """
     with _progress("fetch", 0) as show:
         manifests = fetch(name, out, image_size, share_alike, workers, show)
@@ -117,14 +119,15 @@ def fetch_set(
 
 
 def check_shards(folder: Path, sheet: Path | None = None) -> bool:
-    """Read every sample of a shard folder, print what it holds, and tell whether all is well.
+    """Read every sample of a shard folder, print what it holds, and return whether all is well.
 
     Args:
         folder: A finished shard folder.
         sheet: PNG to write: up to 100 of its pictures.
 
     Raises:
-        FileNotFoundError, ValueError: The folder or its manifest is missing or cannot be read.
+        FileNotFoundError: If the folder or its manifest is missing.
+        ValueError: If the manifest cannot be read.
     """
     with _progress("check", 0) as show:
         found = ddt_data.check_folder(folder, sheet, show)
@@ -165,7 +168,7 @@ def _progress(stage: str, total: int) -> Iterator[Progress]:
 
 
 def _told(manifest: ddt_data.Manifest, out: Path) -> ddt_data.Manifest:
-    """Say on stderr what was written, and the first few inputs that were not."""
+    """Print on stderr what was written, and the first few inputs that were not."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left_out = f", {len(manifest.skipped)} inputs left out" if manifest.skipped else ""
     console.print(f"{manifest.samples} samples in {len(manifest.shards)} shards{left_out}: {out}", markup=False)

@@ -29,15 +29,17 @@ def peek(
         The words, a line for each sample.
 
     Raises:
-        FileNotFoundError, ValueError: The shards are missing, or hold ids and no tokenizer of theirs is named.
+        FileNotFoundError: If the shards are missing.
+        ValueError: If they hold ids and no tokenizer of theirs is named.
 
-    >>> import tempfile
-    >>> from ddt_apps.shards.make import make_scenes
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = make_scenes(folder / "scenes", count=4, level="tiny")
-    >>> words = peek(str(folder / "scenes"), folder / "batch.png", batch_size=2)
-    >>> len(words.splitlines()), (folder / "batch.png").is_file()
-    (2, True)
+    Example:
+        >>> import tempfile
+        >>> from ddt_apps.shards.make import make_scenes
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = make_scenes(folder / "scenes", count=4, level="tiny")
+        >>> words = peek(str(folder / "scenes"), folder / "batch.png", batch_size=2)
+        >>> len(words.splitlines()), (folder / "batch.png").is_file()
+        (2, True)
     """
     codec = Codec.from_pretrained(tokenizer) if tokenizer else None
     dataset = open_shards(shards)

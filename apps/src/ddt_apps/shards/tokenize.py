@@ -48,7 +48,9 @@ def tokenize_shards(
         The manifest, or None if other ranks are not done.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: Something is missing, in the way, of another size, or damaged.
+        FileNotFoundError: If the shards or the tokenizer are missing.
+        FileExistsError: If `out` holds something else.
+        ValueError: If the pictures are of another size, or a shard is damaged.
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers)
@@ -63,9 +65,9 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
         Samples that were compared.
 
     Raises:
-        FileNotFoundError: A folder is missing or unfinished.
-        ValueError: A shard differs: it is damaged, of another tokenizer or other pictures, or was made on another kind
-            of device; says how many samples do.
+        FileNotFoundError: If a folder is missing or unfinished.
+        ValueError: If a shard differs: it is damaged, of another tokenizer or other pictures, or was made on another
+            kind of device; says how many samples do.
     """
     found = Manifest.read(out)
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, found.latents is not None)
@@ -86,10 +88,11 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
 def plan_tokenizing(
     shards: Path, tokenizer: Path, batch_size: int, latents: bool, workers: int = 1
 ) -> tuple[Plan, int]:
-    """Say how id shards are made, and of how many samples.
+    """Return how id shards are made, and of how many samples.
 
     Raises:
-        FileNotFoundError, ValueError: See `tokenize_shards`.
+        FileNotFoundError: If the shards or the tokenizer are missing.
+        ValueError: If they do not fit one another.
     """
     codec, source = _load(str(tokenizer), workers), Manifest.read(shards)
     space = codec.tokenizer.config.latents

@@ -85,7 +85,7 @@ def instruction_example(sequences: Sequences, tasks: InstructionTasks) -> Callab
 
 
 def conversation(sample: dict[str, Any], rng: random.Random) -> list[Turn]:
-    """Turns about the picture of a sample, shown with the first question or drawn first; none if nothing is known."""
+    """Return turns about the picture of a sample, shown with the first question or drawn first; none if it has none."""
     ids, meta = torch.from_numpy(sample["ids"]), sample.get("meta", {})
     turns: list[Turn] = []
     if "text" in sample and rng.random() < 0.5:
@@ -100,10 +100,11 @@ def conversation(sample: dict[str, Any], rng: random.Random) -> list[Turn]:
 
 
 def text_lines(source: str) -> list[str]:
-    """Pieces of text of up to 2,000 characters: "prose" is the embedded text, else a folder of text shards, "" none.
+    """Return pieces of text of up to 2,000 characters: "prose" is embedded text, else a folder of text shards, "" none.
 
     Raises:
-        FileNotFoundError, ValueError: The shards are missing or hold no text.
+        FileNotFoundError: If the shards are missing.
+        ValueError: If they hold no text.
     """
     if source in ("", "prose"):
         return list(prose()) if source else []

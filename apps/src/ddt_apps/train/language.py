@@ -43,7 +43,7 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:
 
 
 def longest_text(lm: MultimodalLM, config: LanguageRun) -> int:
-    """Tokens after which plain text is cut."""
+    """Return after how many tokens plain text is cut."""
     return config.row_length or lm.model.config.max_position_embeddings
 
 

@@ -17,7 +17,11 @@ TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 
 
 def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
-    """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards."""
+    """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards.
+
+    Raises:
+        ValueError: If the backbone is no language model, or `codebook` is of another tokenizer.
+    """
     identity = dataset.manifest.tokenizer
     if config.backbone == "tiny":
         texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
@@ -59,7 +63,8 @@ def train(config: Pretrain) -> Path:
     """Train, or continue, and export the model to `model/` in the run folder, which is returned.
 
     Raises:
-        FileNotFoundError, ValueError: The id shards are missing or hold no ids; the run is of another config.
+        FileNotFoundError: If the id shards are missing.
+        ValueError: If they hold no ids, the run is of another config, or a gradient is not finite.
     """
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:

@@ -66,8 +66,9 @@ def train(config: TrainRenderer) -> Path:
     """Train, or continue, and export `renderer/` in the run folder, which is returned.
 
     Raises:
-        FileNotFoundError, ValueError: The shards or the tokenizer are missing, or of different sizes; the run is of
-            another config; a gradient is not finite.
+        FileNotFoundError: If the shards or the tokenizer are missing.
+        ValueError: If they are of different sizes, the shards hold no pictures, the run is of another config, or a
+            gradient is not finite.
     """
     codec = Codec.from_pretrained(config.tokenizer)
     pictures = open_pictures(config.data, codec.image_size, config.held_out)

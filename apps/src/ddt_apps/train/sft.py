@@ -15,8 +15,9 @@ def train(config: Tune) -> Path:
     """Tune, or continue, and export the model to `model/` in the run folder, which is returned.
 
     Raises:
-        FileNotFoundError: The id shards or the model are missing.
-        ValueError: The ids are of another tokenizer than the model was trained on; the run is of another config.
+        FileNotFoundError: If the id shards or the model are missing.
+        ValueError: If the ids are of another tokenizer than the model was trained on, the run is of another config, or
+            a gradient is not finite.
     """
     lm = load_language_model(config.model)
     dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)

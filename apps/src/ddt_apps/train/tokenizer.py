@@ -25,7 +25,8 @@ def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[D
     """Make the tokenizer and the decoder as they are before the first step; `cached` is the space of latent shards.
 
     Raises:
-        FileNotFoundError, ValueError: What they should start from is missing or of another shape; a VAE is missing.
+        FileNotFoundError: If what they should start from is missing.
+        ValueError: If it is of another shape, or a VAE is missing.
     """
     codec = config.codec
     if config.vae or cached:
@@ -65,7 +66,7 @@ def draw_latents(decoder: DDTDecoder, latents: Tensor) -> Tensor:
     """Turn held-out latents [n, C, h, w] into pictures [n, 3, H, W].
 
     Raises:
-        ValueError: The VAE is not there; training itself needs none.
+        ValueError: If the VAE is not there; training itself needs none.
     """
     try:
         return decoder.latent_space.decode(latents) if len(latents) else latents
@@ -88,8 +89,8 @@ def train(config: TrainTokenizer) -> Path:
     pictures, and below them what the decoder makes of their ids) and `health.json`.
 
     Raises:
-        FileNotFoundError, ValueError: The shards are missing, or of another picture size; the run is of another config;
-            a gradient is not finite.
+        FileNotFoundError: If the shards are missing.
+        ValueError: If they are of another picture size, the run is of another config, or a gradient is not finite.
     """
     run = Run(RUNS / config.name, config)
     if run.finished:

@@ -41,8 +41,8 @@ class Chat:
         """Answer a message, piece by piece: text, and for a picture its file and thumbnail.
 
         Raises:
-            FileNotFoundError: A picture that the message names does not exist.
-            ValueError: The message is too long for the model.
+            FileNotFoundError: If a picture that the message names does not exist.
+            ValueError: If the message is too long for the model.
         """
         question, said = self._parts(message), []
         self._make_room(question)
@@ -61,7 +61,7 @@ class Chat:
         self.history = [*self.history, (question, _joined(said))]
 
     def _parts(self, message: str) -> list[Part]:
-        """A message as texts and the ids of the pictures that it names."""
+        """Return a message as texts and the ids of the pictures that it names."""
         parts: list[Part] = []
         for word in message.split():
             path = Path(word.strip(",;:?!()'\""))
@@ -96,7 +96,7 @@ class Chat:
 
 
 def _joined(parts: list[Part], between: str = "") -> list[Part]:
-    """Neighbouring texts as one, without what is blank."""
+    """Join neighbouring texts to one, without what is blank."""
     joined: list[Part] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
@@ -108,10 +108,12 @@ def _joined(parts: list[Part], between: str = "") -> list[Part]:
 
 
 def thumbnail(picture: np.ndarray, columns: int = COLUMNS) -> str:
-    """A uint8 picture [H, W, 3] as coloured half blocks, two pixels a character, for a terminal with 24-bit colour.
+    """Return a uint8 picture [H, W, 3] as coloured half blocks, two pixels a character, for a 24-bit terminal.
 
-    >>> thumbnail(np.zeros((2, 2, 3), np.uint8), columns=1) == "\\x1b[38;2;0;0;0m\\x1b[48;2;0;0;0m\\u2580\\x1b[0m\\n"
-    True
+    Example:
+        >>> black = thumbnail(np.zeros((2, 2, 3), np.uint8), columns=1)
+        >>> black == "\\x1b[38;2;0;0;0m\\x1b[48;2;0;0;0m\\u2580\\x1b[0m\\n"
+        True
     """
     rows = max(1, round(columns * picture.shape[0] / picture.shape[1] / 2))
     small = np.asarray(Image.fromarray(picture).resize((columns, 2 * rows), Image.BOX))
@@ -126,7 +128,7 @@ def thumbnail(picture: np.ndarray, columns: int = COLUMNS) -> str:
 
 
 def _messages() -> Iterator[str]:
-    """What the user types, or what comes through a pipe, until its end or /quit."""
+    """Yield what the user types, or what comes through a pipe, until its end or /quit."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  (gives `input` a history)
 
