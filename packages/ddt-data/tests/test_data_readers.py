@@ -3,13 +3,17 @@
 import csv
 import io
 import json
+import os
+import pickle
 import tarfile
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from ddt_data import PackConfig, Record, Refused, ShardDataset, open_reader, pack_folder
 from ddt_data.readers import captions as captions_module
+from ddt_data.readers.layouts import find_reader
 from ddt_data.readers.records import Span
 
 COLOURS = {"a.jpg": "red", "b.png": "green", "sub/a.webp": "blue"}
@@ -216,6 +220,65 @@ def test_tars_with_bad_members(tmp_path):
     )
     pack_folder(tmp_path, tmp_path / "out", PackConfig(image_size=8))
     assert {sample["meta"]["source"] for sample in ShardDataset(tmp_path / "out")} == set(records)
+
+
+def lay_out(folder):
+    """Make a folder of each layout, with subfolders."""
+    for name in COLOURS:
+        paint(folder / "pictures" / name)
+        paint(folder / "list" / name)
+        paint(folder / "words" / name)
+        write(folder / "words", {name.rsplit(".", 1)[0] + ".txt": name})
+    write(folder / "list", {"captions.jsonl": "\n".join(json.dumps({"image": n, "text": n}) for n in COLOURS)})
+    for name in ("fox/1.png", "fox/2.png", "owl/1.png"):
+        paint(folder / "classes" / name)
+    for number in ("001", "002"):
+        write(folder / "pairs", {f"{number}/prompt.json": {"edit": "e", "input": "i", "output": "o"}})
+        paint(folder / "pairs" / number / "7_0.jpg")
+        paint(folder / "pairs" / number / "7_1.jpg")
+    paint(folder / "edits" / "sub" / "a.png")
+    write(folder / "edits", {"edits.jsonl": '{"source": "sub/a.png", "target": "sub/a.png", "instruction": "x"}'})
+    (folder / "tars" / "sub").mkdir(parents=True)
+    with tarfile.open(folder / "tars" / "0.tar", "w") as tar:
+        add(tar, "fox.jpg", jpeg())
+    return {path.name: path for path in folder.iterdir()} | {"one file": folder / "list" / "captions.jsonl"}
+
+
+LAYOUTS = ("pictures", "words", "list", "one file", "classes", "pairs", "edits", "tars")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_pack_lists_each_folder_once(tmp_path, monkeypatch, layout):
+    source, walks, listed = lay_out(tmp_path)[layout], [], Counter()
+    walk, scandir, listdir = os.walk, os.scandir, os.listdir
+
+    def counted(function):
+        def count(path="."):
+            listed[os.fspath(path)] += 1
+            return function(path)
+
+        return count
+
+    monkeypatch.setattr(os, "walk", lambda *args, **options: walks.append(args[0]) or walk(*args, **options))
+    monkeypatch.setattr(os, "scandir", counted(scandir))
+    monkeypatch.setattr(os, "listdir", counted(listdir))
+    assert pack_folder(source, tmp_path / "out", PackConfig(image_size=8, samples_per_shard=1)).samples
+    assert len(walks) == (layout != "edits")  # they are listed in a file
+    assert all(listed[name] <= 1 for name in listed if ".out.part" not in name), listed
+    if layout in ("pictures", "words", "list", "one file"):
+        assert sum(str(tmp_path / "out") not in name and ".out.part" not in name for name in listed) == 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_processes_read_what_one_has_listed(tmp_path, monkeypatch, layout):
+    source = lay_out(tmp_path)[layout]
+    _, records = open_reader(source)
+    records = list(records)
+    _, read = find_reader(source, "auto", None)
+    sent = pickle.dumps(read)
+    for name in ("walk", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, None)
+    assert list(pickle.loads(sent)()) == records and records
 
 
 @pytest.mark.parametrize(

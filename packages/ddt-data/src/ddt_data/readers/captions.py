@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddt_data.readers.folder import find_pictures, name_in
@@ -13,11 +13,15 @@ NAMES = ("file_name", "image", "path")  # what the column of the picture may be 
 TEXTS = ("text", "caption")  # and that of the caption
 
 
-def read_captions(file: str | Path) -> Iterator[Record | Refused]:
+def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Iterator[Record | Refused]:
     """Yield the pictures that a list names, sorted by name; file names are relative to the list.
 
     Columns beside the picture (`file_name`, `image` or `path`) and the caption (`text` or `caption`) go to `meta`.
     Pictures in the folder that the list does not name are refused, as are lines that cannot be used.
+
+    Args:
+        file: The list.
+        files: What `Listing` has found in the list's folder, if that is listed already.
 
     Raises:
         ValueError: The table lacks a column, or (.parquet) pyarrow is not installed.
@@ -41,7 +45,7 @@ def read_captions(file: str | Path) -> Iterator[Record | Refused]:
             records[record.name] = record
         except ValueError as error:
             refused.append(Refused(where, str(error)))
-    for path in find_pictures(file.parent):
+    for path in find_pictures(file.parent, files):
         if (name := name_in(file.parent, path)) not in records:
             refused.append(Refused(name, f"no caption in {file.name}; add it or remove the picture"))
     yield from sorted([*records.values(), *refused], key=lambda record: record.name)

@@ -1,14 +1,18 @@
 """Read class folders: `<class>/<picture>`, the class in words being the caption."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ddt_data.readers.folder import find_files, find_pictures, name_in
+from ddt_data.readers.folder import find_pictures, name_in
 from ddt_data.readers.records import Record, Refused
 
 
-def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
+def read_classes(folder: str | Path, files: Sequence[str] | None = None) -> Iterator[Record | Refused]:
     """Yield the pictures of class folders; `meta["label"]` is the folder's name, the caption the same in words.
+
+    Args:
+        folder: That holds the class folders.
+        files: What `Listing` has found there, if it is listed already.
 
     Example:
         >>> import tempfile
@@ -19,7 +23,7 @@ def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
         [('golden retriever', {'label': 'golden_retriever'})]
     """
     folder = Path(folder)
-    for path in find_pictures(folder):
+    for path in find_pictures(folder, files):
         name = name_in(folder, path)
         label, _, rest = name.partition("/")
         if not rest:
@@ -31,9 +35,9 @@ def read_classes(folder: str | Path) -> Iterator[Record | Refused]:
             yield Record(name, image=path, text=words, meta={"label": label})
 
 
-def has_classes(folder: Path) -> bool:
-    """Tell whether a folder is laid out so: no file at the top, two classes or more, pictures right inside, no text."""
-    pictures = find_pictures(folder)
+def has_classes(folder: Path, files: Sequence[str]) -> bool:
+    """Return whether the files of a folder are class folders: two or more, pictures right inside, and nothing else."""
+    pictures = find_pictures(folder, files)
     within = {path.parent for path in pictures}
     deep = any(path.parent.parent != folder for path in pictures)
-    return len(within) > 1 and not deep and len(pictures) == len(find_files(folder))
+    return len(within) > 1 and not deep and len(pictures) == len(files)

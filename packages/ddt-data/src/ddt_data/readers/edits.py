@@ -1,17 +1,18 @@
 """Read edit triples (source, instruction, target): a list of ours, MagicBrush, or InstructPix2Pix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddt_data.readers.captions import inside, read_rows
 from ddt_data.readers.coco import read_json
-from ddt_data.readers.folder import name_in
+from ddt_data.readers.folder import Listing, name_in
 from ddt_data.readers.records import Record, Refused, one_line
 
 LIST, MAGICBRUSH, PAIRS = "edits.jsonl", "edit_turns.json", "prompt.json"
+Pair = tuple[str, list[str]]  # paths of a prompt and of its source pictures
 
 
-def read_edits(folder: str | Path) -> Iterator[Record | Refused]:
+def read_edits(folder: str | Path, pairs: Sequence[Pair] | None = None) -> Iterator[Record | Refused]:
     """Yield edits: `image` is the source, `target` the result, `meta["edit"]` the instruction.
 
     Three layouts, told apart by what is there:
@@ -19,8 +20,12 @@ def read_edits(folder: str | Path) -> Iterator[Record | Refused]:
     `edit_turns.json` and `images/<id>/`, as MagicBrush comes;
     `<number>/prompt.json` beside `<seed>_0.jpg` and `<seed>_1.jpg`, as InstructPix2Pix comes.
 
+    Args:
+        folder: Where to look.
+        pairs: What `find_pairs` has found there, if it is listed already.
+
     Raises:
-        FileNotFoundError: The folder is laid out in none of these ways.
+        FileNotFoundError: If the folder is laid out in none of these ways.
 
     Example:
         >>> import tempfile
@@ -36,15 +41,27 @@ def read_edits(folder: str | Path) -> Iterator[Record | Refused]:
         yield from _listed(folder)
     elif (folder / MAGICBRUSH).is_file():
         yield from _magicbrush(folder)
-    elif has_pairs(folder):
-        yield from _pairs(folder)
+    elif pairs := pairs or find_pairs(Listing(folder)):
+        yield from _pairs(folder, pairs)
     else:
         raise FileNotFoundError(f"{folder} holds neither {LIST}, {MAGICBRUSH} nor */{PAIRS}; write an {LIST}")
 
 
-def has_pairs(folder: Path) -> bool:
-    """Tell whether a folder is laid out as InstructPix2Pix."""
-    return next(folder.glob(f"*/{PAIRS}"), None) is not None
+def has_list(folder: Path) -> bool:
+    """Return whether a file of a folder lists its edits."""
+    return (folder / LIST).is_file() or (folder / MAGICBRUSH).is_file()
+
+
+def find_prompts(listing: Listing) -> Iterator[Path]:
+    """Yield the prompts of a folder that is laid out as InstructPix2Pix, sorted; none of any other."""
+    prompts = (listing.folder / name / PAIRS for name in sorted(listing.top[0]))
+    return (prompt for prompt in prompts if prompt.exists())
+
+
+def find_pairs(listing: Listing) -> list[Pair]:
+    """Return each prompt with the source pictures beside it; none where a file lists the edits."""
+    prompts = [] if has_list(listing.folder) else find_prompts(listing)
+    return [(str(prompt), sorted(map(str, prompt.parent.glob("*_0.*")))) for prompt in prompts]
 
 
 def _listed(folder: Path) -> Iterator[Record | Refused]:
@@ -70,19 +87,18 @@ def _magicbrush(folder: Path) -> Iterator[Record | Refused]:
             yield Refused(name, str(error))
 
 
-def _pairs(folder: Path) -> Iterator[Record | Refused]:
-    for prompt in sorted(folder.glob(f"*/{PAIRS}")):
-        name = name_in(folder, prompt)
+def _pairs(folder: Path, pairs: Sequence[Pair]) -> Iterator[Record | Refused]:
+    for prompt, sources in pairs:
+        name = name_in(folder, Path(prompt))
         try:
-            words = read_json(prompt)
+            words = read_json(Path(prompt))
             row = {"instruction": words["edit"], "caption": words["input"], "target_caption": words["output"]}
-            sources = sorted(prompt.parent.glob("*_0.*"))
             if not sources:
                 raise ValueError("no pictures named <seed>_0 and <seed>_1 beside it")
         except (ValueError, KeyError, TypeError) as error:
             yield Refused(name, str(error))
             continue
-        for source in sources:
+        for source in map(Path, sources):
             target = source.with_name(source.stem[:-1] + "1" + source.suffix)
             pair = {"source": name_in(folder, source), "target": name_in(folder, target)}
             try:

@@ -2,21 +2,25 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from ddt_data.readers.folder import PICTURES, printable
+from ddt_data.readers.folder import PICTURES, Listing, printable
 from ddt_data.readers.records import Record, Refused, Span, one_line
 
 TEXTS = ("txt", "caption")
 
 
-def read_webdataset(folder: str | Path) -> Iterator[Record | Refused]:
+def read_webdataset(folder: str | Path, tars: Sequence[str] | None = None) -> Iterator[Record | Refused]:
     """Yield the samples of a folder of tars in order; pictures are read later, from their place in the tar.
 
     A sample is what shares a name up to the first dot: one picture, `.txt` or `.json` with a `caption`. The `.json`
     becomes `meta`. Nothing is unpacked; members with `..` in their name, links and repeated keys are refused, and of a
     tar that is cut off the whole samples before the cut are kept.
+
+    Args:
+        folder: Where to look.
+        tars: What `find_tars` has found there, if it is listed already.
 
     Example:
         >>> import io, tempfile
@@ -29,7 +33,7 @@ def read_webdataset(folder: str | Path) -> Iterator[Record | Refused]:
         >>> [(record.name, record.text) for record in read_webdataset(folder)]
         [('00000.tar/7', 'a cat')]
     """
-    for path in sorted(Path(folder).glob("*.tar")):
+    for path in map(Path, tars or find_tars(Listing(Path(folder)))):
         seen: set[str] = set()
         for key, members in _samples(path):
             name = printable(f"{path.name}/{key}")
@@ -42,6 +46,11 @@ def read_webdataset(folder: str | Path) -> Iterator[Record | Refused]:
                 yield _record(name, members)
             except ValueError as error:
                 yield Refused(name, str(error))
+
+
+def find_tars(listing: Listing) -> list[str]:
+    """Return the paths of the tars right inside of a folder, sorted."""
+    return [str(listing.folder / name) for name in sorted(listing.top[1]) if name.endswith(".tar")]
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span] | str]]:

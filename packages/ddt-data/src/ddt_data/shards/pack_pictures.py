@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import ImageColor
 
-from ddt_data.readers.layouts import open_reader
+from ddt_data.readers.layouts import Reader, find_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Made, Plan, Progress, build
@@ -91,11 +91,11 @@ def pack_folder(
         (1, ['broken.png'])
     """
     config = config or PackConfig()
-    found, _ = open_reader(source, kind, images)  # fails early
-    tasks = partial(_tasks, str(source), kind, str(images) if images else None, config)
+    found, read = find_reader(source, kind, images)  # fails early
     said = f"{found} {Path(source).name}"
     manifest = Manifest(0, (), source=said, licence=licence, image_size=config.image_size)
-    return build(out, Plan(tasks, partial(write_records, config), manifest), workers, progress=progress)
+    plan = Plan(partial(_tasks, read, config), partial(write_records, config), manifest)
+    return build(out, plan, workers, progress=progress)
 
 
 def pack_records(
@@ -180,8 +180,8 @@ def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sa
     return {**sample, "meta": {**record.meta, "source": record.name}}
 
 
-def _tasks(source: str, kind: str, images: str | None, config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
-    return _chunks(open_reader(source, kind, images)[1], config)
+def _tasks(read: Reader, config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
+    return _chunks(read(), config)
 
 
 def _chunks(records: Iterable[Record | Refused], config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
