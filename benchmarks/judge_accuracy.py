@@ -5,17 +5,21 @@ python benchmarks/judge_accuracy.py [--scenes 2000] [--level standard]
 
 import argparse
 import random
+import runpy
 import time
+from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from ddt_data import Judge, render
-from ddt_data.damage import LEVELS, damage
 from ddt_data.sceneeval.judge import JUDGES
 from ddt_data.sceneeval.prompts import canvas_of, contradict, level_config, load_prompts, scene_for
 from ddt_data.sceneeval.verdicts import verdict
 
+SCRIPT = Path(__file__).parent.parent / "packages" / "ddt-data" / "scripts" / "damage.py"
+LEVELS, damage = itemgetter("LEVELS", "damage")(runpy.run_path(str(SCRIPT)))
 FIRST_SEED = 1_000_000  # scenes that no training and no evaluation draws
 WRONG = ("noun", "count", "colour", "relation", "size")
 

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from damage import damage
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ddt_data.damage import damage
 from ddt_data.sceneeval.judge import STRIDE, Judge
 from ddt_data.scenes.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 from ddt_data.scenes.sprites import load_sprites, load_tinted, tint

@@ -1,13 +1,18 @@
 """The embedded judges read scenes, also damaged ones, and say the same whatever the batch."""
 
+import runpy
+from operator import itemgetter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from ddt_data import Judge, level_config, load_prompts, render, scene_for, verdict
-from ddt_data.damage import LEVELS, damage
 from ddt_data.sceneeval.judge import JUDGES, judge_file, judge_hash
 
+SCRIPT = Path(__file__).parent.parent / "scripts" / "damage.py"
+LEVELS, damage = itemgetter("LEVELS", "damage")(runpy.run_path(str(SCRIPT)))
 each_judge = pytest.mark.parametrize("name", JUDGES)
 
 
