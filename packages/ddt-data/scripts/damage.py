@@ -31,7 +31,7 @@ def damage(pictures: NDArray[np.uint8], level: str, rng: np.random.Generator) ->
         uint8 [N, H, W, 3].
 
     Raises:
-        ValueError: The level is unknown.
+        ValueError: If the level is unknown.
 
     Example:
         >>> damage(np.zeros((2, 64, 64, 3), np.uint8), "heavy", np.random.default_rng(0)).shape

@@ -53,7 +53,7 @@ def test_pictures_are_packed_by_shape_and_batches_stack(tmp_path):
     exif[0x0112] = 6  # lies on its side: upright it is a portrait
     Image.new("RGB", (160, 90)).save(tmp_path / "photos" / "turned.jpg", exif=exif)
     (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
-    config = PackConfig(64, image_format="png")
+    config = PackConfig(image_size=64, image_format="png")
     made = pack_buckets(open_reader(tmp_path / "photos")[1], tmp_path / "out", config)
     assert {name: manifest.samples for name, manifest in made.items()} == {"48x80": 9, "64x64": 8, "80x48": 8}
     assert [entry["name"] for entry in made["64x64"].skipped] == ["bad.png"]

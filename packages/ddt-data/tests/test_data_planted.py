@@ -200,7 +200,7 @@ def test_every_good_sample_arrives_and_every_bad_one_is_named(tmp_path, plant, p
     good, bad = plant(tmp_path / "source")
     assert len(bad) >= planted
     before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
-    config = PackConfig(SIZE, image_format="png", samples_per_shard=7)
+    config = PackConfig(image_size=SIZE, image_format="png", samples_per_shard=7)
     manifest = pack_folder(tmp_path / "source", tmp_path / "out", config, workers=workers)
     samples = {sample["meta"]["source"]: sample for sample in ShardDataset(tmp_path / "out")}
     extra = {name for name in samples if name.startswith("1.tar/")}  # what came before the cut
@@ -221,5 +221,5 @@ def test_every_good_sample_arrives_and_every_bad_one_is_named(tmp_path, plant, p
 def test_strict_stops_at_the_first_bad_input_by_name(tmp_path):
     plant_folder(tmp_path / "source")
     with pytest.raises(ValueError, match=r"bad/bomb.png: .*pixels.*strict=False") as caught:
-        pack_folder(tmp_path / "source", tmp_path / "out", PackConfig(SIZE, strict=True))
+        pack_folder(tmp_path / "source", tmp_path / "out", PackConfig(image_size=SIZE, strict=True))
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -67,7 +67,7 @@ def data_pack(
     from ddt_apps.shards.make import pack_source
     from ddt_data import PackConfig
 
-    config = PackConfig(image_size, strict=strict, background=background)
+    config = PackConfig(image_size=image_size, strict=strict, background=background)
     pack_source(source, out, config, kind=kind, images=images, licence=licence, workers=workers, buckets=buckets)
 
 

@@ -14,7 +14,7 @@ TEXTS = ("text", "caption")  # and that of the caption
 
 
 def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Iterator[Record | Refused]:
-    """Yield the pictures that a list names, sorted by name; file names are relative to the list.
+    r"""Yield the pictures that a list names, sorted by name; file names are relative to the list.
 
     Columns beside the picture (`file_name`, `image` or `path`) and the caption (`text` or `caption`) go to `meta`.
     Pictures in the folder that the list does not name are refused, as are lines that cannot be used.
@@ -24,13 +24,13 @@ def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Itera
         files: What `Listing` has found in the list's folder, if that is listed already.
 
     Raises:
-        ValueError: The table lacks a column, or (.parquet) pyarrow is not installed.
+        ValueError: If the table lacks a column, or (.parquet) pyarrow is not installed.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "a.png").write_bytes(b"...")
-        >>> _ = (folder / "captions.csv").write_text("file_name,text\\na.png,a fox\\nb.png,an owl\\n")
+        >>> _ = (folder / "captions.csv").write_text("file_name,text\na.png,a fox\nb.png,an owl\n")
         >>> [record.name for record in read_captions(folder / "captions.csv")]
         ['a.png', 'captions.csv, line 3']
     """
@@ -55,7 +55,7 @@ def inside(folder: Path, name: object) -> Path:
     """Turn a file name of a list into a path, which must lie in the folder and exist.
 
     Raises:
-        ValueError: It is no text, leads out of the folder, or there is no such file.
+        ValueError: If it is no text, leads out of the folder, or there is no such file.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is no file name")

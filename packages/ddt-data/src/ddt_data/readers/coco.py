@@ -16,7 +16,7 @@ def read_coco(file: str | Path, images: str | Path | None = None) -> Iterator[Re
         images: Folder of the pictures; by default the folder beside the file, or one level up, that holds the first.
 
     Raises:
-        ValueError: The file is not of this format, or no folder holds its pictures.
+        ValueError: If the file is not of this format, or no folder holds its pictures.
 
     Example:
         >>> import tempfile
@@ -52,7 +52,7 @@ def read_coco(file: str | Path, images: str | Path | None = None) -> Iterator[Re
 
 
 def is_coco(found: object) -> bool:
-    """Tell whether a JSON is a COCO captions file."""
+    """Return whether a JSON is a COCO captions file."""
     return isinstance(found, dict) and all(isinstance(found.get(key), list) for key in ("images", "annotations"))
 
 
@@ -60,8 +60,8 @@ def read_json(file: Path) -> object:
     """Read a JSON file.
 
     Raises:
-        FileNotFoundError: It is missing.
-        ValueError: It is no JSON in UTF-8.
+        FileNotFoundError: If it is missing.
+        ValueError: If it is no JSON in UTF-8.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def find_pictures_of(file: Path, names: list[str]) -> Path:
     """Find the folder that the file names of a list are relative to, near the list.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     near = [file.parent, file.parent.parent]
     places = [*near, *(path for top in near for path in sorted(top.iterdir()) if path.is_dir())]

@@ -91,10 +91,10 @@ def find_pictures(folder: Path, files: Sequence[str] | None = None) -> list[Path
 
 
 def name_in(folder: Path, path: Path) -> str:
-    """Name a file by its path in the folder."""
+    """Return the path of a file in the folder, as messages name it."""
     return printable(path.relative_to(folder).as_posix())
 
 
 def printable(name: str) -> str:
-    """Put a mark in the place of bytes of a file name that are no UTF-8."""
+    """Replace the bytes of a file name that are no UTF-8 by a mark."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -32,8 +32,8 @@ def open_reader(
         The kind, and an iterator over records and what is refused.
 
     Raises:
-        FileNotFoundError: The source is missing.
-        ValueError: It holds no pictures, two kinds of captions, or is of no known kind.
+        FileNotFoundError: If the source is missing.
+        ValueError: If it holds no pictures, two kinds of captions, or is of no known kind.
 
     Example:
         >>> import tempfile

@@ -11,20 +11,20 @@ MARK = "<image>"
 
 
 def read_llava(file: str | Path, images: str | Path | None = None) -> Iterator[Record | Refused]:
-    """Yield the conversations of a LLaVA-style file; turns become `meta["questions"]`, each with its answer.
+    r"""Yield the conversations of a LLaVA-style file; turns become `meta["questions"]`, each with its answer.
 
     Args:
         file: A JSON list of {"id", "image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}.
         images: Folder that the names of pictures are relative to; by default the one near the file that holds some.
 
     Raises:
-        ValueError: The file is not of this format, or no folder holds its pictures.
+        ValueError: If the file is not of this format, or no folder holds its pictures.
 
     Example:
         >>> import json, tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "1.jpg").write_bytes(b"...")
-        >>> turns = [{"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
+        >>> turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
         >>> _ = (folder / "sft.json").write_text(json.dumps([{"image": "1.jpg", "conversations": turns}]))
         >>> next(read_llava(folder / "sft.json")).meta["questions"]
         [{'kind': 'instruction', 'question': 'What is it?', 'answer': 'A cat.'}]
@@ -48,7 +48,7 @@ def read_llava(file: str | Path, images: str | Path | None = None) -> Iterator[R
 
 
 def is_llava(found: object) -> bool:
-    """Tell whether a JSON is such a list."""
+    """Return whether a JSON is a list of conversations."""
     return isinstance(found, list) and any(isinstance(entry, dict) and "conversations" in entry for entry in found)
 
 

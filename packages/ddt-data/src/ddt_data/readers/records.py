@@ -13,7 +13,7 @@ class Span:
     size: int
 
     def read(self) -> bytes:
-        """Read them.
+        """Read the bytes.
 
         Example:
             >>> import tempfile
@@ -60,13 +60,13 @@ def bytes_or_path(picture: Picture) -> bytes | Path:
 
 
 def one_line(text: object) -> str:
-    """Join all white space, as captions are stored.
+    r"""Join all white space, as captions are stored.
 
     Raises:
-        ValueError: It is no text, or empty.
+        ValueError: If it is no text, or empty.
 
     Example:
-        >>> one_line(" a cat \\n on a sofa ")
+        >>> one_line(" a cat \n on a sofa ")
         'a cat on a sofa'
     """
     if not isinstance(text, str) or not (words := " ".join(text.split())):

@@ -93,7 +93,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span] | str]]:
 
 
 def _has_end(path: Path, size: int) -> bool:
-    """Tell whether a tar ends in zeros, as all do; tarfile takes a cut between two members for the end."""
+    """Return whether a tar ends in zeros, as all do; tarfile takes a cut between two members for the end."""
     return size % 512 == 0 and not any(Span(path, max(0, size - 512), 512).read())
 
 

@@ -62,7 +62,7 @@ def _down(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Finds things by a heat map per noun (CenterNet, arXiv:1904.07850), with the colour pooled over each thing.
+    """Find things by a heat map per noun (CenterNet, arXiv:1904.07850), with the colour pooled over each thing.
 
     Fully convolutional: a picture of twice the side is read at twice as many cells.
 
@@ -112,7 +112,8 @@ class Judge(nn.Module):
         Args:
             colour: Map [B, C + 1, h, w] of `forward`.
             row: Picture of each of n things, int64 [n].
-            x, y: Their centres [n], in cells.
+            x: Their centres [n] from the left, in cells.
+            y: Their centres [n] from the top, in cells.
             side: Their sides [n], in cells.
 
         Returns:
@@ -194,8 +195,8 @@ class Judge(nn.Module):
         """Load an embedded judge, "a" or "b", or a file of `save_pretrained`.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It was trained on other nouns, or an embedded one is not the one that was shipped.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it was trained on other nouns, or an embedded one is not the one that was shipped.
         """
         path = judge_file(name_or_path)
         if not path.is_file():

@@ -49,10 +49,10 @@ class Prompt:
 
 
 def level_config(level: str) -> SceneConfig:
-    """What scenes of a level may hold: "tiny" (32 px, the demo's), "standard" (64 px), "hard" (128 px, crowds).
+    """Return what scenes of a level hold: "tiny" (32 px, the demo's), "standard" (64 px), "hard" (128 px, crowds).
 
     Raises:
-        ValueError: The level is unknown.
+        ValueError: If the level is unknown.
 
     Example:
         >>> level_config("hard").image_size
@@ -64,12 +64,12 @@ def level_config(level: str) -> SceneConfig:
 
 
 def canvas_of(level: str) -> int:
-    """Side in pixels at which a judge reads pictures of a level."""
+    """Return the side in pixels at which a judge reads pictures of a level."""
     return 128 if level == "hard" else 64
 
 
 def prompts_file(level: str) -> Path:
-    """Path of the fixed prompts of a level, JSON lines."""
+    """Return the path of the fixed prompts of a level, JSON lines."""
     level_config(level)
     return Path(str(files("ddt_data.sceneeval").joinpath("levels", f"{level}.jsonl")))
 
@@ -84,7 +84,7 @@ def load_prompts(level: str = "standard") -> tuple[Prompt, ...]:
     """Read the fixed prompts of a level.
 
     Raises:
-        ValueError: The level is unknown.
+        ValueError: If the level is unknown.
 
     Example:
         >>> prompts = load_prompts("standard")
@@ -179,7 +179,7 @@ def _prompt(category: str, asked: tuple[Asked, ...], where: str | None) -> Promp
 
 
 def _combinations(asked: tuple[Asked, ...], where: str | None) -> list[str]:
-    """Name what a prompt combines, as `ddt_data.scenes.scene.combinations_of` does for a scene."""
+    """List what a prompt combines, as `ddt_data.scenes.scene.combinations_of` does for a scene."""
     names = [f"colour {item.noun} {item.colour}" for item in asked if item.colour]
     names += [f"count {item.noun} {item.count}" for item in asked if item.count > 1]
     names += [f"pair {a} {b}" for a, b in combinations(sorted(item.noun for item in asked), 2)]

@@ -58,7 +58,7 @@ def verdict(prompt: Prompt, seen: list[Seen]) -> Verdict:
 
 
 def shows(scene: Scene, seen: list[Seen], picture: NDArray[np.uint8]) -> Verdict:
-    """Tell whether a picture shows a scene: its things, their tints and places, and its background.
+    """Return whether a picture shows a scene: its things, their tints and places, and its background.
 
     Args:
         scene: The truth; its coordinates are pixels of the picture.
@@ -87,7 +87,7 @@ def shows(scene: Scene, seen: list[Seen], picture: NDArray[np.uint8]) -> Verdict
 
 
 def background_of(picture: NDArray[np.uint8]) -> str:
-    """Name the background of a picture uint8 [H, W, 3]: the named colour nearest to the median of its rim.
+    """Return the background of a picture uint8 [H, W, 3]: the named colour nearest to the median of its rim.
 
     Example:
         >>> background_of(np.full((8, 8, 3), 255, np.uint8))
@@ -99,7 +99,7 @@ def background_of(picture: NDArray[np.uint8]) -> str:
 
 
 def side_of(first: tuple[float, float], second: tuple[float, float]) -> str:
-    """Where the first centre (x, y) lies as seen from the second: one of `RELATIONS`, by the larger offset."""
+    """Return where the first centre (x, y) lies as seen from the second: one of `RELATIONS`, by the larger offset."""
     dx, dy = first[0] - second[0], first[1] - second[1]
     if abs(dx) > abs(dy):
         return "left of" if dx < 0 else "right of"

@@ -11,7 +11,7 @@ TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a drawing of {}", "ther
 
 
 def plural(noun: str) -> str:
-    """Give the plural of a noun.
+    """Return the plural of a noun.
 
     Example:
         >>> plural("fox"), plural("butterfly"), plural("fish")
@@ -55,7 +55,7 @@ def caption(
     size_words: float = 0.0,
     image_size: int = 64,
 ) -> str:
-    """Say what a scene shows.
+    """Write a caption of a scene.
 
     Names every object with its number and, where tinted, its colour; order and phrasing are drawn.
 
@@ -102,7 +102,7 @@ def caption(
 
 
 def _middle(objects: list[SceneObject]) -> int | None:
-    """Which of three different objects lies between the others, if one does."""
+    """Return which of three different objects lies between the others, None if none does."""
     if len(objects) != 3 or len({thing.noun for thing in objects}) != 3:
         return None
     for i in range(3):

@@ -8,28 +8,19 @@ from ddt_data.scenes.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 LAYOUTS = ("single", "two", "count", "mixed")
 
 # Nouns that can be told apart at 16 px.
+# fmt: off
 TINY_NOUNS = (
-    "apple",
-    "mushroom",
-    "tree",
-    "cactus",
-    "cat",
-    "penguin",
-    "fish",
-    "car",
-    "house",
-    "umbrella",
-    "star",
-    "heart",
+    "apple", "mushroom", "tree", "cactus", "cat", "penguin", "fish", "car", "house", "umbrella", "star", "heart",
 )
+# fmt: on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SceneConfig:
     """What scenes may hold.
 
     Raises:
-        ValueError: A name is unknown or a number is out of its range.
+        ValueError: If a name is unknown or a number is out of its range.
 
     Example:
         >>> SceneConfig(image_size=128, max_objects=2).max_objects
@@ -92,7 +83,7 @@ class SceneConfig:
 
     @classmethod
     def tiny(cls) -> Self:
-        """32 px scenes of one or two large objects in few strong colours: the quickest to learn.
+        """Return the config of 32 px scenes of one or two large objects in strong colours: the quickest to learn.
 
         Example:
             >>> SceneConfig.tiny().image_size
@@ -113,7 +104,7 @@ class SceneConfig:
 
     @classmethod
     def hard(cls) -> Self:
-        """128 px scenes of up to eight things of all sizes that overlap.
+        """Return the config of 128 px scenes of up to eight things of all sizes that overlap.
 
         Example:
             >>> SceneConfig.hard().max_objects

@@ -47,7 +47,7 @@ def make_edit(
         possible but for "add", which leaves the distance open.
 
     Raises:
-        ValueError: A kind is unknown, or none of the kinds fits the scene.
+        ValueError: If a kind is unknown, or none of the kinds fits the scene.
 
     Example:
         >>> from ddt_data import SceneGenerator

@@ -32,7 +32,7 @@ class Said:
 
 
 def parse_caption(text: str) -> Said:
-    """Understand a caption as far as it follows the grammar of `ddt_data.caption`.
+    """Parse a caption as far as it follows the grammar of `ddt_data.caption`.
 
     Args:
         text: Any text.
@@ -67,7 +67,7 @@ def parse_caption(text: str) -> Said:
 
 
 def _phrase(text: str) -> tuple[str, str | None, int] | None:
-    """Noun, colour and number of "two blue foxes"."""
+    """Return noun, colour and number of "two blue foxes"."""
     words = text.split()
     if not words or words[-1] not in SINGULAR:
         return None
@@ -76,7 +76,7 @@ def _phrase(text: str) -> tuple[str, str | None, int] | None:
 
 
 def true_relations(scene: Scene) -> set[tuple[str, ...]]:
-    """What may be said of where the things of a scene lie, both ways round, where a caption may say it at all."""
+    """Return what may be said of where the things of a scene lie, both ways round, where a caption may say it."""
     things = scene.objects
     if len(things) != len(scene.counts):
         return set()
@@ -94,5 +94,5 @@ def true_relations(scene: Scene) -> set[tuple[str, ...]]:
 
 
 def what_it_shows(scene: Scene) -> Counter[tuple[str, str | None]]:
-    """How many things of each (noun, colour) a scene has; colour None for natural colours."""
+    """Count the things of each (noun, colour) in a scene; colour None for natural colours."""
     return Counter((thing.noun, thing.colour) for thing in scene.objects)

@@ -49,7 +49,7 @@ def make_questions(scene: Scene, config: SceneConfig, rng: random.Random, count:
 
 
 def _only(scene: Scene) -> list[SceneObject]:
-    """The objects that their noun alone tells apart."""
+    """Return the objects that their noun alone tells apart."""
     return [thing for thing in scene.objects if scene.counts[thing.noun] == 1]
 
 
@@ -59,7 +59,7 @@ def _absent(scene: Scene, config: SceneConfig, rng: random.Random) -> str | None
 
 
 def _related(scene: Scene, rng: random.Random) -> tuple[SceneObject, str, SceneObject] | None:
-    """Two different objects, in drawn order, and how they lie, where that is clear."""
+    """Return two different objects, in drawn order, and how they lie, where that is clear."""
     if len(scene.objects) != 2 or len(scene.counts) != 2:
         return None
     first, second = rng.sample(scene.objects, 2)

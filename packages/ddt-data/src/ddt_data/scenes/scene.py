@@ -55,7 +55,7 @@ class Scene:
 
 
 def relation(first: SceneObject, second: SceneObject) -> str | None:
-    """Say where the first object lies as seen from the second, by the axis along which they are further apart.
+    """Return where the first object lies as seen from the second, by the axis along which they are further apart.
 
     Returns:
         One of `RELATIONS`, or None where the two axes are too close to call (within a factor 1.25).
@@ -74,7 +74,7 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
 
 
 def place(thing: SceneObject, image_size: int) -> str | None:
-    """Say in which quarter of the picture an object lies.
+    """Return the quarter of the picture in which an object lies.
 
     Returns:
         One of "top left", "top right", "bottom left", "bottom right"; None where its centre is within a sixteenth of
@@ -91,10 +91,12 @@ def place(thing: SceneObject, image_size: int) -> str | None:
 
 
 def between(middle: SceneObject, first: SceneObject, second: SceneObject, tolerance: float = 0.25) -> bool:
-    """Tell whether an object lies between two others: near the line from one to the other, and near its middle.
+    """Return whether an object lies between two others: near the line from one to the other, and near its middle.
 
     Args:
-        middle, first, second: The objects.
+        middle: The object in question.
+        first: One of the others.
+        second: The other one.
         tolerance: How far from the middle of the line it may be, as a share of the line's length.
 
     Example:
@@ -108,14 +110,14 @@ def between(middle: SceneObject, first: SceneObject, second: SceneObject, tolera
 def lies_between(
     middle: tuple[float, float], first: tuple[float, float], second: tuple[float, float], tolerance: float
 ) -> bool:
-    """`between` for centres (x, y)."""
+    """Return what `between` does, for centres (x, y)."""
     (x, y), (x0, y0), (x1, y1) = middle, first, second
     length = math.hypot(x1 - x0, y1 - y0)
     return math.hypot(x - (x0 + x1) / 2, y - (y0 + y1) / 2) <= tolerance * length
 
 
 def size_word(share: float) -> str | None:
-    """Name a thing's size, a share of the picture's side: "large" from 0.27, "small" up to 0.17, else None.
+    """Return "large" for a share of the picture's side from 0.27, "small" for one up to 0.17, else None.
 
     Example:
         >>> size_word(0.3), size_word(0.2)
@@ -131,7 +133,7 @@ def _blank(background: str, image_size: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=8192)
 def _layers(noun: str, style: str, colour: str | None, size: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Ready to blend: the colours of a sprite, rounded for the division by 255, and the share of canvas that stays."""
+    """Return what blending needs: the colours of a sprite, rounded for the division by 255; the share that stays."""
     drawn = sprite(noun, style, colour, size).astype(np.uint16)
     kept = np.repeat(255 - drawn[..., 3:], 3, axis=-1)
     return drawn[..., :3] * 255 + 127, kept
@@ -162,7 +164,7 @@ def render(scene: Scene, config: SceneConfig, behind: NDArray[np.uint8] | None =
 
 
 def combinations_of(scene: Scene) -> list[str]:
-    """Name the combinations that a scene shows: noun pairs, (noun, colour), (noun, count), (noun pair, relation).
+    """List the combinations that a scene shows: noun pairs, (noun, colour), (noun, count), (noun pair, relation).
 
     Example:
         >>> combinations_of(Scene("white", (SceneObject("fox", "noto", "blue", 0, 0, 20),)))
@@ -182,7 +184,7 @@ def combinations_of(scene: Scene) -> list[str]:
 
 
 def in_split(scene: Scene, split: str) -> bool:
-    """Tell whether a scene belongs to a split: "train" shows no held-out combination, "unseen" at least one."""
+    """Return whether a scene belongs to a split: "train" shows no held-out combination, "unseen" at least one."""
     return any(is_held_out(name) for name in combinations_of(scene)) == (split == "unseen")
 
 
@@ -195,7 +197,7 @@ class SceneGenerator:
         split: "train" never shows a held-out combination, "unseen" always shows one.
 
     Raises:
-        ValueError: The split is unknown, or (on access) the config leaves nothing for it to show.
+        ValueError: If the split is unknown, or (on access) the config leaves nothing for it to show.
 
     Example:
         >>> scenes = SceneGenerator(SceneConfig(), seed=0)
@@ -297,7 +299,7 @@ class SceneGenerator:
 
 
 def _covered(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
-    """Share of the smaller square that the other covers."""
+    """Return the share of the smaller square that the other covers."""
     (ax, ay, a_size), (bx, by, b_size) = a, b
     across = min(ax + a_size, bx + b_size) - max(ax, bx)
     down = min(ay + a_size, by + b_size) - max(ay, by)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=65536)
 def is_held_out(name: str) -> bool:
-    """Tell whether a combination is held out: one name in ten, on every machine and in every version alike.
+    """Return whether a combination is held out: one name in ten, on every machine and in every version alike.
 
     Args:
         name: What is combined, such as "pair bell fox" or "colour fox blue".

@@ -28,7 +28,7 @@ def load_sprites(size: int) -> NDArray[np.uint8]:
         Read-only uint8 [len(STYLES), len(NOUNS), size, size, 4], RGBA in 0..255 with R, G, B <= A.
 
     Raises:
-        ValueError: `size` is below 1.
+        ValueError: If `size` is below 1.
 
     Example:
         >>> load_sprites(20).shape

@@ -21,7 +21,7 @@ def load_easy_vqa(cache: Path | None = None) -> dict[str, Split]:
     """Fetch `train` (4,000 pictures, 38,575 questions) and `held-out` (1,000, 9,673), as their author split them.
 
     Raises:
-        ValueError: The package cannot be had.
+        ValueError: If the package cannot be had.
     """
     files = dict(read_archive(fetch(EASY_VQA, cache=cache)))
     splits = {}

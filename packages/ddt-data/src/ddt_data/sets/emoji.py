@@ -24,86 +24,54 @@ def _iconify(name: str, version: str, sha256: str, licence: str, what: str) -> P
     return Pinned("npm", f"@iconify-json/{name}", version, sha256, licence, what)
 
 
+# fmt: off
 STYLES = {  # in words, as captions name them
     "Twemoji": _iconify(
-        "twemoji",
-        "1.2.5",
-        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
-        "CC-BY-4.0",
-        "Twemoji, by Twitter and its contributors",
+        "twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+        "CC-BY-4.0", "Twemoji, by Twitter and its contributors",
     ),
     "Noto": _iconify(
-        "noto",
-        "1.2.9",
-        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
-        "Apache-2.0",
-        "Noto Emoji, by Google",
+        "noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+        "Apache-2.0", "Noto Emoji, by Google",
     ),
     "old Noto": _iconify(
-        "noto-v1",
-        "1.2.5",
-        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
-        "Apache-2.0",
-        "Noto Emoji v1, by Google",
+        "noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        "Apache-2.0", "Noto Emoji v1, by Google",
     ),
     "Fluent 3D": Pinned(
-        "npm",
-        "@lobehub/fluent-emoji-3d",
-        "1.1.0",
-        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-        "MIT",
-        "Fluent Emoji (3D), by Microsoft",
+        "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        "MIT", "Fluent Emoji (3D), by Microsoft",
     ),
     "Fluent flat": _iconify(
-        "fluent-emoji-flat",
-        "1.2.6",
-        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        "MIT",
-        "Fluent Emoji (flat), by Microsoft",
+        "fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        "MIT", "Fluent Emoji (flat), by Microsoft",
     ),
     "Fluent": _iconify(
-        "fluent-emoji",
-        "1.2.7",
-        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
-        "MIT",
-        "Fluent Emoji (gradients), by Microsoft",
+        "fluent-emoji", "1.2.7", "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+        "MIT", "Fluent Emoji (gradients), by Microsoft",
     ),
     "EmojiOne": _iconify(
-        "emojione",
-        "1.2.3",
-        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-        "CC-BY-4.0",
-        "EmojiOne 2, by Emoji One",
+        "emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        "CC-BY-4.0", "EmojiOne 2, by Emoji One",
     ),
     "Firefox": _iconify(
-        "fxemoji",
-        "1.2.2",
-        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
-        "Apache-2.0",
-        "Firefox OS Emoji, by Mozilla",
+        "fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        "Apache-2.0", "Firefox OS Emoji, by Mozilla",
     ),
     "Streamline": _iconify(
-        "streamline-emojis",
-        "1.2.4",
-        "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
-        "CC-BY-4.0",
-        "Streamline Emojis, by Streamline",
+        "streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
+        "CC-BY-4.0", "Streamline Emojis, by Streamline",
     ),
     "OpenMoji": _iconify(
-        "openmoji",
-        "1.2.29",
-        "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
-        "CC-BY-SA-4.0",
-        "OpenMoji, by the students of HfG Schwaebisch Gmuend",
+        "openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+        "CC-BY-SA-4.0", "OpenMoji, by the students of HfG Schwaebisch Gmuend",
     ),
     "old EmojiOne": _iconify(
-        "emojione-v1",
-        "1.2.3",
-        "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
-        "CC-BY-SA-4.0",
-        "EmojiOne 1, by Emoji One",
+        "emojione-v1", "1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+        "CC-BY-SA-4.0", "EmojiOne 1, by Emoji One",
     ),
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -131,7 +99,7 @@ def load_concepts(cache: Path | None = None) -> list[Concept]:
     """Fetch the names of emoji: 3,979, of which 1,650 differ from another by one skin tone.
 
     Raises:
-        ValueError: See `fetch`.
+        ValueError: If the package cannot be had.
     """
     files = dict(read_archive(fetch(NAMES, cache=cache)))
     groups = json.loads(files["meta/groups.json"])["groups"]
@@ -170,7 +138,7 @@ def load_style(
     """Fetch the drawings of one style that are of known concepts.
 
     Raises:
-        ValueError: See `fetch`.
+        ValueError: If the package cannot be had.
     """
     archive = fetch(STYLES[style], share_alike, cache)
     if STYLES[style].name.startswith("@iconify-json/"):
@@ -220,7 +188,7 @@ def render_drawing(drawing: Drawing, size: int) -> bytes:
     """Rasterise a drawing into an encoded picture with transparency.
 
     Raises:
-        ValueError: resvg_py is not installed (extra `[fetch]`), or cannot draw it.
+        ValueError: If resvg_py is not installed (extra `[fetch]`), or cannot draw it.
     """
     if isinstance(drawing.data, bytes):
         return drawing.data

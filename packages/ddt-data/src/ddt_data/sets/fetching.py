@@ -42,7 +42,7 @@ def fetch_set(
         Manifests by folder.
 
     Raises:
-        ValueError: The set is not known, or a package cannot be had.
+        ValueError: If the set is not known, or a package cannot be had.
     """
     match name:
         case "emoji":
@@ -64,6 +64,6 @@ def fetch_set(
         elif name == "text":
             manifests[folder] = pack_text(split.samples, place, source, parts)
         else:
-            config = PackConfig(image_size, image_format="png")
+            config = PackConfig(image_size=image_size, image_format="png")
             manifests[folder] = pack_records(split.samples, place, config, source, parts=parts, progress=progress)
     return manifests

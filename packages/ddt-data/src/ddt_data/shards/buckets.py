@@ -43,8 +43,8 @@ def pack_buckets(
         Manifests by folder.
 
     Raises:
-        FileExistsError: A folder holds something else.
-        ValueError: No record of a bucket can be used, or (strict) one cannot.
+        FileExistsError: If a folder holds something else.
+        ValueError: If no record of a bucket can be used, or (strict) one cannot.
 
     Example:
         >>> import tempfile
@@ -69,7 +69,7 @@ def open_buckets(folder: str | Path) -> Mixture:
     """Open the buckets of a folder as one dataset of which `ShardStream` takes each batch from one bucket.
 
     Raises:
-        FileNotFoundError: There is no bucket.
+        FileNotFoundError: If there is no bucket.
     """
     folders = sorted(path.parent for path in Path(folder).glob(f"*x*/{MANIFEST}"))
     if not folders:
@@ -90,7 +90,7 @@ def aspect_buckets(image_size: int, step: int = 16, max_ratio: float = 2.0) -> t
         Shapes from the most upright to the widest, the square among them; each keeps within one step of the area.
 
     Raises:
-        ValueError: `image_size` is no multiple of `step`, or `max_ratio` is below 1.
+        ValueError: If `image_size` is no multiple of `step`, or `max_ratio` is below 1.
 
     Example:
         >>> aspect_buckets(64)

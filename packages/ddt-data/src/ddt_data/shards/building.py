@@ -77,8 +77,8 @@ def build(
         The manifest, or None if other ranks are not done yet.
 
     Raises:
-        FileExistsError: The folder holds something.
-        ValueError: `make` refused something, nothing was left to write, or a number is out of range. Finished shards
+        FileExistsError: If the folder holds something.
+        ValueError: If `make` refused something, nothing was left to write, or a number is out of range. Finished shards
             are kept for the next run.
     """
     folder = Path(folder)

@@ -55,8 +55,8 @@ def check_folder(
         Findings; what is damaged is in there and does not stop the check.
 
     Raises:
-        FileNotFoundError: The folder is missing, empty or unfinished.
-        ValueError: The manifest cannot be read.
+        FileNotFoundError: If the folder is missing, empty or unfinished.
+        ValueError: If the manifest cannot be read.
 
     Example:
         >>> import tempfile

@@ -37,8 +37,8 @@ class ShardWriter:
         parts: See `Manifest`.
 
     Raises:
-        FileExistsError: The folder holds something.
-        ValueError: A field is out of range, or (at the end of the block) nothing was written.
+        FileExistsError: If the folder holds something.
+        ValueError: If a field is out of range, or (at the end of the block) nothing was written.
 
     Example:
         >>> import tempfile
@@ -82,7 +82,7 @@ class ShardWriter:
         """Add a sample.
 
         Raises:
-            ValueError: Its key was used before or holds a dot or a slash, it has an unknown field, or its ids do not
+            ValueError: If its key was used before or holds a dot or a slash, it has an unknown field, or its ids do not
                 fit the tokenizer.
         """
         key = sample["key"]
@@ -143,8 +143,8 @@ class ShardDataset(Dataset):
         tokenizer: Fingerprint of the tokenizer at hand; id shards of another one are refused.
 
     Raises:
-        FileNotFoundError: The folder is missing, empty or unfinished, or a shard is gone.
-        ValueError: The manifest cannot be read, a shard does not hold what it says, or the ids are another tokenizer's.
+        FileNotFoundError: If the folder is missing, empty or unfinished, or a shard is gone.
+        ValueError: If the manifest cannot be read or does not fit a shard, or the ids are another tokenizer's.
     """
 
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
@@ -174,10 +174,10 @@ class ShardDataset(Dataset):
         return shard[index - int(self._ends[number]) + len(shard)]
 
     def without_last(self, count: int) -> Self:
-        """Give the same without the last samples, which then serve to measure.
+        """Return the same dataset without the last samples, which then serve to measure.
 
         Raises:
-            ValueError: No sample would be left.
+            ValueError: If no sample would be left.
         """
         if not 0 <= count < len(self):
             raise ValueError(
@@ -191,7 +191,7 @@ class ShardDataset(Dataset):
         """Compare every shard with its checksum.
 
         Raises:
-            ValueError: A shard was changed or damaged.
+            ValueError: If a shard was changed or damaged.
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard)
@@ -212,8 +212,8 @@ def open_shard(path: Path) -> TarShard | BlockShard:
     """Open one tar, whichever way its samples are laid out.
 
     Raises:
-        FileNotFoundError: It is gone.
-        ValueError: It is damaged.
+        FileNotFoundError: If it is gone.
+        ValueError: If it is damaged.
     """
     tar = TarShard(path)
     return BlockShard(tar) if tar.holds_block else tar
@@ -223,14 +223,14 @@ def check_shard(folder: Path, shard: Shard) -> None:
     """Compare one shard with its checksum.
 
     Raises:
-        ValueError: It was changed or damaged.
+        ValueError: If it was changed or damaged.
     """
     if checksum(folder / shard.name) != shard.sha256:
         raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
 
 
 def part_of(folder: Path) -> Path:
-    """Name the folder that stands in until a shard folder is complete."""
+    """Return the folder that stands in until a shard folder is complete."""
     return folder.absolute().parent / f".{folder.name}.part"
 
 
@@ -238,7 +238,7 @@ def refuse_if_taken(folder: Path) -> None:
     """Make sure that a shard folder can be made.
 
     Raises:
-        FileExistsError: The folder holds something.
+        FileExistsError: If the folder holds something.
     """
     if (folder / MANIFEST).exists():
         raise FileExistsError(f"{folder} holds finished shards; delete it or choose another folder")

@@ -16,7 +16,7 @@ def encode_members(sample: Sample, image_format: str, tokenizer: dict | None) ->
     """Encode the fields of a sample by extension.
 
     Raises:
-        ValueError: A field is unknown, or the ids do not fit the tokenizer.
+        ValueError: If a field is unknown, or the ids do not fit the tokenizer.
 
     Example:
         >>> encode_members({"key": "0", "text": "a fox"}, "png", None)
@@ -48,7 +48,7 @@ def decode_member(sample: Sample, extension: str, data: bytes, name: str) -> Non
     """Put what a member holds into a sample; members of unknown extension are passed over.
 
     Raises:
-        ValueError: The data cannot be read; the message calls it `name`.
+        ValueError: If the data cannot be read; the message calls it `name`.
 
     Example:
         >>> sample = {"key": "0"}
@@ -81,7 +81,7 @@ def check_tokenizer_fields(tokenizer: dict | None) -> None:
     """Make sure that what is recorded of a tokenizer is complete.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is not.
     """
     if tokenizer is not None and set(tokenizer) != TOKENIZER_FIELDS:
         raise ValueError(f"tokenizer {tokenizer} must give exactly: {', '.join(sorted(TOKENIZER_FIELDS))}")

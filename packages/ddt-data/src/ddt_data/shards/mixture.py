@@ -5,16 +5,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset
 
-from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import ShardDataset
 from ddt_data.shards.manifest import Manifest
 from ddt_data.shards.stream import StepSampler
 
 
-class Mixture(Dataset):
+class Mixture(ConcatDataset):
     """Shard folders put end to end, from which training draws in the `order` that their weights give.
 
     Args:
@@ -49,10 +47,10 @@ class Mixture(Dataset):
                 raise ValueError(
                     f"{name} is {first} in {sources[0].folder} and {other} in {source.folder}; make them alike"
                 )
+        super().__init__(sources)
         self.sources, self.weights = list(sources), None if weights is None else list(weights)
         self.whole_batches = whole_batches
         self.lengths = [len(source) for source in sources]
-        self._ends = np.cumsum(self.lengths)
         self.manifest = Manifest(
             samples=sum(self.lengths),
             shards=(),
@@ -63,15 +61,6 @@ class Mixture(Dataset):
             parts=tuple(part for source in sources for part in source.manifest.parts),
             format=one.format,
         )
-
-    def __len__(self) -> int:
-        return sum(self.lengths)
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.sources[number][index - int(self._ends[number]) + self.lengths[number]]
 
     def order(self, batch_size: int, steps: int, seed: int, **options: Any) -> StepSampler:
         """Return the batches of a run, each source having its share; `options` are those of `StepSampler`.
@@ -88,7 +77,7 @@ class Mixture(Dataset):
         return StepSampler(self.lengths, batch_size, steps, seed, **options)
 
     def without_last(self, count: int) -> Self:
-        """Give the mixture without the last samples, which are of the last source."""
+        """Return the mixture without the last samples, which are of the last source."""
         kept = [*self.sources[:-1], self.sources[-1].without_last(count)]
         return type(self)(kept, self.weights, self.whole_batches)
 
@@ -96,7 +85,7 @@ class Mixture(Dataset):
         """Compare every shard with its checksum.
 
         Raises:
-            ValueError: A shard was changed or damaged.
+            ValueError: If a shard was changed or damaged.
         """
         for source in self.sources:
             source.check()
@@ -110,7 +99,8 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
         tokenizer: See `ShardDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: See `ShardDataset` and `Mixture`; or if a share is no number.
+        FileNotFoundError: If a folder is missing, empty or unfinished, or a shard is gone.
+        ValueError: If a share is no number, or folders are damaged or do not fit together; see `Mixture`.
 
     Example:
         >>> import tempfile

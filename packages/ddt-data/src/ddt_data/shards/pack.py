@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ddt_data.readers.captions import NAMES, read_rows
@@ -11,7 +12,7 @@ from ddt_data.scenes.captions import caption
 from ddt_data.scenes.config import SceneConfig
 from ddt_data.scenes.edits import make_edit
 from ddt_data.scenes.questions import make_questions
-from ddt_data.scenes.scene import Scene, SceneGenerator, render
+from ddt_data.scenes.scene import SceneGenerator, render
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import ShardWriter
@@ -40,16 +41,8 @@ def make_sample(generator: SceneGenerator, index: int, edits: bool = True, quest
     rng = random.Random(f"words {generator.seed} {generator.split} {index}")
     scene = generator[index]
 
-    def describe(scene: Scene) -> str:
-        return caption(
-            scene,
-            rng,
-            config.style_words,
-            config.background_words,
-            size_words=config.size_words,
-            image_size=config.image_size,
-        )
-
+    chances = {name: getattr(config, name) for name in ("style_words", "background_words", "size_words")}
+    describe = partial(caption, rng=rng, image_size=config.image_size, **chances)
     sample: Sample = {"key": f"{index:08d}"}
     meta: dict = {}
     if edits:
@@ -90,8 +83,8 @@ def pack_scenes(
         progress: Called with (samples done, count).
 
     Raises:
-        FileExistsError: `out` holds something.
-        ValueError: `count` is below 1, or the config cannot give such scenes.
+        FileExistsError: If `out` holds something.
+        ValueError: If `count` is below 1, or the config cannot give such scenes.
     """
     if count < 1:
         raise ValueError(f"count ({count}) of scenes must be at least 1")
@@ -117,9 +110,9 @@ def pack_text(
         parts: See `Manifest`.
 
     Raises:
-        FileNotFoundError: The file is missing.
-        FileExistsError: `out` holds something.
-        ValueError: There is no text, or a line of the .jsonl is malformed.
+        FileNotFoundError: If the file is missing.
+        FileExistsError: If `out` holds something.
+        ValueError: If there is no text, or a line of the .jsonl is malformed.
 
     Example:
         >>> import tempfile
@@ -136,7 +129,7 @@ def pack_text(
 
 
 def holds_texts(source: str | Path) -> bool:
-    """Tell whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
+    """Return whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
 
     Example:
         >>> import tempfile

@@ -23,7 +23,7 @@ from ddt_data.shards.tar_shard import TarShardWriter
 Numbered = tuple[int, Record | Refused]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """How pictures are packed."""
 
@@ -76,9 +76,9 @@ def pack_folder(
         progress: Called with (samples done, 0).
 
     Raises:
-        FileNotFoundError: The source is missing.
-        FileExistsError: `out` holds something.
-        ValueError: The source holds no pictures, not one can be used, or (strict) one cannot.
+        FileNotFoundError: If the source is missing.
+        FileExistsError: If `out` holds something.
+        ValueError: If the source holds no pictures, not one can be used, or (strict) one cannot.
 
     Example:
         >>> import tempfile
@@ -119,8 +119,8 @@ def pack_records(
         progress: Called with (samples done, of).
 
     Raises:
-        FileExistsError: `out` holds something.
-        ValueError: Not one can be used, or (strict) one cannot.
+        FileExistsError: If `out` holds something.
+        ValueError: If not one can be used, or (strict) one cannot.
 
     Example:
         >>> import tempfile
@@ -140,10 +140,10 @@ def pack_records(
 
 
 def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Made:
-    """Write one shard of records; what cannot be used is told.
+    """Write one shard of records; what cannot be used is left out and named.
 
     Raises:
-        ValueError: One cannot be used, and the settings are strict.
+        ValueError: If one cannot be used, and the settings are strict.
     """
     writer, skipped = TarShardWriter(path, config.image_format), []
     try:
@@ -166,7 +166,7 @@ def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sa
     """Read the pictures of a record and make it a sample.
 
     Raises:
-        ValueError: It was refused, or a picture cannot be read.
+        ValueError: If it was refused, or a picture cannot be read.
     """
     if isinstance(record, Refused):
         raise ValueError(record.why)
@@ -192,7 +192,7 @@ def _chunks(records: Iterable[Record | Refused], config: PackConfig) -> Iterator
 
 
 def _identity(number: int, record: Record | Refused) -> list:
-    """Tell records apart, and a file from what it was before it was changed."""
+    """Return what tells records apart, and a file from what it was before it was changed."""
     if isinstance(record, Refused):
         return [number, record.name, record.why]
     return [number, record.name, record.text, record.meta, *map(_picture_identity, (record.image, record.target))]

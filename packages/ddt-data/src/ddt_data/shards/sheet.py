@@ -21,7 +21,7 @@ def contact_sheet(
         side: Of the square that each picture is fitted into, pixels. Small ones are enlarged without smoothing.
 
     Raises:
-        ValueError: There is no picture, or not a caption for each.
+        ValueError: If there is no picture, or not a caption for each.
 
     Example:
         >>> contact_sheet([np.zeros((8, 8, 3), np.uint8)] * 5, side=32).size

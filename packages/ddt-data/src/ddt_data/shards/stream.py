@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-BLOCK = 1000  # turns over which the weights of a mixture are kept to the sample
+TURNS = 1000  # over which the weights of a mixture are kept to the sample
 
 
 class StepSampler(Sampler[list[int]]):
@@ -35,7 +35,7 @@ class StepSampler(Sampler[list[int]]):
         whole_batches: Take each batch from one source, for sources whose samples do not stack (aspect buckets).
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: If a number is out of its range.
 
     Example:
         >>> whole = list(StepSampler(length=10, batch_size=4, steps=6, seed=0))
@@ -76,7 +76,7 @@ class StepSampler(Sampler[list[int]]):
         self._quotas = _quotas([1.0] if weights is None else weights, len(self.lengths))
         self._turn = batch_size if whole_batches else 1  # samples that one turn of a source gives
         self._orders: dict[int, tuple[int, Tensor]] = {}
-        self._block: tuple[int, list[int], list[int]] = (-1, [], [])
+        self._drawn: tuple[int, list[int], list[int]] = (-1, [], [])  # which thousand turns, whose, had before
 
     def __len__(self) -> int:
         return self.steps
@@ -88,7 +88,7 @@ class StepSampler(Sampler[list[int]]):
             yield [self._sample(position) for position in range(first, first + share)]
 
     def _sample(self, position: int) -> int:
-        """Give the sample at a position of the endless stream."""
+        """Return the sample at a position of the endless stream."""
         turn, within = divmod(position, self._turn)
         source, taken = self._source(turn)
         epoch, index = divmod(taken * self._turn + within, self.lengths[source])
@@ -97,20 +97,20 @@ class StepSampler(Sampler[list[int]]):
         )
 
     def _source(self, turn: int) -> tuple[int, int]:
-        """Tell whose turn it is, and how many that source had before."""
+        """Return whose turn it is, and how many that source had before."""
         if len(self.lengths) == 1:
             return 0, turn
-        number, place = divmod(turn, BLOCK)
-        if number != self._block[0]:
+        number, place = divmod(turn, TURNS)
+        if number != self._drawn[0]:
             sources = [source for source, quota in enumerate(self._quotas) for _ in range(quota)]
-            order = torch.randperm(BLOCK, generator=_generator(self.seed, number, "turns")).tolist()
+            order = torch.randperm(TURNS, generator=_generator(self.seed, number, "turns")).tolist()
             drawn, had = [sources[i] for i in order], [number * quota for quota in self._quotas]
             before = []
             for source in drawn:
                 before.append(had[source])
                 had[source] += 1
-            self._block = (number, drawn, before)
-        return self._block[1][place], self._block[2][place]
+            self._drawn = (number, drawn, before)
+        return self._drawn[1][place], self._drawn[2][place]
 
     def _order(self, source: int, epoch: int, index: int) -> int:
         drawn, order = self._orders.get(source, (-1, None))
@@ -127,13 +127,13 @@ def _generator(seed: int, number: int, what: str = "") -> torch.Generator:
 
 
 def _quotas(weights: Sequence[float], sources: int) -> list[int]:
-    """Turn weights into turns of a block, so that they add up to it."""
+    """Return how many of `TURNS` turns each source has."""
     fits = len(weights) == sources and min(weights) > 0
-    ends = [round(BLOCK * end / sum(weights)) for end in accumulate(weights)] if fits else []
+    ends = [round(TURNS * end / sum(weights)) for end in accumulate(weights)] if fits else []
     quotas = [end - start for start, end in pairwise([0, *ends])]
     if not fits or min(quotas) < 1:
         raise ValueError(
             f"weights ({list(weights)}) must be one number above 0 for each of {sources} sources, and not below "
-            f"1/{BLOCK} of their sum"
+            f"1/{TURNS} of their sum"
         )
     return quotas

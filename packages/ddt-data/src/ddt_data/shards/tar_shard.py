@@ -40,13 +40,13 @@ class TarShardWriter:
         """Add a sample.
 
         Raises:
-            ValueError: It has an unknown field, or its ids do not fit the tokenizer.
+            ValueError: If it has an unknown field, or its ids do not fit the tokenizer.
         """
         self._tar.write({"__key__": sample["key"], **encode_members(sample, self.image_format, self.tokenizer)})
         self.samples += 1
 
     def close(self) -> Shard | None:
-        """Finish the tar, and tell its name, count and checksum; None, and no tar, if nothing was written."""
+        """Finish the tar; return its name, count and checksum, or None, and leave no tar, if nothing was written."""
         self._tar.close()
         if not self.samples:
             self._part.unlink()
@@ -56,7 +56,7 @@ class TarShardWriter:
         return Shard(self.path.name, self.samples, digest)
 
     def abort(self) -> None:
-        """Leave nothing."""
+        """Remove what was written."""
         self._tar.close()
         self._part.unlink(missing_ok=True)
 
@@ -67,8 +67,8 @@ class TarShard:
     Maps the file at its first use in a process, so it may be handed to worker processes.
 
     Raises:
-        FileNotFoundError: The tar is gone.
-        ValueError: It is damaged.
+        FileNotFoundError: If the tar is gone.
+        ValueError: If it is damaged.
     """
 
     def __init__(self, path: Path):
@@ -113,7 +113,7 @@ class TarShard:
         return sample
 
     def spans(self, index: int) -> dict[str, tuple[int, int]]:
-        """Tell offset and size in bytes of each member of a sample, by extension."""
+        """Return offset and size in bytes of each member of a sample, by extension."""
         rows = self._members[self._starts[index] : self._starts[index + 1]]
         return {self.extensions[kind]: (int(offset), int(size)) for _, kind, offset, size in rows}
 
