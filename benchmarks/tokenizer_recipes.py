@@ -19,9 +19,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import read
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.pixels import psnr
-from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
+from ddt_apps.evaluation.scenes import ScenesSettings, real_pictures, summary
 from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
 from ddt_apps.run.config import load_config
 from ddt_apps.train.tokenizer import TrainTokenizer, train

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.models import Answers, need
-from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Question, SceneConfig, SceneGenerator, make_questions, render
 from ddt_tokenizer.images import to_tensor

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, scenes_for
 from ddt_apps.evaluation.models import Captions, need
-from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Scene, caption, render
 from ddt_data.scenes.parsing import Said, parse_caption, true_relations, what_it_shows

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.models import Edits, codec_of, need
 from ddt_apps.evaluation.pixels import l1
-from ddt_apps.evaluation.scenes import in_batches, read
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import Edit, Judge, Scene, caption, make_edit, render
 from ddt_data.sceneeval.judge import judge_hash

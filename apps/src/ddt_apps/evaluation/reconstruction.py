@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.models import Tokenizes, codec_of
 from ddt_apps.evaluation.pixels import l1, psnr, ssim
-from ddt_apps.evaluation.scenes import in_batches
 from ddt_apps.evaluation.scores import Scores, versions
 from ddt_data import ShardDataset, level_config, render
 from ddt_tokenizer.health import codebook_health

@@ -4,25 +4,21 @@ import inspect
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.features import clip_score
 from ddt_apps.evaluation.models import Draws, codec_of, need
 from ddt_apps.evaluation.scores import Scores, versions
-from ddt_apps.run.progress import StageProgress
 from ddt_data import Judge, Prompt, Seen, Verdict, level_config, load_prompts, render, scene_for, verdict
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
 from ddt_tokenizer.images import to_tensor, to_uint8
-
-BATCH = 64  # pictures at a time; no figure depends on it
 
 
 @dataclass(frozen=True)
@@ -134,24 +130,6 @@ def evaluate_scenes(
         scores["clip_score"] = clip_score(settings.clip, to_tensor(pictures), texts)
     info = {"name": name, **getattr(model, "identity", {})}
     return Scores("scenes", info, protocol, scores, controls), judged
-
-
-def in_batches(stage: str, count: int, make: Callable[[slice], Any]) -> Any:
-    """Make `count` rows, `BATCH` at a time under a progress bar; arrays and tensors are joined, lists too."""
-    parts = []
-    with StageProgress(stage, count) as progress, torch.inference_mode():
-        for first in range(0, count, BATCH):
-            rows = slice(first, min(first + BATCH, count))
-            parts.append(make(rows))
-            progress.update(rows.stop)
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else [item for part in parts for item in part]
-
-
-def read(judge: Judge, pictures: np.ndarray, canvas: int) -> list[list[Seen]]:
-    """What a judge sees in each picture."""
-    return in_batches("judge", len(pictures), lambda rows: judge.read(pictures[rows], canvas))
 
 
 def real_pictures(prompts: Sequence[Prompt], settings: ScenesSettings, side: int) -> np.ndarray:
