@@ -291,12 +291,6 @@ Folder = Annotated[Path | None, typer.Option("--out", help="Where to write; by d
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")]
 
 
-def _evaluate(benchmark: str, model: str, out: Path | None, settings: list[str] | None) -> None:
-    from ddt_apps.evaluation.verbs import run_evaluation
-
-    run_evaluation(benchmark, model, out, settings or [])
-
-
 @evaluate.command("scenes")
 def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None) -> None:
     """Draw SceneEval's 540 prompts and judge the pictures strictly.
@@ -306,7 +300,9 @@ def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None
     Settings: level (tiny, standard, hard), pictures (for each prompt), seed, guidance, temperature, judge,
     second_judge, backgrounds (folder of pictures behind the real scenes), clip (folder of a CLIP model).
     """
-    _evaluate("scenes", model, out, settings)
+    from ddt_apps.evaluation import scenes, verbs
+
+    verbs.run_evaluation(scenes, model, out, settings or [])
 
 
 @evaluate.command("reconstruction")
@@ -318,7 +314,9 @@ def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folde
     Settings: data (folder of picture shards; else held-out scenes), level, count, seed, inception (TorchScript file,
     for rFID), lpips (alex, vgg or squeeze, where torchvision has the weights).
     """
-    _evaluate("reconstruction", model, out, settings)
+    from ddt_apps.evaluation import reconstruction, verbs
+
+    verbs.run_evaluation(reconstruction, model, out, settings or [])
 
 
 @evaluate.command("edits")
@@ -329,7 +327,9 @@ def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None)
 
     Settings: level, count, seed, judge.
     """
-    _evaluate("edits", model, out, settings)
+    from ddt_apps.evaluation import edits, verbs
+
+    verbs.run_evaluation(edits, model, out, settings or [])
 
 
 @evaluate.command("answers")
@@ -340,7 +340,9 @@ def evaluate_answers(model: Source, settings: Settings = None, out: Folder = Non
 
     Settings: level, count, seed.
     """
-    _evaluate("answers", model, out, settings)
+    from ddt_apps.evaluation import answers, verbs
+
+    verbs.run_evaluation(answers, model, out, settings or [])
 
 
 @evaluate.command("captions")
@@ -351,7 +353,22 @@ def evaluate_captions(model: Source, settings: Settings = None, out: Folder = No
 
     Settings: level, count, seed.
     """
-    _evaluate("captions", model, out, settings)
+    from ddt_apps.evaluation import captions, verbs
+
+    verbs.run_evaluation(captions, model, out, settings or [])
+
+
+@evaluate.command("language")
+def evaluate_language(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Foretell the ids of held-out pictures from their captions, in bits; beside it what another caption gives.
+
+    Example: [bold]ddt evaluate language runs/demo/pretrain level=tiny[/]
+
+    Settings: level, count, seed.
+    """
+    from ddt_apps.evaluation import language, verbs
+
+    verbs.run_evaluation(language, model, out, settings or [])
 
 
 @evaluate.command("table")

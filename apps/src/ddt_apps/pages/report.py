@@ -6,6 +6,7 @@ tensor) or uint8 [H, W, 3] (an array). It is stored at its own size and enlarged
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -28,8 +29,8 @@ STYLE = Path(__file__).with_name("report.css")
 class Metric:
     """One figure beside what a trivial method would get.
 
-    >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").better
-    True
+    >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").verdict
+    'better than'
     """
 
     name: str
@@ -39,11 +40,15 @@ class Metric:
     unit: str = ""
     meaning: str = ""  # one sentence for somebody who has never seen it
     lower_is_better: bool = False
+    error: float | None = None  # standard error of the value, where it is known
+    baseline_error: float | None = None
 
     @property
-    def better(self) -> bool:
-        """Whether the value beats the baseline."""
-        return self.value < self.baseline if self.lower_is_better else self.value > self.baseline
+    def verdict(self) -> str:
+        """How the value compares: better or worse only where they differ by more than one standard error."""
+        gain = self.baseline - self.value if self.lower_is_better else self.value - self.baseline
+        margin = math.hypot(self.error or 0.0, self.baseline_error or 0.0)
+        return "better than" if gain > margin else "worse than" if -gain > margin else "about equal to"
 
 
 def to_uint8(picture: Picture) -> np.ndarray:
@@ -92,42 +97,38 @@ def grid(pictures: Iterable[tuple[Picture, str]], size: int = 128) -> str:
     return f'<div class="grid">{"".join(cells)}</div>'
 
 
-def strip(rows: Iterable[Sequence[tuple[Picture, str]]], size: int = 96) -> str:
-    """Rows of labelled pictures that belong together and stay on one line, such as one picture from 1, 2, 4 ... tokens.
+def strip(rows: Iterable[tuple[str, Sequence[tuple[Picture, str]]]], size: int = 96) -> str:
+    """Rows of labelled pictures that stay on one line, such as one from 1, 2, 4 ... tokens: (what it shows, its row).
 
-    >>> strip([[(np.zeros((8, 8, 3), np.uint8), "1 token"), (np.zeros((8, 8, 3), np.uint8), "2")]]).count("<img")
-    2
+    >>> strip([("a fox", [(np.zeros((8, 8, 3), np.uint8), "1 token")])]).count('alt="a fox: 1 token"')
+    1
     """
     lines = []
-    for row in rows:
+    for name, row in rows:
         cells = (
-            f"<figure>{picture(image, label, size)}<figcaption>{escape(label)}</figcaption></figure>"
+            f"<figure>{picture(image, f'{name}: {label}', size)}<figcaption>{escape(label)}</figcaption></figure>"
             for image, label in row
         )
         lines.append(f'<div class="strip">{"".join(cells)}</div>')
     return f'<div class="strips">{"".join(lines)}</div>'
 
 
-def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None]], size: int = 96) -> str:
-    """Before, what was asked, after, and the true result where there is one (else None).
+def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None, str]], size: int = 96) -> str:
+    """Before, what was asked, after, the true result where there is one (else None), and what to say of after.
 
     >>> blank = np.zeros((8, 8, 3), np.uint8)
-    >>> pairs([(blank, "make the fox blue", blank, None)]).count("<img")
+    >>> pairs([(blank, "make the fox blue", blank, None, "drawn")]).count("<img")
     2
     """
     cards = []
-    for before, instruction, after, truth in rows:
-        said = escape(instruction)
-        shown = [
-            f"<figure>{picture(before, 'before', size)}<figcaption>before</figcaption></figure>",
-            f'<p class="asked"><q>{said}</q><span aria-hidden="true">&#10230;</span></p>',
-            f"<figure>{picture(after, f'after: {instruction}', size)}<figcaption>drawn</figcaption></figure>",
+    for before, instruction, after, truth, said in rows:
+        figures = [
+            f"<figure>{picture(image, f'{name}: {instruction}', size)}<figcaption>{escape(name)}</figcaption></figure>"
+            for name, image in (("before", before), (said, after), ("exact", truth))
+            if image is not None
         ]
-        if truth is not None:
-            shown.append(
-                f'<figure class="truth">{picture(truth, "the exact edit", size)}<figcaption>exact</figcaption></figure>'
-            )
-        cards.append(f'<div class="pair">{"".join(shown)}</div>')
+        figures.insert(1, f'<p class="asked"><q>{escape(instruction)}</q><span aria-hidden="true">&#10230;</span></p>')
+        cards.append(f'<div class="pair">{"".join(figures)}</div>')
     return f'<div class="pairs">{"".join(cards)}</div>'
 
 
@@ -145,28 +146,30 @@ def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], siz
             mark = '<b class="right">&#10003;</b>' if right else '<b class="wrong">&#10007;</b>'
             correction = "" if right else f" <small>no: {escape(truth)}</small>"
             lines.append(f"<dt>{escape(question)}</dt><dd>{mark} {escape(answer) or '(nothing)'}{correction}</dd>")
-        shown.append(
-            f'<div class="card">{picture(image, "the picture asked about", size)}<dl>{"".join(lines)}</dl></div>'
-        )
+        alt = "picture asked: " + " ".join(question for question, *_ in questions)
+        shown.append(f'<div class="card">{picture(image, alt, size)}<dl>{"".join(lines)}</dl></div>')
     return f'<div class="cards">{"".join(shown)}</div>'
 
 
 def metrics(rows: Iterable[Metric]) -> str:
     """A table of figures beside their trivial baselines.
 
-    >>> "beats" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
+    >>> ">better than<" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
     True
     """
     lines = []
     for row in rows:
-        verdict = '<span class="pill yes">beats</span>' if row.better else '<span class="pill no">does not beat</span>'
+        colour = {"better than": " yes", "worse than": " no"}.get(row.verdict, "")
         unit = f" <small>{escape(row.unit)}</small>" if row.unit else ""
         meaning = f"<small>{escape(row.meaning)}</small>" if row.meaning else ""
         lines.append(
-            f'<tr><th scope="row">{escape(row.name)}{meaning}</th><td class="value">{_short(row.value)}{unit}</td>'
-            f"<td>{_short(row.baseline)}{unit}<small>{escape(row.baseline_name)}</small></td><td>{verdict}</td></tr>"
+            f'<tr><th scope="row">{escape(row.name)}{meaning}</th>'
+            f'<td class="value">{_with_error(row.value, row.error)}{unit}</td>'
+            f'<td><span class="pill{colour}">{row.verdict}</span></td>'
+            f"<td>{_with_error(row.baseline, row.baseline_error)}{unit}"
+            f"<small>{escape(row.baseline_name)}</small></td></tr>"
         )
-    head = "<tr><th>measured on held-out scenes</th><th>value</th><th>baseline</th><th></th></tr>"
+    head = "<tr><th>measured on held-out scenes</th><th>value</th><th>which is</th><th>baseline</th></tr>"
     return (
         f'<div class="scroll"><table class="metrics"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
@@ -182,6 +185,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = []
     for row in rows:
         cells = (escape(_short(item) if isinstance(item, float) else str(item)) for item in row)
+        cells = (cell.replace(" \u00b1 ", "&nbsp;&plusmn;&nbsp;") for cell in cells)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
@@ -207,6 +211,15 @@ def note(text: str) -> str:
 def section(title: str, text: str, *pieces: str) -> tuple[str, str]:
     """A titled part of the page with a sentence or two that say what is to be seen; for `report`."""
     return title, "".join([f"<p>{escape(text)}</p>" if text else "", *pieces])
+
+
+def subsection(title: str, content: str) -> str:
+    """A titled piece of a section.
+
+    >>> subsection("Right", note("none"))
+    '<h3>Right</h3><p class="note">none</p>'
+    """
+    return f"<h3>{escape(title)}</h3>{content}"
 
 
 def report(
@@ -258,6 +271,14 @@ def save_report(path: Path, page: str) -> None:
     """
     with writing(path) as file:
         file.write_text(page, encoding="utf-8")
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """The error in two digits, the value to the same place."""
+    if not error:
+        return _short(value) if error is None else f"{_short(value)} &plusmn; 0"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} &plusmn; {error:.{digits}f}"
 
 
 def _short(value: float) -> str:
