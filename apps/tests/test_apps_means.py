@@ -12,7 +12,6 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from ddt_apps.cli.main import evaluate
 from ddt_apps.evaluation import (
-    Assistant,
     LanguageSettings,
     Scores,
     compare_scores,
@@ -22,6 +21,7 @@ from ddt_apps.evaluation import (
 from ddt_apps.evaluation.heldout import by_split, held_out_scenes
 from ddt_apps.evaluation.language import other_captions, unigram_bits
 from ddt_apps.evaluation.means import by_kind, mean_of, ratio_of, standard_error
+from ddt_apps.evaluation.models import visual_bits
 from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.pixels import l1, psnr
 from ddt_apps.evaluation.scenes import summary
@@ -187,14 +187,12 @@ def test_bits_are_those_of_the_model_at_every_place(template, order):
     model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), text)
     model, text = expand_vocabulary(model, text, codebook_size=8, num_tokens=4, visual_order=order, spread=9.0)
     lm = MultimodalLM(model, text, template)
-    codec = Rows()
-    codec.fingerprint = "none"
     ids, captions = (
         torch.randint(8, (5, 4), generator=torch.Generator().manual_seed(0)),
         ["a red fox", "a", "", "", "b"],
     )
     with torch.inference_mode():
-        bits = Assistant(lm, codec).bits(ids, captions)
+        bits = visual_bits(lm, ids, captions)
     for row, (own, said) in enumerate(zip(ids, captions, strict=True)):
         lay = lm.sequences
         prompt = ([said] if said else []) if template == "instruction" else said

@@ -3,20 +3,16 @@
 A benchmark is a module with `Settings`, `evaluate(model, settings, name)` and `page(scores, shown)`.
 """
 
-from ddt_apps.evaluation.answers import Settings as AnswersSettings
-from ddt_apps.evaluation.answers import evaluate as evaluate_answers
-from ddt_apps.evaluation.captions import Settings as CaptionsSettings
-from ddt_apps.evaluation.captions import evaluate as evaluate_captions
-from ddt_apps.evaluation.edits import Settings as EditsSettings
-from ddt_apps.evaluation.edits import evaluate as evaluate_edits
-from ddt_apps.evaluation.language import Settings as LanguageSettings
-from ddt_apps.evaluation.language import evaluate as evaluate_language
+from ddt_apps.evaluation import answers, captions, edits, language, reconstruction, scenes
 from ddt_apps.evaluation.models import Assistant, load_model
-from ddt_apps.evaluation.reconstruction import Settings as ReconstructionSettings
-from ddt_apps.evaluation.reconstruction import evaluate as evaluate_reconstruction
-from ddt_apps.evaluation.scenes import Settings as ScenesSettings
-from ddt_apps.evaluation.scenes import evaluate as evaluate_scenes
 from ddt_apps.evaluation.scores import Scores, compare_scores
+
+AnswersSettings, evaluate_answers = answers.Settings, answers.evaluate
+CaptionsSettings, evaluate_captions = captions.Settings, captions.evaluate
+EditsSettings, evaluate_edits = edits.Settings, edits.evaluate
+LanguageSettings, evaluate_language = language.Settings, language.evaluate
+ReconstructionSettings, evaluate_reconstruction = reconstruction.Settings, reconstruction.evaluate
+ScenesSettings, evaluate_scenes = scenes.Settings, scenes.evaluate
 
 __all__ = [
     "AnswersSettings",

@@ -10,8 +10,8 @@ from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, mean_of, ratio_of
 from ddt_apps.evaluation.models import Captions, described, need
-from ddt_apps.evaluation.page import SHOWN, Page, against, marked, spread
-from ddt_apps.evaluation.scores import Scores, shown
+from ddt_apps.evaluation.page import SHOWN, Page, against, marked, side_by_side, spread
+from ddt_apps.evaluation.scores import Scores
 from ddt_apps.pages.report import grid, section
 from ddt_data import Scene, render
 from ddt_data.scenes.parsing import Said, parse_caption, true_relations, what_it_shows
@@ -99,14 +99,13 @@ def page(scores: Scores, captioned: Captioned) -> Page:
     """Show all figures beside the ceiling and chance, and descriptions, right and wrong ones."""
     rivals = {
         "model": scores.scores,
-        "another scene's description (chance)": scores.controls["of_another_picture"],
+        "another scene's (chance)": scores.controls["of_another_picture"],
         "true captions (ceiling)": scores.controls["true_captions"],
     }
     columns = {"exact": "exact.all", "seen": "exact.seen", "unseen": "exact.unseen"} | {
         name.replace("_", " "): name
         for name in ("nouns_f1", "counts_f1", "colours_f1", "relations_f1", "backgrounds_right")
     }
-    rows = [[name, *(shown(rival, figure) for figure in columns.values())] for name, rival in rivals.items()]
     sections = []
     for right, title in ((True, "Right"), (False, "Wrong")):
         some = spread([i for i, r in enumerate(captioned.right) if r == right], 2 * SHOWN)
@@ -124,6 +123,6 @@ def page(scores: Scores, captioned: Captioned) -> Page:
         intro=f"{len(captioned.captions)} held-out scenes described.",
         metrics=[against(scores, "exact.all", "of_another_picture", "Described exactly", "another scene's words", "%")],
         about="Percent, \u00b1 one standard error, of descriptions parsed back to what they say.",
-        tables=[(["%", *columns], rows)],
+        tables=[side_by_side(rivals, columns)],
         sections=sections,
     )

@@ -10,7 +10,7 @@ from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, by_kind, mean_of
 from ddt_apps.evaluation.models import Edits, codec_of, described, need
-from ddt_apps.evaluation.page import Page, against, marked
+from ddt_apps.evaluation.page import Page, against, marked, side_by_side
 from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.pages.report import pairs, section
@@ -113,12 +113,8 @@ def page(scores: Scores, edited: Edited) -> Page:
         "the exact target through the tokenizer": scores.controls.get("tokenizer"),
         "the exact target (the judge's ceiling)": scores.controls["exact_target"],
     }
-    columns = [f"{figure}.{split}" for figure in ("success", "l1") for split in ("all", "seen", "unseen")]
-    rows = [
-        [name, *(shown(figures, column) for column in columns), shown(figures, "l1_outside", 2)]
-        for name, figures in rivals.items()
-        if figures
-    ]
+    columns = {"success %": "success.all", "of seen": "success.seen", "of unseen": "success.unseen"}
+    columns |= {"L1": "l1.all", "L1 of seen": "l1.seen", "L1 of unseen": "l1.unseen", "L1 outside": "l1_outside"}
     copied = scores.controls["copy_input"]["kinds"]
     kinds = [
         [kind, str(f["count"]), shown(f, "success"), shown(f, "l1"), shown(copied[kind], "l1")]
@@ -140,7 +136,7 @@ def page(scores: Scores, edited: Edited) -> Page:
             "the source, beyond the boxes of what the edit changes. \u00b1 one standard error."
         ),
         tables=[
-            (["", "success %", "seen", "unseen", "L1", "seen", "unseen", "L1 outside"], rows),
+            side_by_side(rivals, columns),
             (["kind", "edits", "success %", "L1", "L1 of leaving it"], kinds),
         ],
         sections=[section("Edits", "", pairs(cells))],

@@ -12,7 +12,7 @@ from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Foretells, codec_of, described, need
-from ddt_apps.evaluation.page import SHOWN, Page, against, spread
+from ddt_apps.evaluation.page import SHOWN, Page, against, side_by_side, spread
 from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import grid, section
@@ -128,20 +128,13 @@ def page(scores: Scores, foretold: Foretold) -> Page:
         "unigrams": "unigrams: how often each id comes there",
         "untrained": "its caption, before training",
     }
-    figures = {"caption": scores.scores, **scores.controls}
-    columns = ["bits_per_token.all", "bits_per_token.seen", "bits_per_token.unseen"]
-    rows = [
-        [names[known], *(shown(found, column, 3) for column in columns), shown(found, "bits_per_image")]
-        for known, found in figures.items()
-    ]
+    given = {names[known]: found for known, found in {"caption": scores.scores, **scores.controls}.items()}
+    columns = {"bits an id": ALL, "seen": "bits_per_token.seen", "unseen": "bits_per_token.unseen"}
+    header, rows = side_by_side(given, columns | {"bits an image": "bits_per_image"}, digits=3)
     worth = [shown(scores.scores, f"caption_worth.{split}", 3) for split in ("all", "seen", "unseen")]
     rows.append(["the right caption saves over another", *worth, "-"])
     places = [float(k) for k in range(1, foretold.bits["caption"].shape[1] + 1)]
-    curves = {
-        names[known]: (places, bits.mean(0).flip(0).tolist())
-        for known, bits in foretold.bits.items()
-        if known != "untrained"
-    }
+    curves = {names[known]: (places, bits.mean(0).flip(0).tolist()) for known, bits in foretold.bits.items()}
     each = foretold.bits["caption"].mean(1).tolist()
     some = spread(sorted(range(len(each)), key=lambda i: -each[i]), 2 * SHOWN)
     cells = [(foretold.pictures[i], f"{each[i]:.1f} bits: {foretold.captions[i]}") for i in some]
@@ -156,7 +149,7 @@ def page(scores: Scores, foretold: Foretold) -> Page:
             "Bits of an id given the ids written before it and what the row names; less is better. \u00b1 one standard "
             "error; that of what the caption saves is of the differences within a picture."
         ),
-        tables=[(["given", "bits an id", "seen", "unseen", "bits an image"], rows)],
+        tables=[(header, rows)],
         sections=[
             section(
                 "Id by id",

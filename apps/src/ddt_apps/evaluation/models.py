@@ -119,18 +119,22 @@ class Assistant:
 
     def bits(self, ids: Tensor, captions: Sequence[str]) -> Tensor:
         """Return -log2 p of each of the ids [B, K], given those written before it and the caption; "" is none."""
-        lay, vocabulary = self.lm.sequences, self.lm.vocabulary
-        if self.lm.template == "caption":
-            examples = [lay.text_to_image(*pair) for pair in zip(captions, ids, strict=True)]
-        else:
-            examples = [lay.instruction([c] if c else [], [some]) for c, some in zip(captions, ids, strict=True)]
-        tokens = collate(examples, lay.pad)["input_ids"].to(self.lm.model.device)
-        hidden = self.lm.model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        targets = tokens[:, 1:]
-        visual = (targets >= vocabulary.visual.start) & (targets < vocabulary.visual.stop)
-        nats = head_nats(self.lm.model, hidden[visual], targets[visual]).view(ids.shape)
-        written = torch.arange(vocabulary.num_tokens) + vocabulary.text_size
-        return nats.cpu()[:, vocabulary.to_ids(written)] / math.log(2)  # in the tokenizer's order
+        return visual_bits(self.lm, ids, captions)
+
+
+def visual_bits(lm: MultimodalLM, ids: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return -log2 p of each of the ids [B, K], given those written before it and the caption; "" is none."""
+    if lm.template == "caption":
+        examples = [lm.sequences.text_to_image(*pair) for pair in zip(captions, ids, strict=True)]
+    else:
+        examples = [lm.sequences.instruction([c] if c else [], [own]) for c, own in zip(captions, ids, strict=True)]
+    tokens = collate(examples, lm.sequences.pad)["input_ids"].to(lm.model.device)
+    hidden = lm.model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    targets, rows = tokens[:, 1:], lm.vocabulary.visual
+    visual = (targets >= rows.start) & (targets < rows.stop)
+    bits = head_nats(lm.model, hidden[visual], targets[visual]).view(ids.shape).cpu() / math.log(2)
+    written = torch.arange(lm.vocabulary.num_tokens) + lm.vocabulary.text_size
+    return bits[:, lm.vocabulary.to_ids(written)]  # in the tokenizer's order
 
 
 def _images(answers: list) -> Tensor:

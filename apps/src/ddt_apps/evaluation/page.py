@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ddt_apps.evaluation.scores import Scores, value_of
-from ddt_apps.pages.report import Metric, metrics, report, section, subsection, table
+from ddt_apps.evaluation.scores import Scores, shown, value_of
+from ddt_apps.pages.report import Metric, metrics, report, section, table
 
 RIGHT, WRONG = "\u2713", "\u2717"
 SHOWN = 7  # as many as stand beside one another: right and wrong pictures of each kind
@@ -36,6 +37,14 @@ def against(
     return Metric(name, value, baseline, baseline_name, unit, meaning, lower, error, its_error)
 
 
+def side_by_side(rivals: dict[str, dict[str, Any] | None], columns: dict[str, str], digits: int = 1) -> Table:
+    """Make a table with a row for each rival that is there, and a column for each figure: its heading and its name."""
+    there = {name: figures for name, figures in rivals.items() if figures}
+    return ["", *columns], [
+        [name, *(shown(figures, figure, digits) for figure in columns.values())] for name, figures in there.items()
+    ]
+
+
 def facts_of(metrics: Iterable[Metric]) -> dict[str, str]:
     """Return figures for the large type at the top of a page."""
     return {metric.name: f"{metric.value:.3g} {metric.unit}" for metric in metrics}
@@ -57,7 +66,7 @@ def document(scores: Scores, page: Page, command: str) -> str:
 def chapter(page: Page) -> Section:
     """Put all of a page into one section of another page."""
     tables = [table(*each) for each in page.tables]
-    return section(page.title, f"{page.intro} {page.about}", *tables, *(subsection(*each) for each in page.sections))
+    return section(page.title, f"{page.intro} {page.about}", *tables, *page.sections)
 
 
 def marked(right: bool, text: str, why: str = "") -> str:

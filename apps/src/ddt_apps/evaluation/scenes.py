@@ -58,17 +58,7 @@ class Judged:
     prompts: list[Prompt]
     pictures: np.ndarray
     verdicts: list[Verdict]
-    backgrounds: list["OnBackground"]
-
-
-@dataclass(frozen=True)
-class OnBackground:
-    """A picture uint8 [H, W, 3] whose prompt names a background, with that and the drawn one."""
-
-    picture: np.ndarray
-    prompt: str
-    asked: str
-    drawn: str
+    backgrounds: list[tuple[np.ndarray, str, Verdict]]  # other pictures with their prompts: only the background counts
 
 
 def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model") -> tuple[Scores, Judged]:
@@ -110,7 +100,7 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     scores = summary(prompts, verdicts) | {
         **_by_prompt("best_of_pictures", [100.0 * v.right for v in verdicts], settings.pictures, np.max),
         **_count_error(prompts, seen, settings.pictures),
-        **_by_prompt("background_as_asked", [100.0 * (b.asked == b.drawn) for b in backgrounds], grounds),
+        **_by_prompt("background_as_asked", [100.0 * v.right for *_, v in backgrounds], grounds),
     }
     second_summary = summary(prompts, second_verdicts)
     scores |= {"second_judge_overall": second_summary["overall"]}
@@ -248,14 +238,15 @@ def _agreement(name: str, first: Sequence[Verdict], second: Sequence[Verdict], p
     return _by_prompt(name, [100.0 * (a.right == b.right) for a, b in zip(first, second, strict=True)], pictures)
 
 
-def _backgrounds(model: Draws, settings: Settings) -> list[OnBackground]:
+def _backgrounds(model: Draws, settings: Settings) -> list[tuple[np.ndarray, str, Verdict]]:
     """Draw each prompt of the first category on each background, those of a prompt side by side."""
     prompts, names = load_prompts(settings.level), level_config(settings.level).backgrounds
-    first = [prompt.text for prompt in prompts if prompt.category == prompts[0].category]
-    texts = [f"{text} on a {name} background" for text in first for name in names]
+    asked = [(p.text, name) for p in prompts if p.category == prompts[0].category for name in names]
+    texts = [f"{text} on a {name} background" for text, name in asked]
     pictures = _drawn(model, texts, settings)
-    asked = [*names] * len(first)
-    return [OnBackground(p, t, a, background_of(p)) for p, t, a in zip(pictures, texts, asked, strict=True)]
+    found = [background_of(picture) for picture in pictures]
+    verdicts = [Verdict(f == a, "" if f == a else f"it is {f}") for f, (_, a) in zip(found, asked, strict=True)]
+    return list(zip(pictures, texts, verdicts, strict=True))
 
 
 def _ceilings(
@@ -301,10 +292,8 @@ def page(scores: Scores, judged: Judged) -> Page:
             ]
             if cells:
                 sections.append(section(f"{category}: {title}", "", grid(cells)))
-    cells = [
-        (b.picture, marked(b.asked == b.drawn, b.prompt, "" if b.asked == b.drawn else f"it is {b.drawn}"))
-        for b in (judged.backgrounds[i] for i in spread(range(len(judged.backgrounds)), 2 * SHOWN))
-    ]
+    some = [judged.backgrounds[i] for i in spread(range(len(judged.backgrounds)), 2 * SHOWN)]
+    cells = [(picture, marked(v.right, text, v.why)) for picture, text, v in some]
     sections.append(
         section("Backgrounds", "Whether the background is the one asked for; the thing is not judged.", grid(cells))
     )

@@ -208,18 +208,13 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def section(title: str, text: str, *pieces: str) -> tuple[str, str]:
-    """A titled part of the page with a sentence or two that say what is to be seen; for `report`."""
-    return title, "".join([f"<p>{escape(text)}</p>" if text else "", *pieces])
+def section(title: str, text: str, *pieces: str | tuple[str, str]) -> tuple[str, str]:
+    """A titled part of the page with a sentence or two that say what is to be seen; for `report`.
 
-
-def subsection(title: str, content: str) -> str:
-    """A titled piece of a section.
-
-    >>> subsection("Right", note("none"))
-    '<h3>Right</h3><p class="note">none</p>'
+    A piece is HTML, or another section, which becomes a part of this one.
     """
-    return f"<h3>{escape(title)}</h3>{content}"
+    parts = [piece if isinstance(piece, str) else f"<h3>{escape(piece[0])}</h3>{piece[1]}" for piece in pieces]
+    return title, "".join([f"<p>{escape(text)}</p>" if text else "", *parts])
 
 
 def report(
