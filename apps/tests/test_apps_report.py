@@ -1,11 +1,13 @@
 """The report: one file that needs nothing else."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from ddt_apps.pages.chart import line_chart, ticks
 from ddt_apps.pages.report import (
@@ -16,12 +18,12 @@ from ddt_apps.pages.report import (
     metrics,
     note,
     pairs,
+    picture,
     report,
     save_report,
     section,
     strip,
     table,
-    to_uint8,
 )
 
 VOID = {"meta", "img"}
@@ -134,12 +136,14 @@ def test_what_a_picture_shows_is_said(page):
     assert {"before: say &quot;blue&quot;", "exact: say &quot;blue&quot;"} < set(said)
 
 
-def test_pictures_of_both_kinds_agree():
+def test_only_pictures_are_shown():
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
-    assert (to_uint8(tensor) == array).all()
+    shown = base64.b64decode(re.search(r"base64,([^\"]*)", picture(array, "noise")).group(1))
+    assert (np.asarray(Image.open(io.BytesIO(shown))) == array).all()
     with pytest.raises(ValueError, match=r"not uint8 \[5, 7\]"):
-        to_uint8(array[..., 0])
+        picture(array[..., 0], "grey")
+    with pytest.raises(ValueError, match=r"not float64 \[5, 7, 3\]"):
+        picture(array / 255, "floats")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.97), (-3, 2900), (1e-5, 3e-5), (7, 7)])

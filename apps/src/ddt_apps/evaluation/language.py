@@ -85,8 +85,9 @@ def evaluate(
 def other_captions(captions: list[str]) -> list[str]:
     """Return for each caption the next one that says something else, or itself if all say the same.
 
-    >>> other_captions(["a fox", "a fox", "a bell"])
-    ['a bell', 'a bell', 'a fox']
+    Example:
+        >>> other_captions(["a fox", "a fox", "a bell"])
+        ['a bell', 'a bell', 'a fox']
     """
     following = [captions[row + 1 :] + captions[:row] for row in range(len(captions))]
     return [next((o for o in others if o != own), own) for own, others in zip(captions, following, strict=True)]

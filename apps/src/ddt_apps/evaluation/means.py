@@ -20,8 +20,9 @@ def standard_error(values: Sequence[float] | Tensor) -> float | None:
 
     Of rights and wrongs it is the binomial one, sqrt(p (1 - p) / (n - 1)).
 
-    >>> standard_error([0.0, 100.0, 100.0, 0.0, 100.0])
-    24.49489742783178
+    Example:
+        >>> standard_error([0.0, 100.0, 100.0, 0.0, 100.0])
+        24.49489742783178
     """
     if len(values) < 2:
         return None
@@ -32,8 +33,9 @@ def standard_error(values: Sequence[float] | Tensor) -> float | None:
 def mean_of(name: str, values: Sequence[float] | Tensor) -> Figures:
     """Return the mean of values [N], and its standard error.
 
-    >>> mean_of("psnr", [20.0, 22.0])
-    {'psnr': 21.0, 'psnr_standard_error': 1.0}
+    Example:
+        >>> mean_of("psnr", [20.0, 22.0])
+        {'psnr': 21.0, 'psnr_standard_error': 1.0}
     """
     mean = float(values.mean()) if isinstance(values, Tensor) else sum(values) / len(values)
     return {name: mean, name + ERROR: standard_error(values)}
@@ -44,8 +46,9 @@ def ratio_of(name: str, parts: Sequence[float], wholes: Sequence[float]) -> Figu
 
     With r_i = parts_i - R * wholes_i, the error is sqrt(n) * std(r) / sum(wholes).
 
-    >>> ratio_of("f1", [1.0, 2.0], [2.0, 2.0])["f1"]
-    0.75
+    Example:
+        >>> ratio_of("f1", [1.0, 2.0], [2.0, 2.0])["f1"]
+        0.75
     """
     whole = sum(wholes)
     ratio = sum(parts) / whole if whole else 0.0

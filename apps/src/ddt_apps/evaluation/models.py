@@ -151,8 +151,8 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
         guidance, temperature: Of drawing, for runs.
 
     Raises:
-        FileNotFoundError: There is no such run or file.
-        ValueError: The file has no such function.
+        FileNotFoundError: If there is no such run or file.
+        ValueError: If the file has no such function.
     """
     file, _, function = source.rpartition(":")
     if file.endswith(".py"):
@@ -173,7 +173,7 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
 
 
 def codec_of(model: Any) -> Tokenizes | None:
-    """The tokenizer of a model: itself, its `codec`, or None."""
+    """Return the tokenizer of a model: itself, its `codec`, or None."""
     return model if hasattr(model, "encode") else getattr(model, "codec", None)
 
 
@@ -193,7 +193,7 @@ def need(model: Any, method: str, verb: str) -> None:
     """Refuse a model that cannot do what is to be measured.
 
     Raises:
-        ValueError: It lacks the method.
+        ValueError: If it lacks the method.
     """
     if not hasattr(model, method):
         raise ValueError(f"evaluate {verb} needs a model with {method}(); {type(model).__name__} has none")

@@ -77,7 +77,8 @@ def marked(right: bool, text: str, why: str = "") -> str:
 def spread(rows: Sequence[int], count: int = SHOWN) -> list[int]:
     """Return at most `count` of the rows, evenly spread.
 
-    >>> spread(range(10), 3)
-    [0, 3, 6]
+    Example:
+        >>> spread(range(10), 3)
+        [0, 3, 6]
     """
     return list(rows) if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]

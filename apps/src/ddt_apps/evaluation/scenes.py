@@ -172,7 +172,7 @@ def _behind(folder: str | None, side: int) -> list[np.ndarray]:
 
 
 def other_prompts(prompts: Sequence[Prompt], pictures: int) -> list[Prompt]:
-    """For each prompt another one of its category, half the category away."""
+    """Return for each prompt another one of its category, half the category away."""
     by_category: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         by_category.setdefault(prompt.category, []).append(row)

@@ -34,10 +34,11 @@ class Scores:
     def protocol_id(self) -> str:
         """Twelve hex digits that stand for the protocol.
 
-        >>> a = Scores("scenes", {}, {"seed": 0}, {}, {})
-        >>> b = Scores("scenes", {}, {"seed": 1}, {}, {})
-        >>> a.protocol_id == b.protocol_id
-        False
+        Example:
+            >>> a = Scores("scenes", {}, {"seed": 0}, {}, {})
+            >>> b = Scores("scenes", {}, {"seed": 1}, {}, {})
+            >>> a.protocol_id == b.protocol_id
+            False
         """
         return hashlib.sha256(json.dumps([self.benchmark, self.protocol], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -66,8 +67,8 @@ class Scores:
         """Read `scores.json`, or the folder that holds it.
 
         Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It is no file of scores, or was changed by hand so that its id no longer fits.
+            FileNotFoundError: If it is not there.
+            ValueError: If it is no file of scores, or was changed by hand so that its id no longer fits.
         """
         file = path / "scores.json" if path.is_dir() else path
         if not file.is_file():
@@ -84,7 +85,7 @@ class Scores:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the code that a score depends on; torch with it, for last digits."""
+    """Return the versions of the code that a score depends on; torch with it, for last digits."""
     return {name: version(name) for name in ("ddt-data", "ddt-apps")} | {"torch": torch.__version__.split("+")[0]}
 
 
@@ -98,7 +99,7 @@ def compare_scores(paths: Sequence[Path]) -> tuple[list[str], list[list[str]], l
         Header, rows and warnings; a warning names what differs between two protocols.
 
     Raises:
-        ValueError: The scores are of different benchmarks.
+        ValueError: If the scores are of different benchmarks.
     """
     all_scores = [Scores.load(Path(path)) for path in paths]
     first = all_scores[0]
@@ -128,8 +129,9 @@ def value_of(figures: dict[str, Any], name: str) -> tuple[float | None, float | 
         figures: Of a benchmark or a control.
         name: Dotted where the figure is a dict, such as "success.seen".
 
-    >>> value_of({"success": {"all": 7.25}, "success_standard_error": {"all": 1.5}}, "success.all")
-    (7.25, 1.5)
+    Example:
+        >>> value_of({"success": {"all": 7.25}, "success_standard_error": {"all": 1.5}}, "success.all")
+        (7.25, 1.5)
     """
     first, *rest = name.split(".")
     value, error = figures.get(first), figures.get(first + ERROR)
@@ -141,8 +143,9 @@ def value_of(figures: dict[str, Any], name: str) -> tuple[float | None, float | 
 def shown(figures: dict[str, Any], name: str, digits: int = 1) -> str:
     """Write what `value_of` returns, so many digits after the point; "-" where there is no figure.
 
-    >>> shown({"psnr": 21.5, "psnr_standard_error": 0.125}, "psnr", 2)
-    '21.50 \u00b1 0.12'
+    Example:
+        >>> shown({"psnr": 21.5, "psnr_standard_error": 0.125}, "psnr", 2)
+        '21.50 \u00b1 0.12'
     """
     value, error = value_of(figures, name)
     if value is None or isinstance(value, int):

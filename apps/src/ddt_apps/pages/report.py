@@ -1,7 +1,7 @@
 """A report is one HTML file that needs nothing else: pictures and charts are inside it.
 
-Every function returns a piece of HTML; `report` puts pieces together. A picture is float [3, H, W] in [-1, 1] (a
-tensor) or uint8 [H, W, 3] (an array). It is stored at its own size and enlarged by a whole factor without smoothing.
+Every function returns a piece of HTML; `report` puts pieces together. A picture is stored at its own size and enlarged
+by a whole factor without smoothing.
 """
 
 import base64
@@ -11,17 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ddt_apps.run.atomic import writing
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Picture = Union["Tensor", np.ndarray]
+Picture = NDArray[np.uint8]  # [H, W, 3]
 STYLE = Path(__file__).with_name("report.css")
 
 
@@ -29,8 +26,9 @@ STYLE = Path(__file__).with_name("report.css")
 class Metric:
     """One figure beside what a trivial method would get.
 
-    >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").verdict
-    'better than'
+    Example:
+        >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").verdict
+        'better than'
     """
 
     name: str
@@ -51,44 +49,32 @@ class Metric:
         return "better than" if gain > margin else "worse than" if -gain > margin else "about equal to"
 
 
-def to_uint8(picture: Picture) -> np.ndarray:
-    """Bring a picture to uint8 [H, W, 3].
+def picture(image: Picture, alt: str, size: int = 128) -> str:
+    """Return one `<img>`, enlarged by the largest whole factor that stays within `size` pixels.
+
+    Example:
+        >>> picture(np.zeros((32, 32, 3), np.uint8), "a fox", size=100)[:58]
+        '<img class="px" width="96" height="96" alt="a fox" src="da'
 
     Raises:
-        ValueError: The array has another shape or type.
-
-    >>> to_uint8(np.zeros((4, 4, 3), np.uint8)).shape
-    (4, 4, 3)
+        ValueError: If it is no picture.
     """
-    if isinstance(picture, np.ndarray):
-        array = picture
-    else:
-        array = ((picture.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"a picture is float [3, H, W] or uint8 [H, W, 3], not {array.dtype} {list(array.shape)}")
-    return array
-
-
-def picture(image: Picture, alt: str, size: int = 128) -> str:
-    """One `<img>`, enlarged by the largest whole factor that stays within `size` pixels.
-
-    >>> picture(np.zeros((32, 32, 3), np.uint8), "a fox", size=100)[:58]
-    '<img class="px" width="96" height="96" alt="a fox" src="da'
-    """
-    array = to_uint8(image)
-    factor = max(1, size // max(array.shape[:2]))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    factor = max(1, size // max(image.shape[:2]))
     stream = io.BytesIO()
-    Image.fromarray(array).save(stream, format="PNG", optimize=True)
+    Image.fromarray(image).save(stream, format="PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    height, width = (side * factor for side in array.shape[:2])
+    height, width = (side * factor for side in image.shape[:2])
     return f'<img class="px" width="{width}" height="{height}" alt="{escape(alt, quote=True)}" src="{source}">'
 
 
 def grid(pictures: Iterable[tuple[Picture, str]], size: int = 128) -> str:
-    """Pictures with a caption under each, as many a row as fit.
+    """Return pictures with a caption under each, as many a row as fit.
 
-    >>> grid([(np.zeros((8, 8, 3), np.uint8), "a red fox")]).count("<figure>")
-    1
+    Example:
+        >>> grid([(np.zeros((8, 8, 3), np.uint8), "a red fox")]).count("<figure>")
+        1
     """
     cells = (
         f"<figure>{picture(image, caption, size)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -98,10 +84,11 @@ def grid(pictures: Iterable[tuple[Picture, str]], size: int = 128) -> str:
 
 
 def strip(rows: Iterable[tuple[str, Sequence[tuple[Picture, str]]]], size: int = 96) -> str:
-    """Rows of labelled pictures that stay on one line, such as one from 1, 2, 4 ... tokens: (what it shows, its row).
+    """Return rows of labelled pictures, each on one line, such as one from 1, 2, 4 ... tokens: (what it shows, row).
 
-    >>> strip([("a fox", [(np.zeros((8, 8, 3), np.uint8), "1 token")])]).count('alt="a fox: 1 token"')
-    1
+    Example:
+        >>> strip([("a fox", [(np.zeros((8, 8, 3), np.uint8), "1 token")])]).count('alt="a fox: 1 token"')
+        1
     """
     lines = []
     for name, row in rows:
@@ -114,11 +101,12 @@ def strip(rows: Iterable[tuple[str, Sequence[tuple[Picture, str]]]], size: int =
 
 
 def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None, str]], size: int = 96) -> str:
-    """Before, what was asked, after, the true result where there is one (else None), and what to say of after.
+    """Return cards of edits: before, what was asked, after, the exact result or None, and what to say of after.
 
-    >>> blank = np.zeros((8, 8, 3), np.uint8)
-    >>> pairs([(blank, "make the fox blue", blank, None, "drawn")]).count("<img")
-    2
+    Example:
+        >>> blank = np.zeros((8, 8, 3), np.uint8)
+        >>> pairs([(blank, "make the fox blue", blank, None, "drawn")]).count("<img")
+        2
     """
     cards = []
     for before, instruction, after, truth, said in rows:
@@ -133,10 +121,11 @@ def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None, str]], siz
 
 
 def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], size: int = 128) -> str:
-    """Pictures with questions about them: (question, answer given, true answer) each.
+    """Return pictures with questions about them: (question, answer given, true answer) each.
 
-    >>> "no: bell" in answers([(np.zeros((8, 8, 3), np.uint8), [("What is this?", "fox", "bell")])])
-    True
+    Example:
+        >>> "no: bell" in answers([(np.zeros((8, 8, 3), np.uint8), [("What is this?", "fox", "bell")])])
+        True
     """
     shown = []
     for image, questions in cards:
@@ -152,10 +141,11 @@ def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], siz
 
 
 def metrics(rows: Iterable[Metric]) -> str:
-    """A table of figures beside their trivial baselines.
+    """Return a table of figures beside their trivial baselines.
 
-    >>> ">better than<" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
-    True
+    Example:
+        >>> ">better than<" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
+        True
     """
     lines = []
     for row in rows:
@@ -176,10 +166,11 @@ def metrics(rows: Iterable[Metric]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain table; numbers are shown with four digits.
+    """Return a plain table; numbers are shown with four digits.
 
-    >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td>")
-    2
+    Example:
+        >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td>")
+        2
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     lines = []
@@ -191,25 +182,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def columns(*pieces: str) -> str:
-    """Pieces beside one another where there is room, such as charts.
+    """Return pieces beside one another where there is room, such as charts.
 
-    >>> columns("a", "b")
-    '<div class="columns"><div>a</div><div>b</div></div>'
+    Example:
+        >>> columns("a", "b")
+        '<div class="columns"><div>a</div><div>b</div></div>'
     """
     return f'<div class="columns">{"".join(f"<div>{piece}</div>" for piece in pieces)}</div>'
 
 
 def note(text: str) -> str:
-    """A remark that must not be missed, such as a limit of what is shown.
+    """Return a remark that must not be missed, such as a limit of what is shown.
 
-    >>> note("small models")
-    '<p class="note">small models</p>'
+    Example:
+        >>> note("small models")
+        '<p class="note">small models</p>'
     """
     return f'<p class="note">{escape(text)}</p>'
 
 
 def section(title: str, text: str, *pieces: str | tuple[str, str]) -> tuple[str, str]:
-    """A titled part of the page with a sentence or two that say what is to be seen; for `report`.
+    """Return a titled part of the page with a sentence or two that say what is to be seen; for `report`.
 
     A piece is HTML, or another section, which becomes a part of this one.
     """
@@ -231,9 +224,10 @@ def report(
     Returns:
         The whole HTML document.
 
-    >>> page = report("Demo", "Pictures.", [section("Drawn", "From captions.", note("small"))], {"time": "9 min"})
-    >>> page.startswith("<!doctype html>") and "http" not in page
-    True
+    Example:
+        >>> page = report("Demo", "Pictures.", [section("Drawn", "From captions.", note("small"))], {"time": "9 min"})
+        >>> page.startswith("<!doctype html>") and "http" not in page
+        True
     """
     names = [f"part-{number}" for number in range(1, len(sections) + 1)]
     links = "".join(
@@ -260,9 +254,10 @@ def report(
 def save_report(path: Path, page: str) -> None:
     """Write the page atomically.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_report(Path(folder) / "report.html", report("Demo", "Nothing yet.", []))
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_report(Path(folder) / "report.html", report("Demo", "Nothing yet.", []))
     """
     with writing(path) as file:
         file.write_text(page, encoding="utf-8")
