@@ -4,7 +4,7 @@ python benchmarks/caption_worth.py runs/my-lm data/held-out-ids
 
 The ids must be of scenes that the run never saw: ddt data scenes --seed 1, then ddt tokenize. Printed are bits a visual
 token under the right caption, the caption of another sample, and none, over all positions and for each eighth of the
-image in the order in which the model writes it.
+image from the coarse end.
 """
 
 import argparse
@@ -14,26 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import in_batches
+from ddt_apps.evaluation.models import visual_bits
 from ddt_apps.models import load_language_model
 from ddt_data import ShardDataset
-from ddt_llm import MultimodalLM, collate
-from ddt_llm.head import head_nats
-
-BATCH = 32
-
-
-@torch.inference_mode()
-def visual_nats(lm: MultimodalLM, captions: list[str], ids: Tensor) -> Tensor:
-    """Cross-entropy [N, K] of every visual token of images [N, K] after their captions, in the order of writing."""
-    examples = [lm.sequences.text_to_image(*pair) for pair in zip(captions, ids, strict=True)]
-    nats = []
-    for first in range(0, len(examples), BATCH):
-        tokens = collate(examples[first : first + BATCH], lm.sequences.pad)["input_ids"].to(lm.model.device)
-        hidden = lm.model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        targets, visual = tokens[:, 1:], lm.vocabulary.visual
-        inside = (targets >= visual.start) & (targets < visual.stop)
-        nats.append(head_nats(lm.model, hidden[inside], targets[inside]).view(-1, lm.vocabulary.num_tokens))
-    return torch.cat(nats).cpu()
 
 
 def main() -> None:
@@ -49,15 +33,16 @@ def main() -> None:
     samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
     ids = torch.stack([torch.from_numpy(sample["ids"]) for sample in samples])
     captions = [sample["text"] for sample in samples]
-    found = {
-        "right": visual_nats(lm, captions, ids),
-        "wrong": visual_nats(lm, captions[1:] + captions[:1], ids),
-        "none": visual_nats(lm, [""] * len(captions), ids),
-    }
-    for name, nats in found.items():
-        parts = " ".join(f"{part.mean() / math.log(2):5.2f}" for part in nats.chunk(8, dim=1))
-        print(f"{name:>6} caption: {nats.mean() / math.log(2):.3f} bits a visual token; coarse to fine {parts}")
-    worth = (found["wrong"] - found["right"]).mean(1)
+    captions_by_name = {"right": captions, "wrong": captions[1:] + captions[:1], "none": [""] * len(captions)}
+
+    def bits(said: list[str]) -> Tensor:
+        return in_batches("foretell", len(ids), lambda r: visual_bits(lm, ids[r], said[r])).flip(1)  # coarse to fine
+
+    found = {name: bits(said) for name, said in captions_by_name.items()}
+    for name, each in found.items():
+        parts = " ".join(f"{part.mean():5.2f}" for part in each.chunk(8, dim=1))
+        print(f"{name:>6} caption: {each.mean():.3f} bits a visual token; coarse to fine {parts}")
+    worth = (found["wrong"] - found["right"]).mean(1) * math.log(2)
     error = worth.std() / len(worth) ** 0.5
     print(f"the right caption is worth {worth.mean():.3f} +- {error:.3f} nats a visual token over a wrong one")
 

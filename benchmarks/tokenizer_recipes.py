@@ -19,9 +19,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import read
 from ddt_apps.evaluation.heldout import held_out_scenes
+from ddt_apps.evaluation.models import prefixes_of
 from ddt_apps.evaluation.pixels import psnr
-from ddt_apps.evaluation.scenes import ScenesSettings, read, real_pictures, summary
+from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
 from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
 from ddt_apps.run.config import load_config
 from ddt_apps.train.tokenizer import TrainTokenizer, train
@@ -111,13 +113,13 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         return float(psnr(decoded(codec, ids, **settings), images).mean())
 
     prompts = load_prompts(level)
-    real = real_pictures(prompts, ScenesSettings(level=level), codec.image_size)
+    real = real_pictures(prompts, Settings(level=level), codec.image_size)
     again = to_uint8(decoded(codec, codec.encode(to_tensor(real)), num_steps=1))
     seen = read(Judge.from_pretrained("a"), again, canvas_of(level))
     health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
     usage = codebook_usage(codec, level)
     changes = patch_changes(codec, ids[:64])
-    kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
+    kept = prefixes_of(codec)
     return Measures(
         psnr=float(psnr(drawn, images).mean()),
         psnr_8=score(num_steps=8),

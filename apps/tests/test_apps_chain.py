@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.evaluation import Scores
 from ddt_apps.models import load_pair
 from ddt_apps.use.chat import Chat
 
@@ -67,25 +69,33 @@ def here(demo, monkeypatch):
 
 def test_demo_leaves_a_report_and_all_figures(here):
     figures = json.loads((here / "metrics.json").read_text())
-    for name in [
-        "reconstruction_psnr",
-        "prefix_psnr",
-        "codebook_usage",
-        "codes_per_position",
-        "lm_bits_per_token",
-        "background_match",
-        "edit_l1",
-        "edit_l1_copy_input",
-        "answer_accuracy",
-        "answer_accuracy_blind",
-    ]:
-        assert name in figures
-    assert set(figures["lm_bits_per_token"]) == {"before", "after", "wrong_caption", "unigram"}
-    assert len(figures["prefix_psnr"]) == len(figures["prefix_tokens"])
+    assert figures["held_out_scenes"] == 12 and set(figures["seconds"]) >= {"tokenize", "measure"}
+    reconstruction, language = figures["reconstruction"], figures["language"]
+    assert len(reconstruction["controls"]["psnr_from_coarsest"]) == 5
+    assert {"codebook_usage", "codes_per_position", "psnr", "psnr_standard_error"} <= set(reconstruction["scores"])
+    assert {"eight_steps", "mean_picture"} <= set(reconstruction["controls"])
+    assert set(language["controls"]) == {"another_caption", "no_caption", "unigrams", "untrained"}
+    assert {"background_as_asked", "overall", "standard_error"} <= set(figures["scenes"]["scores"])
+    assert {"copy_input", "tokenizer"} <= set(figures["edits"]["controls"])
+    assert {"frequent_answer", "another_picture"} <= set(figures["answers"]["controls"])
+    for name in ("reconstruction", "language", "scenes", "edits", "answers", "captions"):
+        assert Scores.load(here / "evaluation" / name).content == figures[name]
+        assert figures[name]["protocol_id"] in (here / "report.html").read_text()
     page = (here / "report.html").read_text()
+    assert '""' not in "".join(re.findall(r'alt="[^"]*"', page))
     assert (
         page.count("<img") > 40 and "http://" not in page.replace("http://www.w3.org", "") and 'src="http' not in page
     )
+
+
+def test_the_commands_that_a_report_names_measure_the_same_again(here, tmp_path):
+    page = (here / "report.html").read_text()
+    commands = dict(re.findall(r"<td>(ddt evaluate (\w+) [^<]*)</td>", page)[i][::-1] for i in range(6))
+    assert len(commands) == 6
+    for name in ("reconstruction", "captions"):
+        assert ddt(*commands[name].split()[1:], "--out", tmp_path / name)[0] == 0
+        again, before = Scores.load(tmp_path / name), Scores.load(here / "evaluation" / name)
+        assert (again.protocol_id, again.scores) == (before.protocol_id, before.scores)
 
 
 def test_a_finished_demo_is_not_done_again(here):
@@ -220,7 +230,7 @@ def test_how_many_processes_load_may_change(here):
 
 def test_id_shards_of_another_tokenizer_are_refused(here, tmp_path):
     ids = tmp_path / "ids"
-    code, _ = ddt("tokenize", here / "data" / "test", "--tokenizer", here / "tokenizer", "--out", ids)
+    code, _ = ddt("tokenize", here / "data" / "train", "--tokenizer", here / "tokenizer", "--out", ids)
     assert code == 0
     manifest = json.loads((ids / "manifest.json").read_text())
     manifest["tokenizer"]["fingerprint"] = "0" * 16

@@ -14,15 +14,19 @@ from ddt_apps.evaluation import (
     ReconstructionSettings,
     ScenesSettings,
     Scores,
+    answers,
+    captions,
     compare_scores,
+    edits,
     evaluate_answers,
     evaluate_captions,
     evaluate_edits,
     evaluate_reconstruction,
     evaluate_scenes,
     load_model,
+    scenes,
 )
-from ddt_apps.evaluation.page import page
+from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.pixels import l1, psnr, ssim
 from ddt_apps.evaluation.scenes import other_prompts, summary
 from ddt_apps.evaluation.verbs import run_evaluation
@@ -60,9 +64,11 @@ class Oracle:
         pictures = []
         for i, text in enumerate(prompts):
             rng = random.Random(seed + i)
+            text, _, ground = text.partition(" on a ")
             if text not in self.prompts or rng.random() < self.spoil:
                 text = rng.choice(list(self.prompts))
-            pictures.append(render(scene_for(self.prompts[text], self.config, seed + i), self.config))
+            scene = scene_for(self.prompts[text], self.config, seed + i)
+            pictures.append(render(replace(scene, background=ground.split()[0]) if ground else scene, self.config))
         return to_tensor(pictures)
 
     def edit(self, images, instructions, seed):
@@ -95,7 +101,9 @@ def test_a_perfect_model_reaches_the_ceiling_and_chance_is_nought(oracle):
     assert abs(scores.controls["tokenizer"]["overall"] - scores.controls["real"]["overall"]) < 1e-9
     assert scores.controls["tokenizer_prefixes"]["1"] <= 2
     assert scores.scores["count_error"] < 0.2
-    html = page(scores, judged, "ddt evaluate scenes oracle")
+    assert scores.scores["background_as_asked"] == 100
+    assert scores.controls["any_background"]["background_as_asked"] == pytest.approx(100 / 6)
+    html = document(scores, scenes.page(scores, judged), "ddt evaluate scenes oracle")
     assert html.count("<img") > 40 and "\u2713" in html and scores.protocol_id in html
 
 
@@ -162,7 +170,7 @@ def test_copying_the_input_gets_what_the_control_says():
     assert exact["l1_outside"] < 0.5, "an edit changes nothing outside the boxes of what it names"
     assert scores.controls["tokenizer"] == exact
     assert set(copied["kinds"]) <= {"add", "remove", "replace", "recolour", "move", "background"}
-    assert page(scores, edited, "").count("<img") >= 3 * 24
+    assert document(scores, edits.page(scores, edited), "").count("<img") >= 3 * 24
 
 
 def test_a_parrot_answers_no_better_than_blind():
@@ -171,7 +179,7 @@ def test_a_parrot_answers_no_better_than_blind():
     assert scores.scores["accuracy"]["all"] == pytest.approx(100 * right)
     assert scores.controls["another_picture"] == scores.scores
     assert scores.controls["frequent_answer"]["accuracy"]["all"] > scores.scores["accuracy"]["all"]
-    assert "frequent" in page(scores, answered, "")
+    assert "frequent" in document(scores, answers.page(scores, answered), "")
 
 
 def test_captions_are_scored_by_what_they_say():
@@ -180,7 +188,7 @@ def test_captions_are_scored_by_what_they_say():
     assert ceiling["exact"]["all"] == ceiling["nouns_f1"] == ceiling["counts_f1"] == ceiling["colours_f1"] == 100
     assert scores.scores["nouns_f1"] > 90 > 40 > chance["nouns_f1"]
     assert 60 < scores.scores["colours_f1"] < 100  # it names a colour for natural ones too
-    assert len(captioned.captions) == 120 and page(scores, captioned, "")
+    assert len(captioned.captions) == 120 and document(scores, captions.page(scores, captioned), "")
 
 
 def test_a_tokenizer_without_loss_reconstructs_exactly():
@@ -210,17 +218,18 @@ def test_an_adapter_is_ten_lines_and_what_it_lacks_is_named(tmp_path, monkeypatc
         "import torch\n\n\nclass Peer:\n    def draw(self, prompts, seed):\n"
         "        return torch.zeros(len(prompts), 3, 32, 32)\n\n\ndef load():\n    return Peer()\n"
     )
-    scores = run_evaluation("scenes", "peer.py:load", None, ["level=tiny", "pictures=1"])
+    scores = run_evaluation(scenes, "peer.py:load", None, ["level=tiny", "pictures=1"])
     assert scores.scores["overall"] == 0 and "tokenizer" not in scores.controls
+    assert scores.scores["background_as_asked"] == 0  # grey is none of this level
     assert (tmp_path / "evaluation/scenes/index.html").is_file()
     assert Scores.load(tmp_path / "evaluation/scenes") == scores
     with pytest.raises(ValueError, match=r"needs a model with edit\(\)"):
-        run_evaluation("edits", "peer.py:load", None, [])
+        run_evaluation(edits, "peer.py:load", None, [])
     with pytest.raises(ValueError, match="has no function 'make'"):
         load_model("peer.py:make")
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_model("nowhere.py:load")
     with pytest.raises(ValueError, match="did you mean 'level'"):
-        run_evaluation("scenes", "peer.py:load", None, ["levle=tiny"])
+        run_evaluation(scenes, "peer.py:load", None, ["levle=tiny"])
     with pytest.raises(ValueError, match="tiny, standard, hard"):
-        run_evaluation("scenes", "peer.py:load", None, ["level=huge"])
+        run_evaluation(scenes, "peer.py:load", None, ["level=huge"])

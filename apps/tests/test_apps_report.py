@@ -1,11 +1,13 @@
 """The report: one file that needs nothing else."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from ddt_apps.pages.chart import line_chart, ticks
 from ddt_apps.pages.report import (
@@ -16,12 +18,12 @@ from ddt_apps.pages.report import (
     metrics,
     note,
     pairs,
+    picture,
     report,
     save_report,
     section,
     strip,
     table,
-    to_uint8,
 )
 
 VOID = {"meta", "img"}
@@ -58,8 +60,13 @@ def page():
         "Pictures from a few tokens & back.",
         [
             section("Figures", "All of them.", metrics([Metric("PSNR", 20, 14, "mean image", "dB", "Closeness.")])),
-            section("Pictures", "Below.", grid([(image(), "a <red> fox")]), strip([[(image(), "1"), (image(), "2")]])),
-            section("Edits", "Before and after.", pairs([(image(), 'say "blue"', image(), image())])),
+            section(
+                "Pictures",
+                "Below.",
+                grid([(image(), "a <red> fox")]),
+                strip([("a fox", [(image(), "1"), (image(), "2")])]),
+            ),
+            section("Edits", "Before and after.", pairs([(image(), 'say "blue"', image(), image(), "drawn")])),
             section("Answers", "Q and A.", answers([(image(), [("What?", "fox", "fox"), ("Colour?", "", "red")])])),
             section(
                 "Curves",
@@ -103,18 +110,40 @@ def test_wrong_answers_show_the_truth(page):
         (Metric("a", 2, 1, "x"), True),
         (Metric("a", 1, 1, "x"), False),
         (Metric("a", 1, 2, "x", lower_is_better=True), True),
+        (Metric("a", 2, 1, "x", error=0.6, baseline_error=0.7), True),
+        (Metric("a", 2, 1, "x", error=0.8, baseline_error=0.7), False),
     ],
 )
-def test_a_metric_beats_its_baseline_only_if_strictly_better(metric, better):
-    assert metric.better is better
+def test_a_metric_beats_its_baseline_only_if_strictly_better_by_more_than_its_error(metric, better):
+    assert (metric.verdict == "better than") is better
+    assert metric.verdict != "worse than"
 
 
-def test_pictures_of_both_kinds_agree():
+def test_a_metric_below_its_baseline_says_so():
+    assert Metric("a", 1, 2, "x", error=0.3).verdict == "worse than"
+    assert Metric("a", 1, 2, "x", error=3.0).verdict == "about equal to"
+    assert "about equal to" in metrics([Metric("a", 1, 1, "x")])
+
+
+def test_errors_are_shown_in_two_digits_and_values_to_the_same_place():
+    shown = metrics([Metric("a", 12.3456, 0.0, "x", error=0.0234), Metric("b", 61.26, 0.0, "x", error=2.19)])
+    assert "12.346 &plusmn; 0.023" in shown and "61.3 &plusmn; 2.2" in shown
+
+
+def test_what_a_picture_shows_is_said(page):
+    said = re.findall(r'alt="([^"]*)"', page)
+    assert len(said) == page.count("<img") and "a fox: 2" in said and "picture asked: What? Colour?" in said
+    assert {"before: say &quot;blue&quot;", "exact: say &quot;blue&quot;"} < set(said)
+
+
+def test_only_pictures_are_shown():
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
-    assert (to_uint8(tensor) == array).all()
+    shown = base64.b64decode(re.search(r"base64,([^\"]*)", picture(array, "noise")).group(1))
+    assert (np.asarray(Image.open(io.BytesIO(shown))) == array).all()
     with pytest.raises(ValueError, match=r"not uint8 \[5, 7\]"):
-        to_uint8(array[..., 0])
+        picture(array[..., 0], "grey")
+    with pytest.raises(ValueError, match=r"not float64 \[5, 7, 3\]"):
+        picture(array / 255, "floats")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.97), (-3, 2900), (1e-5, 3e-5), (7, 7)])

@@ -20,9 +20,11 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", 
 
 
 def _evaluate(benchmark: str, model: str, out: Path | None, settings: list[str] | None) -> None:
+    from importlib import import_module
+
     from ddt_apps.evaluation.verbs import run_evaluation
 
-    run_evaluation(benchmark, model, out, settings or [])
+    run_evaluation(import_module(f"ddt_apps.evaluation.{benchmark}"), model, out, settings or [])
 
 
 @evaluate.command("scenes")
@@ -80,6 +82,17 @@ def evaluate_captions(model: Source, settings: Settings = None, out: Folder = No
     Settings: level, count, seed.
     """
     _evaluate("captions", model, out, settings)
+
+
+@evaluate.command("language")
+def evaluate_language(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Foretell the ids of held-out pictures from their captions, in bits; beside it what another caption gives.
+
+    Example: [bold]ddt evaluate language runs/demo/pretrain level=tiny[/]
+
+    Settings: level, count, seed.
+    """
+    _evaluate("language", model, out, settings)
 
 
 @evaluate.command("table")

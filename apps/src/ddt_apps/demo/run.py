@@ -1,10 +1,11 @@
 """ddt demo: the whole chain on embedded data, small enough for a laptop.
 
 runs/<name>/    config.yaml, report.html, overview.png, metrics.json
-  data/         train, test (picture shards), train-ids (id shards)
+  data/         train (picture shards), train-ids (id shards)
   tokenizer/    a run of ddt train-tokenizer
   pretrain/     a run of ddt pretrain
   sft/          a run of ddt sft
+  evaluation/   scores.json of each benchmark
 """
 
 import json
@@ -14,24 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from ddt_apps.demo.measure import (
-    HeldOut,
-    measure_answers,
-    measure_drawing,
-    measure_edits,
-    measure_pretraining,
-    measure_tokenizer,
-    named_background,
-)
 from ddt_apps.demo.report import demo_report, overview
-from ddt_apps.models import load_language_model
+from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.run.progress import StageProgress
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import pretrain, sft
@@ -40,7 +29,6 @@ from ddt_apps.train.examples import text_lines
 from ddt_apps.use.pictures import save_picture
 from ddt_data import ShardDataset
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.images import to_tensor
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
     "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer"),
@@ -55,7 +43,7 @@ class Demo:
 
     name: str = "demo"  # of the run: runs/<name>
     scenes: int = 12_000  # for training
-    held_out: int = 512  # for the figures; other scenes of the same kind
+    held_out: int = 512  # scenes of each benchmark, half of them with unseen combinations
     seed: int = 0
     guidance: float = 1.5  # of text to image
     temperature: float = 0.7  # of text to image; at 1 a small model strays into mosaics
@@ -95,7 +83,6 @@ def run_demo(overrides: list[str]) -> None:
     run.start()
     todo: list[tuple[str, Callable[[], object]]] = [
         ("scenes", lambda: _scenes(data / "train", demo.scenes, demo.seed)),
-        ("held-out scenes", lambda: _scenes(data / "test", demo.held_out, demo.seed + 1)),
         ("train-tokenizer", lambda: train_tokenizer.train(configs["tokenizer"])),
         ("tokenize", lambda: _tokenize(data, folder / "tokenizer")),
         ("pretrain", lambda: pretrain.train(configs["pretrain"])),
@@ -131,36 +118,32 @@ def _tokenize(data: Path, run: Path) -> None:
     tokenize_shards(data / "train", run, ids)
 
 
-@torch.inference_mode()
 def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float]) -> None:
-    codec = Codec.from_pretrained(folder / "tokenizer")
-    train, train_ids = ShardDataset(folder / "data" / "train"), ShardDataset(folder / "data" / "train-ids")
-    some = range(min(2000, len(train)))
-    mean_image = to_tensor([train[i]["image"] for i in some]).mean(0)
-    seen_ids = torch.stack([torch.from_numpy(train_ids[i]["ids"]) for i in range(len(train_ids))])
-    held = HeldOut.load(ShardDataset(folder / "data" / "test"), codec)
-    drawer, assistant = load_language_model(folder / "pretrain"), load_language_model(folder / "sft")
-    untrained = pretrain.build_model(configs["pretrain"], train_ids, text_lines(configs["pretrain"].text))
-    prompts = [s["text"] for s in held.samples if named_background(s["text"])][:256]
-
-    with StageProgress("measure", 5, unit="parts") as progress:
-        figures = measure_tokenizer(held, codec, mean_image)
-        progress.update(1)
-        figures |= measure_pretraining(held, untrained, drawer, seen_ids)
-        progress.update(2)
-        found, drawn = measure_drawing(drawer, codec, prompts, demo.guidance, demo.temperature)
-        figures |= found
-        progress.update(3)
-        found, edited = measure_edits(held, assistant, codec, count=min(256, len(held.samples)))
-        figures |= found
-        progress.update(4)
-        found, answers = measure_answers(held, assistant, train_ids)
-        figures |= found
-        progress.update(5)
+    started = time.monotonic()
+    codec, tuned = load_model(f"{folder}/tokenizer"), load_model(f"{folder}/sft")
+    drawer = load_model(f"{folder}/pretrain", demo.guidance, demo.temperature)
+    train_ids, text = ShardDataset(folder / "data" / "train-ids"), text_lines(configs["pretrain"].text)
+    untrained = Assistant(pretrain.build_model(configs["pretrain"], train_ids, text), codec)
+    scenes_of = {"level": "tiny", "count": demo.held_out}
+    drawing = {"guidance": demo.guidance, "temperature": demo.temperature}
+    found = {
+        reconstruction: reconstruction.evaluate(codec, reconstruction.Settings(**scenes_of), "tokenizer"),
+        language: language.evaluate(drawer, language.Settings(**scenes_of), "pretrain", untrained),
+        scenes: scenes.evaluate(drawer, scenes.Settings(level="tiny", pictures=1, **drawing), "pretrain"),
+        edits: edits.evaluate(tuned, edits.Settings(**scenes_of), "sft"),
+        answers: answers.evaluate(tuned, answers.Settings(**scenes_of), "sft"),
+        captions: captions.evaluate(drawer, captions.Settings(**scenes_of), "pretrain"),
+    }
+    seconds["measure"] = time.monotonic() - started
+    scores = {each.benchmark: each for each, _ in found.values()}
+    pages = {each.benchmark: benchmark.page(each, shown) for benchmark, (each, shown) in found.items()}
+    pictures = [found[benchmark][1] for benchmark in (reconstruction, scenes, edits)]
+    save_report(folder / "report.html", demo_report(folder, scores, pages, seconds))
+    save_picture(overview(*pictures), folder / "overview.png")
+    for each in scores.values():
+        each.save(folder / "evaluation" / each.benchmark)
+    figures = {name: each.content for name, each in scores.items()}
     figures["seconds"] = {stage: round(value, 1) for stage, value in seconds.items()}
-    figures["held_out_scenes"] = len(held.samples)
-    page = demo_report(folder, figures, held, codec, list(zip(prompts, drawn, strict=True)), edited, answers)
-    save_report(folder / "report.html", page)
-    save_picture(overview(figures, held, codec, drawn, edited), folder / "overview.png")
+    figures["held_out_scenes"] = demo.held_out
     with writing(folder / "metrics.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,18 +1,25 @@
-"""Evaluation: what a model can do, each figure beside its ceiling and what chance or a trivial method gets."""
+"""Evaluation: what a model can do, each figure beside its ceiling and what chance or a trivial method gets.
 
-from ddt_apps.evaluation.answers import AnswersSettings, evaluate_answers
-from ddt_apps.evaluation.captions import CaptionsSettings, evaluate_captions
-from ddt_apps.evaluation.edits import EditsSettings, evaluate_edits
+A benchmark is a module with `Settings`, `evaluate(model, settings, name)` and `page(scores, shown)`.
+"""
+
+from ddt_apps.evaluation import answers, captions, edits, language, reconstruction, scenes
 from ddt_apps.evaluation.models import Assistant, load_model
-from ddt_apps.evaluation.reconstruction import ReconstructionSettings, evaluate_reconstruction
-from ddt_apps.evaluation.scenes import ScenesSettings, evaluate_scenes
 from ddt_apps.evaluation.scores import Scores, compare_scores
+
+AnswersSettings, evaluate_answers = answers.Settings, answers.evaluate
+CaptionsSettings, evaluate_captions = captions.Settings, captions.evaluate
+EditsSettings, evaluate_edits = edits.Settings, edits.evaluate
+LanguageSettings, evaluate_language = language.Settings, language.evaluate
+ReconstructionSettings, evaluate_reconstruction = reconstruction.Settings, reconstruction.evaluate
+ScenesSettings, evaluate_scenes = scenes.Settings, scenes.evaluate
 
 __all__ = [
     "AnswersSettings",
     "Assistant",
     "CaptionsSettings",
     "EditsSettings",
+    "LanguageSettings",
     "ReconstructionSettings",
     "ScenesSettings",
     "Scores",
@@ -20,6 +27,7 @@ __all__ = [
     "evaluate_answers",
     "evaluate_captions",
     "evaluate_edits",
+    "evaluate_language",
     "evaluate_reconstruction",
     "evaluate_scenes",
     "load_model",

@@ -1,27 +1,28 @@
 """ddt evaluate edits: pictures changed by instruction, against the exact result."""
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
-from ddt_apps.evaluation.models import Edits, codec_of, need
+from ddt_apps.evaluation.batches import in_batches, read
+from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
+from ddt_apps.evaluation.means import Figures, by_kind, mean_of
+from ddt_apps.evaluation.models import Edits, codec_of, described, need
+from ddt_apps.evaluation.page import Page, against, marked, side_by_side
 from ddt_apps.evaluation.pixels import l1
-from ddt_apps.evaluation.scenes import in_batches, read
-from ddt_apps.evaluation.scores import Scores, versions
-from ddt_data import Edit, Judge, Scene, caption, make_edit, render
+from ddt_apps.evaluation.scores import Scores, shown
+from ddt_apps.pages.report import pairs, section
+from ddt_data import Edit, Judge, SceneConfig, Verdict, caption, make_edit, render
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_data.sceneeval.verdicts import shows
 from ddt_tokenizer.images import to_tensor, to_uint8
 
 
-@dataclass(frozen=True)
-class EditsSettings(HeldOutSettings):
+@dataclass(frozen=True, kw_only=True)
+class Settings(HeldOutSettings):
     """Settings of `ddt evaluate edits`."""
 
     count: int = 600  # edits, half of them of scenes with unseen combinations
@@ -36,12 +37,10 @@ class Edited:
     sources: np.ndarray
     drawn: np.ndarray
     targets: np.ndarray
-    verdicts: list
+    verdicts: list[Verdict]
 
 
-def evaluate_edits(
-    model: Edits, settings: EditsSettings = EditsSettings(), name: str = "model"
-) -> tuple[Scores, Edited]:
+def evaluate(model: Edits, settings: Settings = Settings(), name: str = "model") -> tuple[Scores, Edited]:
     """Score a model that edits.
 
     L1 to the exact target (percent of the range, as MagicBrush), success (the judge sees the target scene: its things,
@@ -50,7 +49,7 @@ def evaluate_edits(
     without looking at the source, and the target through the model's tokenizer.
 
     Raises:
-        ValueError: The model cannot edit.
+        ValueError: If the model cannot edit.
     """
     need(model, "edit", "edits")
     codec, judge = codec_of(model), Judge.from_pretrained(settings.judge)
@@ -60,59 +59,41 @@ def evaluate_edits(
     targets = np.stack([render(edit.target, config) for edit in edits])
     before, exact = to_tensor(sources), to_tensor(targets)
     unchanged = torch.stack([_unchanged(edit, config.image_size) for edit in edits])
-    kinds = [edit.kind for edit in edits]
+    kinds, instructions = [edit.kind for edit in edits], [edit.instruction for edit in edits]
+    seed = settings.seed * 1_000_003
 
-    def measured(images: Tensor) -> tuple[dict[str, Any], list]:
-        images = torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2).float() / 127.5 - 1  # as it would be saved
-        pictures = to_uint8(images)
+    def measured(images: Tensor) -> tuple[Figures, list[Verdict]]:
+        pictures = to_uint8(images)  # as they would be saved
         seen = read(judge, pictures, canvas_of(settings.level))
         verdicts = [shows(e.target, s, p) for e, s, p in zip(edits, seen, pictures, strict=True)]
-        distance, kept = l1(images, exact).tolist(), l1(images, before, unchanged).tolist()
-        success = [100.0 * v.right for v in verdicts]
-        apart = [row for row, kind in enumerate(kinds) if kind != "background"]
-        table = {
-            kind: {
-                "success": float(np.mean([s for s, k in zip(success, kinds, strict=True) if k == kind])),
-                "l1": float(np.mean([d for d, k in zip(distance, kinds, strict=True) if k == kind])),
-                "count": count,
-            }
-            for kind, count in sorted(Counter(kinds).items())
-        }
+        success, distance = [100.0 * v.right for v in verdicts], l1(to_tensor(pictures), exact).tolist()
+        kept = l1(to_tensor(pictures), before, unchanged).tolist()
+        apart = [kept[row] for row, kind in enumerate(kinds) if kind != "background"]
         return {
-            "success": by_split(success, scenes),
-            "l1": by_split(distance, scenes),
-            "l1_outside": float(np.mean([kept[row] for row in apart])) if apart else 0.0,
-            "kinds": table,
+            **by_split("success", success, scenes),
+            **by_split("l1", distance, scenes),
+            **(mean_of("l1_outside", apart) if apart else {"l1_outside": 0.0}),
+            "kinds": by_kind(kinds, success=success, l1=distance),
         }, verdicts
 
-    instructions = [edit.instruction for edit in edits]
-    drawn = in_batches(
-        "edit", len(edits), lambda r: model.edit(before[r], instructions[r], settings.seed * 1_000_003 + r.start)
-    )
-    scores, verdicts = measured(drawn)
+    drawn = in_batches("edit", len(edits), lambda r: model.edit(before[r], instructions[r], seed + r.start))
+    figures, verdicts = measured(drawn)
     controls = {"copy_input": measured(before)[0], "exact_target": measured(exact)[0]}
     if hasattr(model, "draw"):
-        texts = [_describe(edit.target, s.rng, config) for edit, s in zip(edits, scenes, strict=True)]
-        anew = in_batches("draw anew", len(edits), lambda r: model.draw(texts[r], settings.seed * 1_000_003 + r.start))
+        texts = [_wanted(edit, s, config) for edit, s in zip(edits, scenes, strict=True)]
+        anew = in_batches("draw anew", len(edits), lambda r: model.draw(texts[r], seed + r.start))
         controls["draw_target_caption"] = measured(anew)[0]
     if codec is not None:
         again = in_batches("tokenizer", len(edits), lambda r: codec.decode(codec.encode(exact[r])))
         controls["tokenizer"] = measured(again)[0]
-    protocol = {
-        "level": settings.level,
-        "count": settings.count,
-        "seed": settings.seed,
-        "image_size": config.image_size,
-        "judge": judge_hash(settings.judge),
-        "versions": versions(),
-    }
-    info = {"name": name, **getattr(model, "identity", {})}
-    page = Edited(edits, sources, to_uint8(drawn), targets, verdicts)
-    return Scores("edits", info, protocol, scores, controls), page
+    protocol = settings.protocol(config) | {"judge": judge_hash(settings.judge)}
+    scores = Scores("edits", described(model, name), protocol, figures, controls)
+    return scores, Edited(edits, sources, to_uint8(drawn), targets, verdicts)
 
 
-def _describe(scene: Scene, rng: Any, config: Any) -> str:
-    return caption(scene, rng, 0.0, 1.0, size_words=config.size_words, image_size=config.image_size)
+def _wanted(edit: Edit, scene: HeldOutScene, config: SceneConfig) -> str:
+    """A caption of the target that names its background."""
+    return caption(edit.target, scene.rng, 0.0, 1.0, size_words=config.size_words, image_size=config.image_size)
 
 
 def _unchanged(edit: Edit, side: int) -> Tensor:
@@ -121,3 +102,42 @@ def _unchanged(edit: Edit, side: int) -> Tensor:
     for thing in set(edit.source.objects) ^ set(edit.target.objects):
         kept[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size] = False
     return kept
+
+
+def page(scores: Scores, edited: Edited) -> Page:
+    """Show success and distance beside every control, by kind of edit too, and edits."""
+    rivals = {
+        "model": scores.scores,
+        "leaving it as it is": scores.controls["copy_input"],
+        "drawing the target's caption anew": scores.controls.get("draw_target_caption"),
+        "the exact target through the tokenizer": scores.controls.get("tokenizer"),
+        "the exact target (the judge's ceiling)": scores.controls["exact_target"],
+    }
+    columns = {"success %": "success.all", "of seen": "success.seen", "of unseen": "success.unseen"}
+    columns |= {"L1": "l1.all", "L1 of seen": "l1.seen", "L1 of unseen": "l1.unseen", "L1 outside": "l1_outside"}
+    copied = scores.controls["copy_input"]["kinds"]
+    kinds = [
+        [kind, str(f["count"]), shown(f, "success"), shown(f, "l1"), shown(copied[kind], "l1")]
+        for kind, f in scores.scores["kinds"].items()
+    ]
+    cells = [
+        (edited.sources[i], edit.instruction, edited.drawn[i], edited.targets[i], marked(v.right, v.why or "drawn"))
+        for i, (edit, v) in enumerate(list(zip(edited.edits, edited.verdicts, strict=True))[:24])
+    ]
+    return Page(
+        title="Edits",
+        intro=f"{len(edited.edits)} edits of held-out scenes whose exact result is known.",
+        metrics=[
+            against(scores, "success.all", "copy_input", "Edited exactly as asked", "leaving it as it is", "%"),
+            against(scores, "l1.all", "copy_input", "Edits, L1 to the truth", "leaving it as it is", "%", lower=True),
+        ],
+        about=(
+            "Success: the judge sees the target scene. L1 to the exact target, in percent of the range. L1 outside: to "
+            "the source, beyond the boxes of what the edit changes. \u00b1 one standard error."
+        ),
+        tables=[
+            side_by_side(rivals, columns),
+            (["kind", "edits", "success %", "L1", "L1 of leaving it"], kinds),
+        ],
+        sections=[section("Edits", "", pairs(cells))],
+    )

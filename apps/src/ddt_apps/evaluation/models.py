@@ -1,6 +1,8 @@
 """What can be evaluated: any object with the methods below, ours or a peer's behind an adapter."""
 
 import importlib.util
+import inspect
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from ddt_apps.models import load_pair, load_renderer_run
 from ddt_apps.run.devices import pick_device
-from ddt_llm import MultimodalLM
+from ddt_llm import MultimodalLM, collate
+from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.
@@ -67,6 +70,14 @@ class Captions(Protocol):
         ...
 
 
+class Foretells(Protocol):
+    """What `evaluate language` needs, beside a `codec`."""
+
+    def bits(self, ids: Tensor, captions: Sequence[str]) -> Tensor:
+        """Return -log2 p of each of the ids [B, K], given those written before it and the caption; "" is none."""
+        ...
+
+
 class Assistant:
     """A language model of ours with its codec: draws, edits, answers and describes.
 
@@ -79,6 +90,7 @@ class Assistant:
 
     def __init__(self, lm: MultimodalLM, codec: Codec, guidance: float = 1.5, temperature: float = 0.7):
         self.lm, self.codec, self.guidance, self.temperature = lm, codec, guidance, temperature
+        self.lm.model.eval()
         self.image_size = codec.image_size
         self.identity = {"tokenizer": codec.fingerprint, "guidance": guidance, "temperature": temperature}
 
@@ -105,6 +117,25 @@ class Assistant:
         settings = {"output": "text", "temperature": 0.0, "max_text_tokens": 40}
         return [answer.text.strip() for answer in self.lm.generate_batch(prompts, **settings)]
 
+    def bits(self, ids: Tensor, captions: Sequence[str]) -> Tensor:
+        """Return -log2 p of each of the ids [B, K], given those written before it and the caption; "" is none."""
+        return visual_bits(self.lm, ids, captions)
+
+
+def visual_bits(lm: MultimodalLM, ids: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return -log2 p of each of the ids [B, K], given those written before it and the caption; "" is none."""
+    if lm.template == "caption":
+        examples = [lm.sequences.text_to_image(*pair) for pair in zip(captions, ids, strict=True)]
+    else:
+        examples = [lm.sequences.instruction([c] if c else [], [own]) for c, own in zip(captions, ids, strict=True)]
+    tokens = collate(examples, lm.sequences.pad)["input_ids"].to(lm.model.device)
+    hidden = lm.model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    targets, rows = tokens[:, 1:], lm.vocabulary.visual
+    visual = (targets >= rows.start) & (targets < rows.stop)
+    bits = head_nats(lm.model, hidden[visual], targets[visual]).view(ids.shape).cpu() / math.log(2)
+    written = torch.arange(lm.vocabulary.num_tokens) + lm.vocabulary.text_size
+    return bits[:, lm.vocabulary.to_ids(written)]  # in the tokenizer's order
+
 
 def _images(answers: list) -> Tensor:
     return torch.cat([answer.images for answer in answers])
@@ -120,8 +151,8 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
         guidance, temperature: Of drawing, for runs.
 
     Raises:
-        FileNotFoundError: There is no such run or file.
-        ValueError: The file has no such function.
+        FileNotFoundError: If there is no such run or file.
+        ValueError: If the file has no such function.
     """
     file, _, function = source.rpartition(":")
     if file.endswith(".py"):
@@ -142,15 +173,27 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
 
 
 def codec_of(model: Any) -> Tokenizes | None:
-    """The tokenizer of a model: itself, its `codec`, or None."""
+    """Return the tokenizer of a model: itself, its `codec`, or None."""
     return model if hasattr(model, "encode") else getattr(model, "codec", None)
+
+
+def prefixes_of(codec: Tokenizes) -> list[int]:
+    """Return 1, 2, 4, ... below K, the numbers of coarsest ids to draw from; none if `decode` cannot leave ids out."""
+    if "keep_tokens" not in inspect.signature(codec.decode).parameters:
+        return []
+    return [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
+
+
+def described(model: Any, name: str) -> dict[str, Any]:
+    """Return what scores record of a model: its name in tables, and its `identity` where it has one."""
+    return {"name": name, **getattr(model, "identity", {})}
 
 
 def need(model: Any, method: str, verb: str) -> None:
     """Refuse a model that cannot do what is to be measured.
 
     Raises:
-        ValueError: It lacks the method.
+        ValueError: If it lacks the method.
     """
     if not hasattr(model, method):
         raise ValueError(f"evaluate {verb} needs a model with {method}(); {type(model).__name__} has none")

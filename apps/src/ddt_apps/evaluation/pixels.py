@@ -6,20 +6,20 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each of the images [N, 3, H, W] in [-1, 1]: [N]."""
+    """Compute the peak signal-to-noise ratio in dB of each of the images [N, 3, H, W] in [-1, 1]: [N]."""
     error = ((images - references) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
     return -10 * error.log10()
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004; window 11, sigma 1.5) of each of the images in [-1, 1]: [N]."""
+    """Compute structural similarity (Wang et al. 2004; window 11, sigma 1.5) of each of the images in [-1, 1]: [N]."""
     if not len(images):
         return torch.zeros(0)
     return structural_similarity_index_measure(images, references, data_range=2.0, reduction="none").reshape(-1)
 
 
 def l1(images: Tensor, references: Tensor, where: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of each image in percent of the full range (MagicBrush's L1, times 100): [N].
+    """Compute the mean absolute difference of each image in percent of the range (MagicBrush's L1, times 100): [N].
 
     Args:
         images, references: [N, 3, H, W] in [-1, 1].

@@ -1,8 +1,8 @@
 """ddt evaluate reconstruction: pictures to ids and back."""
 
 import hashlib
-import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.evaluation.heldout import held_out_scenes
-from ddt_apps.evaluation.models import Tokenizes, codec_of
+from ddt_apps.evaluation.means import Figures, mean_of
+from ddt_apps.evaluation.models import Tokenizes, codec_of, described, prefixes_of
+from ddt_apps.evaluation.page import Page, against
 from ddt_apps.evaluation.pixels import l1, psnr, ssim
-from ddt_apps.evaluation.scenes import in_batches
-from ddt_apps.evaluation.scores import Scores, versions
+from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
+from ddt_apps.pages.chart import line_chart
+from ddt_apps.pages.report import section, strip
 from ddt_data import ShardDataset, level_config, render
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import to_tensor, to_uint8
 
+IDS_KEPT = "ids kept, from the coarse end"
 
-@dataclass(frozen=True)
-class ReconstructionSettings:
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """Settings of `ddt evaluate reconstruction`."""
 
     data: str | None = None  # folder of picture shards; held-out scenes of `level` if not given
@@ -48,17 +54,16 @@ class Reconstructed:
     psnr: list[float]
 
 
-def evaluate_reconstruction(
-    model: Tokenizes, settings: ReconstructionSettings = ReconstructionSettings(), name: str = "model"
-) -> tuple[Scores, Reconstructed]:
+def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "model") -> tuple[Scores, Reconstructed]:
     """Score a tokenizer with its decoder: pictures are compared after rounding to 8 bits, with the true input.
 
     PSNR and SSIM are means over pictures; bits are ids times log2 of the codebook. With EfficientNet-Lite0 installed
     also EffFID, rEffLPIPS and CVS-like (substitutes, see `ddt_apps.evaluation.features`); with weights of the user's
-    rFID and LPIPS. Beside it the mean picture, and prefixes of the coarsest ids where `decode` takes `keep_tokens`.
+    rFID and LPIPS. Beside it the mean picture, prefixes of the coarsest ids where `decode` takes `keep_tokens`, and
+    eight denoising steps where there is a decoder of ours.
 
     Raises:
-        ValueError: The model has no tokenizer, or the pictures have another size.
+        ValueError: If the model has no tokenizer, or the pictures have another size.
     """
     codec = codec_of(model)
     if codec is None:
@@ -69,52 +74,23 @@ def evaluate_reconstruction(
     images = to_tensor(pictures)
     ids = in_batches("encode", len(images), lambda r: codec.encode(images[r]))
 
-    def decoded(**keep: int) -> Tensor:
-        drawn = in_batches("decode", len(ids), lambda r: to_uint8(codec.decode(ids[r], **keep)))
-        return to_tensor(drawn)
+    def decoded(**how: int) -> Tensor:
+        return to_tensor(in_batches("decode", len(ids), lambda r: to_uint8(codec.decode(ids[r], **how))))
 
     drawn = decoded()
     each = psnr(drawn, images)
-    scores: dict[str, Any] = {
-        "psnr": float(each.mean()),
-        "psnr_standard_error": float(each.std() / math.sqrt(len(each))),
-        "ssim": float(in_batches("ssim", len(images), lambda r: ssim(drawn[r], images[r])).mean()),
-        "l1": float(l1(drawn, images).mean()),
+    features, instruments = _features(settings, drawn, images)
+    scores: Figures = {
+        **mean_of("psnr", each),
+        **mean_of("ssim", in_batches("ssim", len(images), lambda r: ssim(drawn[r], images[r]))),
+        **mean_of("l1", l1(drawn, images)),
         "tokens": codec.num_tokens,
         "bits_per_image": codec.num_tokens * math.log2(codec.codebook_size),
         "bits_per_pixel": codec.num_tokens * math.log2(codec.codebook_size) / codec.image_size**2,
+        **(_health(codec, ids) if hasattr(codec, "tokenizer") else {}),
+        **features,
     }
-    if hasattr(codec, "tokenizer"):
-        health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
-        scores["codebook_usage"] = health.usage
-        scores["codes_per_position"] = health.codes_per_position
-    instruments: dict[str, str] = {}
-    if lite0_installed():
-        lite0 = Lite0()
-        instruments["efficientnet_lite0"] = lite0.hash
-        pairs = {"r_eff_lpips": lite0.distance, "cvs_like": lite0.similarity}
-        for figure, compare in pairs.items():
-            values = in_batches(figure, len(images), lambda r, f=compare: f(drawn[r], images[r]))
-            scores[figure] = float(values.mean())
-        scores["eff_fid"] = frechet(lite0, drawn, images)
-    if settings.inception:
-        inception = Inception(settings.inception)
-        instruments["inception"] = inception.hash
-        scores["rfid"] = frechet(inception, drawn, images)
-    if settings.lpips:
-        instruments["lpips"] = settings.lpips
-        scores["lpips"] = lpips(settings.lpips, drawn, images)
-
-    mean = images.mean(0, keepdim=True).expand_as(images)
-    controls: dict[str, Any] = {
-        "mean_picture": {"psnr": float(psnr(mean, images).mean()), "l1": float(l1(mean, images).mean())}
-    }
-    prefixes: dict[int, Tensor] = {}
-    if "keep_tokens" in inspect.signature(codec.decode).parameters:
-        kept = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
-        prefixes = {n: decoded(keep_tokens=n) for n in kept}
-    curve = {str(n): float(psnr(some, images).mean()) for n, some in prefixes.items()}
-    controls["psnr_from_coarsest"] = curve | {str(codec.num_tokens): scores["psnr"]}
+    controls, prefixes = _controls(codec, images, scores, decoded)
     protocol = {
         "data": source,
         "count": len(images),
@@ -124,12 +100,11 @@ def evaluate_reconstruction(
         "instruments": instruments,
         "versions": versions(),
     }
-    info = {"name": name, **getattr(model, "identity", {})}
     page = Reconstructed(pictures, to_uint8(drawn), {n: to_uint8(p) for n, p in prefixes.items()}, each.tolist())
-    return Scores("reconstruction", info, protocol, scores, controls), page
+    return Scores("reconstruction", described(model, name), protocol, scores, controls), page
 
 
-def _pictures(settings: ReconstructionSettings, image_size: int) -> tuple[np.ndarray, str]:
+def _pictures(settings: Settings, image_size: int) -> tuple[np.ndarray, str]:
     """Pictures [N, H, W, 3], and what they are for the protocol."""
     if settings.data is None:
         scenes, config = held_out_scenes(settings.level, image_size, settings.count, settings.seed)
@@ -144,3 +119,89 @@ def _pictures(settings: ReconstructionSettings, image_size: int) -> tuple[np.nda
     count = min(settings.count, len(shards))
     pictures = np.stack([shards[i]["image"] for i in range(count)])
     return pictures, f"{Path(settings.data).name}, shards {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+
+
+def _health(codec: Any, ids: Tensor) -> Figures:
+    health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
+    names = {"codebook_usage": "usage", "codes_per_position": "codes_per_position"}
+    names |= {"code_bits_per_position": "bits_per_position", "code_effective_dimensions": "effective_dimensions"}
+    return {figure: getattr(health, name) for figure, name in names.items()}
+
+
+def _features(settings: Settings, drawn: Tensor, images: Tensor) -> tuple[Figures, dict[str, str]]:
+    """Figures of networks that are installed or asked for, and which networks these are."""
+    figures: Figures = {}
+    instruments: dict[str, str] = {}
+    if lite0_installed():
+        lite0 = Lite0()
+        instruments["efficientnet_lite0"] = lite0.hash
+        for name, compare in {"r_eff_lpips": lite0.distance, "cvs_like": lite0.similarity}.items():
+            figures |= mean_of(name, in_batches(name, len(images), lambda r, f=compare: f(drawn[r], images[r])))
+        figures["eff_fid"] = frechet(lite0, drawn, images)
+    if settings.inception:
+        inception = Inception(settings.inception)
+        instruments["inception"] = inception.hash
+        figures["rfid"] = frechet(inception, drawn, images)
+    if settings.lpips:
+        instruments["lpips"] = settings.lpips
+        figures["lpips"] = lpips(settings.lpips, drawn, images)
+    return figures, instruments
+
+
+def _controls(
+    codec: Tokenizes, images: Tensor, scores: Figures, decoded: Callable[..., Tensor]
+) -> tuple[dict[str, Figures], dict[int, Tensor]]:
+    """What stands beside the scores, and the drawings from the n coarsest ids."""
+    mean = images.mean(0, keepdim=True).expand_as(images)
+    controls = {"mean_picture": mean_of("psnr", psnr(mean, images)) | mean_of("l1", l1(mean, images))}
+    if hasattr(codec, "decoder"):
+        controls["eight_steps"] = mean_of("psnr", psnr(decoded(num_steps=8), images))
+    prefixes = {n: decoded(keep_tokens=n) for n in prefixes_of(codec)}
+    curve, errors = {}, {}
+    for n, some in prefixes.items():
+        curve[str(n)], errors[str(n)] = mean_of("psnr", psnr(some, images)).values()
+    whole = str(codec.num_tokens)
+    controls["psnr_from_coarsest"] = curve | {whole: scores["psnr"]}
+    controls["psnr_from_coarsest" + ERROR] = errors | {whole: scores["psnr" + ERROR]}
+    return controls, prefixes
+
+
+def page(scores: Scores, reconstructed: Reconstructed) -> Page:
+    """Show all figures, the PSNR of prefixes, and pictures from the worst to the best."""
+    figures, controls = scores.scores, scores.controls
+    rows = [[name.replace("_", " "), shown(figures, name, 3)] for name in figures if not name.endswith(ERROR)]
+    rows.append(["psnr of the mean picture (baseline)", shown(controls["mean_picture"], "psnr", 3)])
+    if "eight_steps" in controls:
+        rows.append(["psnr in eight denoising steps", shown(controls["eight_steps"], "psnr", 3)])
+    curve = controls["psnr_from_coarsest"]
+    prefixes = [[n, shown(controls, f"psnr_from_coarsest.{n}", 2)] for n in curve]
+    order = sorted(range(len(reconstructed.psnr)), key=lambda i: reconstructed.psnr[i])
+    some = [order[round(share * (len(order) - 1))] for share in (0, 0.25, 0.5, 0.75, 1)]
+    sections = [
+        section(
+            "From the worst to the best",
+            "Drawings from the coarsest ids, from all of them, and the originals.",
+            strip([(f"picture {i}", _row(reconstructed, i)) for i in some]),
+        )
+    ]
+    if len(curve) > 1:
+        chart = line_chart({"PSNR": ([float(n) for n in curve], list(curve.values()))}, IDS_KEPT, "dB", markers=True)
+        sections.append(section("From coarse to fine", "", chart))
+    return Page(
+        title="Pictures to ids and back",
+        intro=f"{len(reconstructed.psnr)} pictures to ids and back; {scores.protocol['data']}.",
+        metrics=[against(scores, "psnr", "mean_picture", "Reconstruction, PSNR", "the mean picture", "dB")],
+        about=(
+            "Means over pictures, \u00b1 one standard error. eff fid, r eff lpips and cvs like are substitutes on "
+            "EfficientNet-Lite0."
+        ),
+        tables=[(["figure", "value"], rows), ([IDS_KEPT, "PSNR, dB"], prefixes)],
+        sections=sections,
+    )
+
+
+def _row(reconstructed: Reconstructed, i: int) -> list[tuple[np.ndarray, str]]:
+    """One picture, labelled, from its first ids to the original."""
+    kept = {f"{n} id" + "s" * (n > 1): pictures for n, pictures in reconstructed.prefixes.items()}
+    whole = {f"all ids, {reconstructed.psnr[i]:.1f} dB": reconstructed.drawn, "original": reconstructed.originals}
+    return [(pictures[i], label) for label, pictures in (kept | whole).items()]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from ddt_apps.run.atomic import writing
 
 FORMAT = 1
+ERROR = "_standard_error"  # a figure's name and this is that of its error, a dict where the figure is one
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,18 @@ class Scores:
     def protocol_id(self) -> str:
         """Twelve hex digits that stand for the protocol.
 
-        >>> a = Scores("scenes", {}, {"seed": 0}, {}, {})
-        >>> b = Scores("scenes", {}, {"seed": 1}, {}, {})
-        >>> a.protocol_id == b.protocol_id
-        False
+        Example:
+            >>> a = Scores("scenes", {}, {"seed": 0}, {}, {})
+            >>> b = Scores("scenes", {}, {"seed": 1}, {}, {})
+            >>> a.protocol_id == b.protocol_id
+            False
         """
         return hashlib.sha256(json.dumps([self.benchmark, self.protocol], sort_keys=True).encode()).hexdigest()[:12]
 
-    def save(self, folder: Path) -> Path:
-        """Write `scores.json` atomically; returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """What `scores.json` holds."""
+        return {
             "format": FORMAT,
             "benchmark": self.benchmark,
             "protocol_id": self.protocol_id,
@@ -52,8 +54,12 @@ class Scores:
             "scores": self.scores,
             "controls": self.controls,
         }
+
+    def save(self, folder: Path) -> Path:
+        """Write `scores.json` atomically; returns its path."""
+        folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / "scores.json") as file:
-            file.write_text(json.dumps(content, indent=2) + "\n")
+            file.write_text(json.dumps(self.content, indent=2) + "\n")
         return folder / "scores.json"
 
     @classmethod
@@ -61,8 +67,8 @@ class Scores:
         """Read `scores.json`, or the folder that holds it.
 
         Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It is no file of scores, or was changed by hand so that its id no longer fits.
+            FileNotFoundError: If it is not there.
+            ValueError: If it is no file of scores, or was changed by hand so that its id no longer fits.
         """
         file = path / "scores.json" if path.is_dir() else path
         if not file.is_file():
@@ -79,7 +85,7 @@ class Scores:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the code that a score depends on; torch with it, for last digits."""
+    """Return the versions of the code that a score depends on; torch with it, for last digits."""
     return {name: version(name) for name in ("ddt-data", "ddt-apps")} | {"torch": torch.__version__.split("+")[0]}
 
 
@@ -93,7 +99,7 @@ def compare_scores(paths: Sequence[Path]) -> tuple[list[str], list[list[str]], l
         Header, rows and warnings; a warning names what differs between two protocols.
 
     Raises:
-        ValueError: The scores are of different benchmarks.
+        ValueError: If the scores are of different benchmarks.
     """
     all_scores = [Scores.load(Path(path)) for path in paths]
     first = all_scores[0]
@@ -108,43 +114,56 @@ def compare_scores(paths: Sequence[Path]) -> tuple[list[str], list[list[str]], l
                 f"'{path}' was measured by protocol {scores.protocol_id}, '{paths[0]}' by {first.protocol_id}: they "
                 f"differ in {', '.join(differing)} and must not be compared"
             )
-    flat = [dict(_figures(scores.scores)) for scores in all_scores]
+    flat = [{name: cell for name, *cell in _figures(scores.scores)} for scores in all_scores]
     names = [name for name in flat[0] if all(name in figures for figures in flat)]
     header = ["figure", *(str(scores.model.get("name", path)) for path, scores in zip(paths, all_scores, strict=True))]
-    rows = [[name, *(f"{figures[name]:.4g}" for figures in flat)] for name in names]
+    rows = [[name, *(_four_digits(*figures[name]) for figures in flat)] for name in names]
     rows.append(["protocol", *(scores.protocol_id for scores in all_scores)])
     return header, rows, warnings
 
 
-def beside_controls(scores: Scores) -> tuple[list[str], list[list[str]]]:
-    """Put the scores of one model beside those of its controls: header and rows.
+def value_of(figures: dict[str, Any], name: str) -> tuple[float | None, float | None]:
+    """Return a figure and its standard error, each None where it is not there.
 
-    A control that has none of the model's figures gets rows of its own.
+    Args:
+        figures: Of a benchmark or a control.
+        name: Dotted where the figure is a dict, such as "success.seen".
 
-    >>> header, rows = beside_controls(Scores("edits", {"name": "mine"}, {}, {"l1": 2.0}, {"copy": {"l1": 9.0}}))
-    >>> header, rows[0]
-    (['figure', 'mine', 'copy'], ['l1', '2', '9'])
+    Example:
+        >>> value_of({"success": {"all": 7.25}, "success_standard_error": {"all": 1.5}}, "success.all")
+        (7.25, 1.5)
     """
-    figures = dict(_figures(scores.scores))
-    controls = {name: dict(_figures(control)) for name, control in scores.controls.items()}
-    columns = {name: found for name, found in controls.items() if found.keys() & figures.keys()}
-    header = ["figure", str(scores.model.get("name", "model")), *(name.replace("_", " ") for name in columns)]
-    rows = [
-        [name, f"{value:.4g}", *(f"{found[name]:.4g}" if name in found else "-" for found in columns.values())]
-        for name, value in figures.items()
-    ]
-    for name, found in controls.items():
-        if name not in columns:
-            rows += [[f"{name}.{key}", f"{value:.4g}", *["-"] * len(columns)] for key, value in found.items()]
-    return header, rows
+    first, *rest = name.split(".")
+    value, error = figures.get(first), figures.get(first + ERROR)
+    for key in rest:
+        value, error = (value or {}).get(key), (error or {}).get(key)
+    return value, error
 
 
-def _figures(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Numbers of a nested dict by dotted names."""
-    found = []
+def shown(figures: dict[str, Any], name: str, digits: int = 1) -> str:
+    """Write what `value_of` returns, so many digits after the point; "-" where there is no figure.
+
+    Example:
+        >>> shown({"psnr": 21.5, "psnr_standard_error": 0.125}, "psnr", 2)
+        '21.50 \u00b1 0.12'
+    """
+    value, error = value_of(figures, name)
+    if value is None or isinstance(value, int):
+        return "-" if value is None else str(value)
+    return f"{value:.{digits}f}" + ("" if error is None else f" \u00b1 {error:.{digits}f}")
+
+
+def _four_digits(value: float, error: float | None) -> str:
+    return f"{value:.4g}" + ("" if error is None else f" \u00b1 {error:.2g}")
+
+
+def _figures(
+    tree: dict[str, Any], prefix: str = "", errors: dict[str, Any] | None = None
+) -> Iterator[tuple[str, float, float | None]]:
+    """Numbers of a nested dict by dotted names, each with its standard error or None."""
     for name, value in tree.items():
-        if isinstance(value, dict):
-            found += _figures(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            found.append((prefix + name, float(value)))
-    return found
+        error = (errors or {}).get(name, tree.get(name + ERROR))
+        if isinstance(value, dict) and not name.endswith(ERROR):
+            yield from _figures(value, f"{prefix}{name}.", error)
+        elif isinstance(value, int | float) and not name.endswith(ERROR):
+            yield prefix + name, float(value), error

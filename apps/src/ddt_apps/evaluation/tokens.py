@@ -44,7 +44,7 @@ def patch_changes(codec: Codec, ids: Tensor) -> Tensor:
 
 
 def locality(changes: Tensor) -> float:
-    """Share of what a swapped token changes [K, P] that lies in one patch, mean over tokens: 1 / P to 1."""
+    """Compute the share of what a swapped token changes [K, P] that lies in one patch, mean over tokens: 1 / P to 1."""
     return float((changes.max(1).values / changes.sum(1)).mean())
 
 

@@ -27,10 +27,11 @@ def line_chart(
         An `<figure>` with an `<svg>` and a legend.
 
     Raises:
-        ValueError: There are no points, or a curve's xs and ys differ in length.
+        ValueError: If there are no points, or a curve's xs and ys differ in length.
 
-    >>> "polyline" in line_chart({"loss": ([0, 10, 20], [1.0, 0.6, 0.5])}, "step", "loss")
-    True
+    Example:
+        >>> "polyline" in line_chart({"loss": ([0, 10, 20], [1.0, 0.6, 0.5])}, "step", "loss")
+        True
     """
     for name, (xs, ys) in curves.items():
         if len(xs) != len(ys):
@@ -83,10 +84,11 @@ def line_chart(
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover an interval, roughly `about` of them.
+    """Return round numbers that cover an interval, roughly `about` of them.
 
-    >>> ticks(0.0, 1000.0)
-    [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
+    Example:
+        >>> ticks(0.0, 1000.0)
+        [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
     """
     if high <= low:
         return [low]

@@ -1,26 +1,24 @@
 """A report is one HTML file that needs nothing else: pictures and charts are inside it.
 
-Every function returns a piece of HTML; `report` puts pieces together. A picture is float [3, H, W] in [-1, 1] (a
-tensor) or uint8 [H, W, 3] (an array). It is stored at its own size and enlarged by a whole factor without smoothing.
+Every function returns a piece of HTML; `report` puts pieces together. A picture is stored at its own size and enlarged
+by a whole factor without smoothing.
 """
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ddt_apps.run.atomic import writing
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Picture = Union["Tensor", np.ndarray]
+Picture = NDArray[np.uint8]  # [H, W, 3]
 STYLE = Path(__file__).with_name("report.css")
 
 
@@ -28,8 +26,9 @@ STYLE = Path(__file__).with_name("report.css")
 class Metric:
     """One figure beside what a trivial method would get.
 
-    >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").better
-    True
+    Example:
+        >>> Metric("PSNR", 21.0, 13.5, "mean image", "dB").verdict
+        'better than'
     """
 
     name: str
@@ -39,51 +38,43 @@ class Metric:
     unit: str = ""
     meaning: str = ""  # one sentence for somebody who has never seen it
     lower_is_better: bool = False
+    error: float | None = None  # standard error of the value, where it is known
+    baseline_error: float | None = None
 
     @property
-    def better(self) -> bool:
-        """Whether the value beats the baseline."""
-        return self.value < self.baseline if self.lower_is_better else self.value > self.baseline
-
-
-def to_uint8(picture: Picture) -> np.ndarray:
-    """Bring a picture to uint8 [H, W, 3].
-
-    Raises:
-        ValueError: The array has another shape or type.
-
-    >>> to_uint8(np.zeros((4, 4, 3), np.uint8)).shape
-    (4, 4, 3)
-    """
-    if isinstance(picture, np.ndarray):
-        array = picture
-    else:
-        array = ((picture.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"a picture is float [3, H, W] or uint8 [H, W, 3], not {array.dtype} {list(array.shape)}")
-    return array
+    def verdict(self) -> str:
+        """How the value compares: better or worse only where they differ by more than one standard error."""
+        gain = self.baseline - self.value if self.lower_is_better else self.value - self.baseline
+        margin = math.hypot(self.error or 0.0, self.baseline_error or 0.0)
+        return "better than" if gain > margin else "worse than" if -gain > margin else "about equal to"
 
 
 def picture(image: Picture, alt: str, size: int = 128) -> str:
-    """One `<img>`, enlarged by the largest whole factor that stays within `size` pixels.
+    """Return one `<img>`, enlarged by the largest whole factor that stays within `size` pixels.
 
-    >>> picture(np.zeros((32, 32, 3), np.uint8), "a fox", size=100)[:58]
-    '<img class="px" width="96" height="96" alt="a fox" src="da'
+    Example:
+        >>> picture(np.zeros((32, 32, 3), np.uint8), "a fox", size=100)[:58]
+        '<img class="px" width="96" height="96" alt="a fox" src="da'
+
+    Raises:
+        ValueError: If it is no picture.
     """
-    array = to_uint8(image)
-    factor = max(1, size // max(array.shape[:2]))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a picture is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    factor = max(1, size // max(image.shape[:2]))
     stream = io.BytesIO()
-    Image.fromarray(array).save(stream, format="PNG", optimize=True)
+    Image.fromarray(image).save(stream, format="PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    height, width = (side * factor for side in array.shape[:2])
+    height, width = (side * factor for side in image.shape[:2])
     return f'<img class="px" width="{width}" height="{height}" alt="{escape(alt, quote=True)}" src="{source}">'
 
 
 def grid(pictures: Iterable[tuple[Picture, str]], size: int = 128) -> str:
-    """Pictures with a caption under each, as many a row as fit.
+    """Return pictures with a caption under each, as many a row as fit.
 
-    >>> grid([(np.zeros((8, 8, 3), np.uint8), "a red fox")]).count("<figure>")
-    1
+    Example:
+        >>> grid([(np.zeros((8, 8, 3), np.uint8), "a red fox")]).count("<figure>")
+        1
     """
     cells = (
         f"<figure>{picture(image, caption, size)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -92,50 +83,49 @@ def grid(pictures: Iterable[tuple[Picture, str]], size: int = 128) -> str:
     return f'<div class="grid">{"".join(cells)}</div>'
 
 
-def strip(rows: Iterable[Sequence[tuple[Picture, str]]], size: int = 96) -> str:
-    """Rows of labelled pictures that belong together and stay on one line, such as one picture from 1, 2, 4 ... tokens.
+def strip(rows: Iterable[tuple[str, Sequence[tuple[Picture, str]]]], size: int = 96) -> str:
+    """Return rows of labelled pictures, each on one line, such as one from 1, 2, 4 ... tokens: (what it shows, row).
 
-    >>> strip([[(np.zeros((8, 8, 3), np.uint8), "1 token"), (np.zeros((8, 8, 3), np.uint8), "2")]]).count("<img")
-    2
+    Example:
+        >>> strip([("a fox", [(np.zeros((8, 8, 3), np.uint8), "1 token")])]).count('alt="a fox: 1 token"')
+        1
     """
     lines = []
-    for row in rows:
+    for name, row in rows:
         cells = (
-            f"<figure>{picture(image, label, size)}<figcaption>{escape(label)}</figcaption></figure>"
+            f"<figure>{picture(image, f'{name}: {label}', size)}<figcaption>{escape(label)}</figcaption></figure>"
             for image, label in row
         )
         lines.append(f'<div class="strip">{"".join(cells)}</div>')
     return f'<div class="strips">{"".join(lines)}</div>'
 
 
-def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None]], size: int = 96) -> str:
-    """Before, what was asked, after, and the true result where there is one (else None).
+def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None, str]], size: int = 96) -> str:
+    """Return cards of edits: before, what was asked, after, the exact result or None, and what to say of after.
 
-    >>> blank = np.zeros((8, 8, 3), np.uint8)
-    >>> pairs([(blank, "make the fox blue", blank, None)]).count("<img")
-    2
+    Example:
+        >>> blank = np.zeros((8, 8, 3), np.uint8)
+        >>> pairs([(blank, "make the fox blue", blank, None, "drawn")]).count("<img")
+        2
     """
     cards = []
-    for before, instruction, after, truth in rows:
-        said = escape(instruction)
-        shown = [
-            f"<figure>{picture(before, 'before', size)}<figcaption>before</figcaption></figure>",
-            f'<p class="asked"><q>{said}</q><span aria-hidden="true">&#10230;</span></p>',
-            f"<figure>{picture(after, f'after: {instruction}', size)}<figcaption>drawn</figcaption></figure>",
+    for before, instruction, after, truth, said in rows:
+        figures = [
+            f"<figure>{picture(image, f'{name}: {instruction}', size)}<figcaption>{escape(name)}</figcaption></figure>"
+            for name, image in (("before", before), (said, after), ("exact", truth))
+            if image is not None
         ]
-        if truth is not None:
-            shown.append(
-                f'<figure class="truth">{picture(truth, "the exact edit", size)}<figcaption>exact</figcaption></figure>'
-            )
-        cards.append(f'<div class="pair">{"".join(shown)}</div>')
+        figures.insert(1, f'<p class="asked"><q>{escape(instruction)}</q><span aria-hidden="true">&#10230;</span></p>')
+        cards.append(f'<div class="pair">{"".join(figures)}</div>')
     return f'<div class="pairs">{"".join(cards)}</div>'
 
 
 def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], size: int = 128) -> str:
-    """Pictures with questions about them: (question, answer given, true answer) each.
+    """Return pictures with questions about them: (question, answer given, true answer) each.
 
-    >>> "no: bell" in answers([(np.zeros((8, 8, 3), np.uint8), [("What is this?", "fox", "bell")])])
-    True
+    Example:
+        >>> "no: bell" in answers([(np.zeros((8, 8, 3), np.uint8), [("What is this?", "fox", "bell")])])
+        True
     """
     shown = []
     for image, questions in cards:
@@ -145,68 +135,79 @@ def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], siz
             mark = '<b class="right">&#10003;</b>' if right else '<b class="wrong">&#10007;</b>'
             correction = "" if right else f" <small>no: {escape(truth)}</small>"
             lines.append(f"<dt>{escape(question)}</dt><dd>{mark} {escape(answer) or '(nothing)'}{correction}</dd>")
-        shown.append(
-            f'<div class="card">{picture(image, "the picture asked about", size)}<dl>{"".join(lines)}</dl></div>'
-        )
+        alt = "picture asked: " + " ".join(question for question, *_ in questions)
+        shown.append(f'<div class="card">{picture(image, alt, size)}<dl>{"".join(lines)}</dl></div>')
     return f'<div class="cards">{"".join(shown)}</div>'
 
 
 def metrics(rows: Iterable[Metric]) -> str:
-    """A table of figures beside their trivial baselines.
+    """Return a table of figures beside their trivial baselines.
 
-    >>> "beats" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
-    True
+    Example:
+        >>> ">better than<" in metrics([Metric("PSNR", 21.0, 13.5, "mean image", "dB")])
+        True
     """
     lines = []
     for row in rows:
-        verdict = '<span class="pill yes">beats</span>' if row.better else '<span class="pill no">does not beat</span>'
+        colour = {"better than": " yes", "worse than": " no"}.get(row.verdict, "")
         unit = f" <small>{escape(row.unit)}</small>" if row.unit else ""
         meaning = f"<small>{escape(row.meaning)}</small>" if row.meaning else ""
         lines.append(
-            f'<tr><th scope="row">{escape(row.name)}{meaning}</th><td class="value">{_short(row.value)}{unit}</td>'
-            f"<td>{_short(row.baseline)}{unit}<small>{escape(row.baseline_name)}</small></td><td>{verdict}</td></tr>"
+            f'<tr><th scope="row">{escape(row.name)}{meaning}</th>'
+            f'<td class="value">{_with_error(row.value, row.error)}{unit}</td>'
+            f'<td><span class="pill{colour}">{row.verdict}</span></td>'
+            f"<td>{_with_error(row.baseline, row.baseline_error)}{unit}"
+            f"<small>{escape(row.baseline_name)}</small></td></tr>"
         )
-    head = "<tr><th>measured on held-out scenes</th><th>value</th><th>baseline</th><th></th></tr>"
+    head = "<tr><th>measured on held-out scenes</th><th>value</th><th>which is</th><th>baseline</th></tr>"
     return (
         f'<div class="scroll"><table class="metrics"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain table; numbers are shown with four digits.
+    """Return a plain table; numbers are shown with four digits.
 
-    >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td>")
-    2
+    Example:
+        >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td>")
+        2
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     lines = []
     for row in rows:
         cells = (escape(_short(item) if isinstance(item, float) else str(item)) for item in row)
+        cells = (cell.replace(" \u00b1 ", "&nbsp;&plusmn;&nbsp;") for cell in cells)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def columns(*pieces: str) -> str:
-    """Pieces beside one another where there is room, such as charts.
+    """Return pieces beside one another where there is room, such as charts.
 
-    >>> columns("a", "b")
-    '<div class="columns"><div>a</div><div>b</div></div>'
+    Example:
+        >>> columns("a", "b")
+        '<div class="columns"><div>a</div><div>b</div></div>'
     """
     return f'<div class="columns">{"".join(f"<div>{piece}</div>" for piece in pieces)}</div>'
 
 
 def note(text: str) -> str:
-    """A remark that must not be missed, such as a limit of what is shown.
+    """Return a remark that must not be missed, such as a limit of what is shown.
 
-    >>> note("small models")
-    '<p class="note">small models</p>'
+    Example:
+        >>> note("small models")
+        '<p class="note">small models</p>'
     """
     return f'<p class="note">{escape(text)}</p>'
 
 
-def section(title: str, text: str, *pieces: str) -> tuple[str, str]:
-    """A titled part of the page with a sentence or two that say what is to be seen; for `report`."""
-    return title, "".join([f"<p>{escape(text)}</p>" if text else "", *pieces])
+def section(title: str, text: str, *pieces: str | tuple[str, str]) -> tuple[str, str]:
+    """Return a titled part of the page with a sentence or two that say what is to be seen; for `report`.
+
+    A piece is HTML, or another section, which becomes a part of this one.
+    """
+    parts = [piece if isinstance(piece, str) else f"<h3>{escape(piece[0])}</h3>{piece[1]}" for piece in pieces]
+    return title, "".join([f"<p>{escape(text)}</p>" if text else "", *parts])
 
 
 def report(
@@ -223,9 +224,10 @@ def report(
     Returns:
         The whole HTML document.
 
-    >>> page = report("Demo", "Pictures.", [section("Drawn", "From captions.", note("small"))], {"time": "9 min"})
-    >>> page.startswith("<!doctype html>") and "http" not in page
-    True
+    Example:
+        >>> page = report("Demo", "Pictures.", [section("Drawn", "From captions.", note("small"))], {"time": "9 min"})
+        >>> page.startswith("<!doctype html>") and "http" not in page
+        True
     """
     names = [f"part-{number}" for number in range(1, len(sections) + 1)]
     links = "".join(
@@ -252,12 +254,21 @@ def report(
 def save_report(path: Path, page: str) -> None:
     """Write the page atomically.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_report(Path(folder) / "report.html", report("Demo", "Nothing yet.", []))
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_report(Path(folder) / "report.html", report("Demo", "Nothing yet.", []))
     """
     with writing(path) as file:
         file.write_text(page, encoding="utf-8")
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """The error in two digits, the value to the same place."""
+    if not error:
+        return _short(value) if error is None else f"{_short(value)} &plusmn; 0"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} &plusmn; {error:.{digits}f}"
 
 
 def _short(value: float) -> str:
