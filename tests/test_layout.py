@@ -212,6 +212,19 @@ def test_nothing_is_left_for_later():
         assert not found, f"{name_of(file)}: {found.group()}"
 
 
+def test_docstrings_have_one_form():
+    """Examples under `Example:`, what is raised as `Kind: If ...`; ruff's pydocstyle rules hold the rest."""
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                where = f"{name_of(file)}, {getattr(node, 'name', 'module')}"
+                assert ">>> " not in text or re.search(r"^Example:$", text, re.MULTILINE), f"{where}: a bare example"
+                raises = re.search(r"^Raises:\n((?:    .*\n?|\n)*)", text, re.MULTILINE)
+                for line in re.findall(r"^    \w[\w, ]*: (.*)", raises[1] if raises else "", re.MULTILINE):
+                    assert re.match(r"If |As |See |\(", line), f"{where}: Raises '{line}' says no condition"
+                assert not re.match(r"(Say|Tell|Give)s?\b", text), f"{where}: '{text[:30]}...'; Return, Compute, Read"
+
+
 def test_test_file_names_are_unique():
     names = [file.name for file in PYTHON if file.name.startswith("test_")]
     assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

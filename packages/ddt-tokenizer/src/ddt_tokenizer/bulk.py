@@ -54,8 +54,8 @@ def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
         How many there are, and the items.
 
     Raises:
-        FileNotFoundError: A source does not exist, or shards are unfinished.
-        ValueError: A folder holds no pictures, or a shard folder is not the only source.
+        FileNotFoundError: If a source does not exist, or shards are unfinished.
+        ValueError: If a folder holds no pictures, or a shard folder is not the only source.
     """
     if any((source / MANIFEST).is_file() for source in sources):
         if len(sources) > 1:

@@ -118,7 +118,7 @@ def _some_read(total: int, skipped: list[tuple[str, str]]) -> None:
 
 
 def _name(skipped: list[tuple[str, str]]) -> None:
-    """Say what was left out."""
+    """Print what was left out."""
     for name, why in skipped[:NAMED]:
         print(f"left out {name}: {why}", file=sys.stderr)
     if len(skipped) > NAMED:

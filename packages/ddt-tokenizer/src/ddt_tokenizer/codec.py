@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Codec:
-    """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`.
+    """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`. Needs ddt-decoder (extra `[decode]`).
 
     Args:
         tokenizer: Writes ids.
@@ -23,7 +24,7 @@ class Codec:
         renderer: Draws whole sets of ids in one step in the decoder's place.
 
     Raises:
-        ValueError: The two do not belong together; names what differs.
+        ValueError: If the two do not belong together; names what differs.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Codec:
         num_steps: int | None = None,
         renderer: str | Path | None = None,
         vae: str | None = None,
-    ) -> "Codec":
+    ) -> Self:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
@@ -73,20 +74,19 @@ class Codec:
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
         Raises:
-            FileNotFoundError: A run is missing or unfinished.
-            ValueError: The parts do not belong together.
+            FileNotFoundError: If a run is missing or unfinished.
+            ValueError: If the parts do not belong together.
         """
-        from ddt_decoder import DDTDecoder, DDTRenderer
-
+        ddt_decoder = _installed_decoder()
         folder = Path(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
         tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae).to(device)
-        decoder = DDTDecoder.from_pretrained(folder / "decoder", vae).to(device)
+        decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae).to(device)
         if renderer is not None:
             if not (Path(renderer) / "renderer" / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
-            renderer = DDTRenderer.from_pretrained(Path(renderer) / "renderer", vae).to(device)
+            renderer = ddt_decoder.DDTRenderer.from_pretrained(Path(renderer) / "renderer", vae).to(device)
         return cls(tokenizer, decoder, num_steps, renderer)
 
     @classmethod
@@ -97,7 +97,7 @@ class Codec:
         num_steps: int | None = None,
         schedule: tuple[int, ...] | None = None,
         **heads: int,
-    ) -> "Codec":
+    ) -> Self:
         """Load both halves of a public Selftok checkpoint (`tokenizer_512_ckpt.pth`).
 
         Args:
@@ -108,13 +108,14 @@ class Codec:
             heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: A key is missing or unknown, or a shape does not fit.
+            FileNotFoundError: If there is no such file.
+            ValueError: If a key is missing or unknown, or a shape does not fit.
         """
-        from ddt_decoder import DDTDecoder
-
+        ddt_decoder = _installed_decoder()
         reader = DDTTokenizer.from_selftok(path, vae=vae, **heads)
-        decoder = DDTDecoder.from_selftok(path, vae=vae, schedule=schedule, image_size=reader.config.image_size)
+        decoder = ddt_decoder.DDTDecoder.from_selftok(
+            path, vae=vae, schedule=schedule, image_size=reader.config.image_size
+        )
         decoder.set_codebook(reader.embed(torch.arange(reader.codebook_size)), reader.fingerprint())
         return cls(reader, decoder, num_steps)
 
@@ -140,3 +141,11 @@ class Codec:
         if self.renderer is not None and keep_tokens is None and not settings:
             return self.renderer.decode(ids).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
+
+
+def _installed_decoder() -> ModuleType:
+    try:
+        import ddt_decoder
+    except ModuleNotFoundError as error:
+        raise ValueError("a Codec draws with ddt-decoder, which is not installed; see the extra [decode]") from error
+    return ddt_decoder
