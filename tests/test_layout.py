@@ -198,6 +198,15 @@ def test_files_are_short():
         assert lines <= 400, f"{name_of(file)} has {lines} lines; one concept a file, at most 400"
 
 
+def test_functions_are_short():
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                said = (ast.get_docstring(node, clean=False) or "").count("\n") + 1
+                lines = node.end_lineno - node.lineno + 1 - said
+                assert lines <= 70, f"{name_of(file)}: {node.name} has {lines} lines beside its docstring, at most 70"
+
+
 def test_modules_are_named_after_a_concept():
     vague = {"utils", "util", "helpers", "helper", "misc", "common", "base", "manager", "core"}
     for file in SOURCES:
