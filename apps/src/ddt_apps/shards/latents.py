@@ -3,7 +3,6 @@
 Like `ddt tokenize` shard by shard, in any number of processes, and on with the next shard after a stop.
 """
 
-import os
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import torch
 
 from ddt_apps.run.devices import pick_device
-from ddt_apps.run.progress import StageProgress
-from ddt_apps.shards.tokenize import device_of_worker, shard_tasks
-from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
+from ddt_apps.shards.tokenize import build_share, device_of_worker, shard_tasks
+from ddt_data import Made, Manifest, Plan, Shard, open_shard, write_block
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
@@ -39,7 +37,6 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         FileExistsError: If `out` holds something else.
         ValueError: If the shards hold no pictures, or the VAE is missing.
     """
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     source, space = Manifest.read(shards), LatentConfig.from_vae(vae)
     if source.image_size is None:
         raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
@@ -54,8 +51,7 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
     )
     make = partial(_make, Path(shards), space, batch_size, workers)
     plan = Plan(partial(shard_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
-    with StageProgress("latents", source.samples, unit="pictures") as progress:
-        return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
+    return build_share("latents", out, plan, source.samples, workers)
 
 
 @torch.inference_mode()

@@ -52,9 +52,14 @@ def tokenize_shards(
         FileExistsError: If `out` holds something else.
         ValueError: If the pictures are of another size, or a shard is damaged.
     """
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers)
-    with StageProgress("tokenize", total, unit="pictures") as progress:
+    return build_share("tokenize", out, plan, total, workers)
+
+
+def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:
+    """Do this rank's share of a plan of `total` pictures; None if other ranks of torchrun are not done."""
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    with StageProgress(stage, total, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
 
 
