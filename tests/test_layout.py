@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -164,15 +165,32 @@ def test_nothing_loads_torch_npu_or_torchvision():
         )
 
 
+def loaded_by(package):
+    """The files of a package that `import` of it loads."""
+    house = MODULES[package.name.replace("-", "_")]
+    reached, queue = set(), [house.root / "__init__.py"]
+    while queue:
+        file = queue.pop()
+        reached.add(file)
+        queue += [each for each in house.arrows(file) if each not in reached]
+    return reached
+
+
 def test_importing_a_package_loads_neither_lightning_nor_omegaconf():
     for package in PACKAGES:
-        module = package / "src" / package.name.replace("-", "_")
-        reached, queue = set(), [module / "__init__.py"]
-        while queue:
-            file = queue.pop()
-            reached.add(file)
+        for file in loaded_by(package):
             assert not {"lightning", "omegaconf", "diffusers"} & set(imports(file, module_level=True)), name_of(file)
-            queue += [each for each in MODULES[module.name].arrows(file) if each not in reached]
+
+
+@of_projects(PROJECTS)
+def test_what_an_import_needs_is_declared(project):
+    """Extras and hints are for what is imported inside functions, and for modules that `import` of a package leaves."""
+    settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w-]", item)[0].replace("-", "_") for item in settings["dependencies"]}
+    known = declared | {"PIL"} if "pillow" in declared else declared
+    for file in loaded_by(project) if project in PACKAGES else [file for file in SOURCES if project in file.parents]:
+        for name in set(imports(file, module_level=True)) - sys.stdlib_module_names - set(MODULES):
+            assert name in known, f"{name_of(file)} imports {name}; declare it in {project.name}/pyproject.toml"
 
 
 def test_only_apps_name_devices():
