@@ -54,7 +54,7 @@ Training commands take CONFIG [KEY=VALUE]... and continue where they stopped whe
 
 
 def demo(overrides: Overrides = None) -> None:
-    """Run the whole chain on embedded data with small presets, about twelve minutes on two cores.
+    """Run the whole chain on embedded data with small presets, about a quarter of an hour on two cores.
 
     Example: [bold]ddt demo[/], then open runs/demo/report.html
 
