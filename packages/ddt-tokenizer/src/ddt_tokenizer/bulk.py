@@ -126,15 +126,14 @@ def encode_items(
 
     with ThreadPoolExecutor(4) as pool:
         for batch in batches(items, batch_size):
-            readable: list[tuple[Item, Sample]] = []
-            pictures: list[NDArray] = []
+            readable: list[tuple[Item, Sample, list[NDArray]]] = []
             for item, loaded in zip(batch, pool.map(load, batch), strict=True):
                 if isinstance(loaded, str):
                     skip(item.name, loaded)
                 else:
-                    readable.append((item, loaded[0]))
-                    pictures += loaded[1]
+                    readable.append((item, *loaded))
             if readable:
-                ids = iter(tokenizer.encode(to_tensor(pictures)).cpu().numpy())
-                for item, words in readable:
+                images = to_tensor([picture for *_, pictures in readable for picture in pictures])
+                ids = iter(tokenizer.encode(images).cpu().numpy())
+                for item, words, _ in readable:
                     yield item.name, {"key": item.key, **words, **{field: next(ids) for field in item.pictures}}

@@ -18,10 +18,6 @@ from ddt_tokenizer.images import tile
 Draw = Callable[[nn.Module, Tensor], Tensor]
 
 
-def _decode(decoder: nn.Module, tokens: Tensor) -> Tensor:
-    return decoder.decode(tokens)
-
-
 class ImageGrid(EverySteps):
     """Draws a few fixed pictures from their tokens as training goes on: `<folder>/<step>.png`, and TensorBoard.
 
@@ -38,8 +34,7 @@ class ImageGrid(EverySteps):
     """
 
     def __init__(self, images: Tensor, folder: str | Path, every: int, draw: Draw | None = None):
-        self.images, self.folder, self.every = images, Path(folder), every
-        self.draw = draw or _decode
+        self.images, self.folder, self.every, self.draw = images, Path(folder), every, draw
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,7 +52,7 @@ class ImageGrid(EverySteps):
             vectors = tokenizer.encoder(latents)
             quantized = step > module.config.continuous_steps
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)
-            drawn = self.draw(decoder, tokens)
+            drawn = self.draw(decoder, tokens) if self.draw else decoder.decode(tokens)
         for part, mode in modes:
             part.training = mode
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))

@@ -41,19 +41,21 @@ class Codec:
         self.image_size = tokenizer.config.image_size
         self.identity = tokenizer.identity  # what id shards record of the tokenizer that wrote them
         self.fingerprint = self.identity["fingerprint"]
-        mine = (self.codebook_size, self.num_tokens, self.image_size, self.fingerprint)
-        for part, drawer in (("decoder", decoder), ("renderer", renderer)):
-            if drawer is None:
-                continue
-            config = drawer.config
-            theirs = (config.codebook_size, drawer.num_tokens, config.image_size, drawer.tokenizer_fingerprint)
-            for name, a, b in zip(
-                ("codebook_size", "num_tokens", "image_size", "fingerprint"), mine, theirs, strict=True
-            ):
-                if a != b:
-                    raise ValueError(
-                        f"tokenizer and {part} do not belong together ({name}: {a}, {b}); load both of one run"
-                    )
+        for part, drawer in {"decoder": decoder, "renderer": renderer}.items():
+            theirs = (
+                {}
+                if drawer is None
+                else {
+                    "codebook_size": drawer.config.codebook_size,
+                    "num_tokens": drawer.num_tokens,
+                    "image_size": drawer.config.image_size,
+                    "fingerprint": drawer.tokenizer_fingerprint,
+                }
+            )
+            for name, value in theirs.items():
+                if getattr(self, name) != value:
+                    both = f"{name}: {getattr(self, name)}, {value}"
+                    raise ValueError(f"tokenizer and {part} do not belong together ({both}); load both of one run")
 
     @classmethod
     def from_pretrained(

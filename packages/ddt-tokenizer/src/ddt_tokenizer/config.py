@@ -76,29 +76,24 @@ class TokenizerConfig:
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:
-        """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536.
+        """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536; `vae` as in `selftok_512`.
 
         The paper gives K, codebook, query width and the joint attention of two streams. Depth and heads are those of
-        `Enc-Qformer-Bi-UWL/2` in the authors' later code; the VAE is taken to be that of SD3.
-
-        Args:
-            vae: Where the VAE lies; None if only latents will be encoded.
+        `Enc-Qformer-Bi-UWL/2` in the authors' later code, that of Selftok; the VAE is taken to be that of SD3.
         """
-        encoder = EncoderConfig(
-            channels=16,
-            patch_size=2,
+        later = cls.selftok_512(vae)
+        encoder = replace(
+            later.encoder,
             width=256,
             depth=24,
-            num_heads=8,
             num_tokens=480,
+            attention="joint",
+            image_width=None,
+            image_heads=None,
             query_position="sincos",
-            qk_norm=False,
-            affine_norms=False,
-            final_norm=False,
-            position_table=64,
         )
-        quantizer = VectorConfig(codebook_size=65_536, code_width=16, replacement="random", revived_share=0.2)
-        return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))
+        quantizer = replace(later.quantizer, codebook_size=65_536, diversity=0.0, replacement="random")
+        return replace(later, encoder=encoder, quantizer=quantizer)
 
     @classmethod
     def selftok_512(cls, vae: str | None = None) -> Self:
@@ -107,26 +102,13 @@ class TokenizerConfig:
         Args:
             vae: Where the VAE of SD3 lies; None if only latents will be encoded.
         """
-        return cls._selftok(512, vae)
-
-    @classmethod
-    def selftok_1024(cls, vae: str | None = None) -> Self:
-        """Return Selftok's tokenizer with 1,024 ids; the authors publish no configuration, so all else is as for 512.
-
-        Args:
-            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
-        """
-        return cls._selftok(1024, vae)
-
-    @classmethod
-    def _selftok(cls, num_tokens: int, vae: str | None) -> Self:
         encoder = EncoderConfig(
             channels=16,
             patch_size=2,
             width=512,
             depth=16,
             num_heads=8,
-            num_tokens=num_tokens,
+            num_tokens=512,
             attention="one_way",
             image_width=64,
             image_heads=4,
@@ -140,3 +122,9 @@ class TokenizerConfig:
             codebook_size=32_768, code_width=16, diversity=1.0, replacement="position", revived_share=0.2
         )
         return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))
+
+    @classmethod
+    def selftok_1024(cls, vae: str | None = None) -> Self:
+        """Return Selftok's tokenizer with 1,024 ids; no configuration of it is public, so all else is as for 512."""
+        released = cls.selftok_512(vae)
+        return replace(released, encoder=replace(released.encoder, num_tokens=1024))

@@ -131,11 +131,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Run the closure once, then step both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.muon.step()
+        loss = self.muon.step(closure)
         self.adamw.step()
         return loss
 

@@ -27,9 +27,6 @@ KIND = "ddt-tokenizer"
 class DDTTokenizer(nn.Module):
     """Images to discrete diffusion timestep tokens.
 
-    Args:
-        config: See `TokenizerConfig`.
-
     Example:
         >>> encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4)
         >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder)).eval()
@@ -57,11 +54,8 @@ class DDTTokenizer(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """What id shards record of the tokenizer that wrote them."""
-        return {
-            "fingerprint": self.fingerprint(),
-            "codebook_size": self.codebook_size,
-            "num_tokens": self.num_tokens,
-        }
+        sizes = {"codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
+        return {"fingerprint": self.fingerprint(), **sizes}
 
     def forward(self, latents: Tensor) -> Quantized:
         """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
@@ -150,6 +144,4 @@ class DDTTokenizer(nn.Module):
             ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
         """
         checkpoint = read_selftok(path, **settings)
-        tokenizer = cls(checkpoint.config)
-        checkpoint.fill(tokenizer)
-        return tokenizer.eval()
+        return checkpoint.fill(cls(checkpoint.config))
