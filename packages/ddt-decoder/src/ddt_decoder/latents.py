@@ -60,9 +60,6 @@ class LatentConfig:
 class LatentSpace:
     """Turns images into latents and back with a frozen VAE, which is loaded at first use and is part of no checkpoint.
 
-    Args:
-        config: The latent space.
-
     Example:
         >>> pixels = LatentSpace(LatentConfig())
         >>> pixels.decode(pixels.encode(torch.zeros(1, 3, 8, 8))).shape

@@ -18,8 +18,6 @@ class Codec:
     """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`. Needs ddt-decoder (extra `[decode]`).
 
     Args:
-        tokenizer: Writes ids.
-        decoder: Draws them.
         num_steps: Denoising steps of `decode`; None: those of its configuration.
         renderer: Draws whole sets of ids in one step in the decoder's place.
 
@@ -41,20 +39,17 @@ class Codec:
         self.image_size = tokenizer.config.image_size
         self.identity = tokenizer.identity  # what id shards record of the tokenizer that wrote them
         self.fingerprint = self.identity["fingerprint"]
-        for part, drawer in {"decoder": decoder, "renderer": renderer}.items():
-            theirs = (
-                {}
-                if drawer is None
-                else {
-                    "codebook_size": drawer.config.codebook_size,
-                    "num_tokens": drawer.num_tokens,
-                    "image_size": drawer.config.image_size,
-                    "fingerprint": drawer.tokenizer_fingerprint,
-                }
-            )
-            for name, value in theirs.items():
-                if getattr(self, name) != value:
-                    both = f"{name}: {getattr(self, name)}, {value}"
+        for part, drawer in (("decoder", decoder), ("renderer", renderer)):
+            if drawer is None:
+                continue
+            for name, mine, theirs in (
+                ("codebook_size", self.codebook_size, drawer.config.codebook_size),
+                ("num_tokens", self.num_tokens, drawer.num_tokens),
+                ("image_size", self.image_size, drawer.config.image_size),
+                ("fingerprint", self.fingerprint, drawer.tokenizer_fingerprint),
+            ):
+                if mine != theirs:
+                    both = f"{name}: {mine}, {theirs}"
                     raise ValueError(f"tokenizer and {part} do not belong together ({both}); load both of one run")
 
     @classmethod

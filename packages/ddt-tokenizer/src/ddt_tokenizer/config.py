@@ -29,20 +29,8 @@ class TokenizerConfig:
                 f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
                 + (f" times latents.downscale ({self.latents.downscale})" if self.latents.downscale > 1 else "")
             )
-        patches = (self.image_size // self.multiple) ** 2
-        if self.encoder.mode == "spatial" and patches != self.encoder.num_tokens:
-            raise ValueError(
-                f"num_tokens ({self.encoder.num_tokens}) must be the number of patches ({patches}) in mode=spatial"
-            )
-        start = self.encoder.start_grid
-        if start is not None and self.encoder.mode == "spatial" and start**2 != patches:
-            raise ValueError(
-                f"start_grid ({start}) must be the side of the square of patches in mode=spatial, which has num_tokens "
-                f"({patches})"
-            )
-        table = self.encoder.position_table
-        if table is not None and self.image_size // self.multiple > table:
-            raise ValueError(f"image_size ({self.image_size}) has more patches a side than position_table ({table})")
+        side = self.image_size // self.multiple
+        self.encoder.check_patches(side, side, f"image_size ({self.image_size})")
 
     @property
     def multiple(self) -> int:

@@ -62,8 +62,22 @@ class EncoderConfig:
                 f"({self.query_position}) at joint and learned"
             )
 
+    def check_patches(self, height: int, width: int, what: str) -> None:
+        """Refuse h x w patches, of what is named in words, that an encoder of this shape cannot place.
+
+        Raises:
+            ValueError: If `position_table` is smaller, or they are not the square of the spatial mode.
+        """
+        has = f"{what} has {height} x {width} patches"
+        if self.position_table is not None and max(height, width) > self.position_table:
+            raise ValueError(f"{has}, more a side than position_table ({self.position_table}); take a smaller one")
+        tokens = f"num_tokens ({self.num_tokens}) must be the number of patches ({height * width}) in mode=spatial"
+        if self.mode == "spatial" and height * width != self.num_tokens:
+            raise ValueError(f"{has}; {tokens}")
+        if self.mode == "spatial" and self.start_grid not in (None, height):
+            raise ValueError(f"{has}; start_grid ({self.start_grid}) must be the side of their square, and {tokens}")
+
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         first = ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio")
         return identity(self, first)
 
@@ -80,9 +94,6 @@ class EncoderConfig:
 
 class Encoder(nn.Module):
     """Latents to K vectors (DDT, arXiv:2504.14666, section 3.1; Selftok's encoder, arXiv:2505.07538).
-
-    Args:
-        config: Shape of the encoder.
 
     Example:
         >>> encoder = Encoder(EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4))
@@ -143,15 +154,7 @@ class Encoder(nn.Module):
                 f"and W divisible by patch_size ({p})"
             )
         h, w = latents.shape[2] // p, latents.shape[3] // p
-        if config.position_table is not None and max(h, w) > config.position_table:
-            raise ValueError(
-                f"latents of {h} x {w} patches exceed position_table ({config.position_table}); encode a smaller one"
-            )
-        if config.mode == "spatial" and (h * w != config.num_tokens or h != (config.start_grid or h)):
-            raise ValueError(
-                f"latents of {h} x {w} patches do not give num_tokens ({config.num_tokens}); mode=spatial has one id a "
-                f"patch, so encode pictures of the size it was made for"
-            )
+        config.check_patches(h, w, f"an image with latents {tuple(latents.shape[1:])}")
         return h, w
 
     def forward(self, latents: Tensor) -> Tensor:

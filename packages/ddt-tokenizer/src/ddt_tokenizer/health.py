@@ -47,12 +47,7 @@ class CodebookHealth:
 
 
 def codebook_health(ids: Tensor, codebook: Tensor, revived: int = 0) -> CodebookHealth:
-    """Measure ids int64 [N, K] against their codebook [V, D].
-
-    Args:
-        ids: What a tokenizer wrote.
-        codebook: `tokenizer.quantizer.codebook`.
-        revived: Entries replaced in training so far, to be passed on.
+    """Measure ids int64 [N, K] against their codebook [V, D]; `revived` entries of it were replaced so far.
 
     Raises:
         ValueError: If there are no ids.

@@ -44,10 +44,6 @@ class OptimizerConfig:
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Optimise the weights that need gradients: with AdamW, or with Muon the matrices inside transformer blocks.
 
-    Args:
-        named: Weights with their names, as from `Module.named_parameters`.
-        config: Optimizer, and rates by name.
-
     Raises:
         ValueError: If a pattern of `rates` fits no weight, or Muon finds no matrix.
 

@@ -4,7 +4,7 @@ A file holds `encoder.*` (encoder, quantizer and the norm after it) and `model.*
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -120,7 +120,8 @@ def read_selftok(
     if unknown or missing:
         raise ValueError(f"'{path}' is not a Selftok tokenizer: {_named(unknown, missing)}; see ddt_tokenizer.selftok")
     try:
-        config = _config(weights, theirs["pos_embed"], depth, num_heads, image_heads, downscale, vae)
+        latents = replace(LatentConfig.sd3(vae), downscale=downscale)
+        config = _config(weights, theirs["pos_embed"], depth, (num_heads, image_heads), latents)
         if "quantizer.histogram" in weights:
             weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)
         for name in weights.keys() & {f"quantizer.{part}" for part in ("codebook", "counts", "sums")}:
@@ -140,15 +141,8 @@ def _renamed(name: str) -> str | None:
 
 
 def _config(
-    weights: dict[str, Tensor],
-    table: Tensor,
-    depth: int,
-    num_heads: int,
-    image_heads: int,
-    downscale: int,
-    vae: str | None,
+    weights: dict[str, Tensor], table: Tensor, depth: int, heads: tuple[int, int], latents: LatentConfig
 ) -> TokenizerConfig:
-    """Read sizes off the tensors."""
     patch, queries = weights["encoder.patch_in.weight"], weights["encoder.queries"]
     side = round(table.shape[1] ** 0.5)
     if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0]), atol=1e-5):
@@ -159,12 +153,12 @@ def _config(
         patch_size=patch.shape[2],
         width=queries.shape[2],
         depth=depth,
-        num_heads=num_heads,
+        num_heads=heads[0],
         num_tokens=queries.shape[1],
         mlp_ratio=weights["encoder.blocks.0.mlp.1.0.weight"].shape[0] / queries.shape[2],
         attention="one_way" if one_way else "joint",
         image_width=patch.shape[0],
-        image_heads=image_heads if one_way else num_heads,
+        image_heads=heads[1] if one_way else heads[0],
         query_position="adaln" if "encoder.blocks.0.modulation.out.weight" in weights else "learned",
         position_table=side,
         qk_norm="encoder.blocks.0.q_norm.1.weight" in weights,
@@ -179,9 +173,12 @@ def _config(
         replacement="position" if positional else "random",
         revived_share=0.2,
     )
-    latents = LatentConfig(patch.shape[1], downscale, LatentConfig.sd3().shift, LatentConfig.sd3().scale, vae)
-    # The table's side in patches is twice the side of the training latents.
-    return TokenizerConfig(image_size=side // 2 * downscale, encoder=encoder, quantizer=quantizer, latents=latents)
+    return TokenizerConfig(
+        image_size=side // 2 * latents.downscale,  # the table's side in patches is twice that of the training latents
+        encoder=encoder,
+        quantizer=quantizer,
+        latents=replace(latents, channels=patch.shape[1]),
+    )
 
 
 def _named(unknown: list[str], missing: list[str]) -> str:

@@ -135,13 +135,7 @@ class DDTTokenizer(nn.Module):
     def from_selftok(cls, path: str | Path, **settings: Any) -> Self:
         """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`).
 
-        Args:
-            path: The `.pth` file; nothing but tensors is unpickled.
-            settings: See `read_selftok`.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
+        Settings and errors are those of `ddt_tokenizer.selftok.read_selftok`.
         """
         checkpoint = read_selftok(path, **settings)
         return checkpoint.fill(cls(checkpoint.config))

@@ -29,11 +29,9 @@ class BinaryConfig:
         object.__setattr__(self, "codebook_size", 2**self.code_width)
 
     def build(self, width: int, num_tokens: int) -> "BinaryQuantizer":
-        """Make the quantizer for vectors of a width, whatever K."""
         return BinaryQuantizer(width, self)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         covered = identity(self, ("kind", "codebook_size", "code_width", "commitment"))
         # These mean nothing here, but stood in the first fingerprints of this kind.
         return covered | {"decay": 0.99, "dead_share": 0.2}

@@ -34,11 +34,9 @@ class ScalarConfig:
             )
 
     def build(self, width: int, num_tokens: int) -> "ScalarQuantizer":
-        """Make the quantizer for vectors of a width, whatever K."""
         return ScalarQuantizer(width, self)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         # The last three mean nothing here, but stood in the first fingerprints of this kind.
         return asdict(self) | {"decay": 0.99, "commitment": 1.0, "dead_share": 0.2}
 

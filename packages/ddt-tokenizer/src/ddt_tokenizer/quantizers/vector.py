@@ -44,11 +44,9 @@ class VectorConfig:
             raise ValueError(f"rate ({self.rate}) must be at least 0")
 
     def build(self, width: int, num_tokens: int) -> "VectorQuantizer":
-        """Make the quantizer of K tokens for vectors of a width."""
         return VectorQuantizer(width, self, num_tokens)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         return identity(self, ("codebook_size", "code_width", "decay", "commitment", "dead_share"))
 
 
@@ -62,8 +60,6 @@ class VectorQuantizer(nn.Module):
     have one size. A batch that is not finite changes nothing.
 
     Args:
-        width: Width of the incoming query vectors.
-        config: Size and update rule of the codebook.
         num_tokens: K; needed where positions count (replacement=position, diversity).
 
     Example:
