@@ -24,7 +24,6 @@ class Modulation(NamedTuple):
     gate: Tensor
 
     def shifted(self, x: Tensor) -> Tensor:
-        """Compute x * (1 + scale) + shift."""
         return x * (1 + self.scale) + self.shift
 
 

@@ -91,12 +91,9 @@ def _shard_items(folder: Path) -> Iterator[Item]:
 def encode_items(
     items: Iterable[Item], tokenizer: DDTTokenizer, batch_size: int, skip: Callable[[str, str], None]
 ) -> Iterator[tuple[str, Sample]]:
-    """Encode the pictures of items, in order.
+    """Encode the pictures of items, in order, `batch_size` items at once.
 
     Args:
-        items: See `find_items`.
-        tokenizer: On any device.
-        batch_size: Items encoded at once.
         skip: Called with the name of an item whose picture or caption cannot be read, and why; it is left out.
 
     Yields:
@@ -105,14 +102,13 @@ def encode_items(
     Example:
         >>> from PIL import Image
         >>> import tempfile
-        >>> from ddt_tokenizer import EncoderConfig, TokenizerConfig
-        >>> encoder = EncoderConfig(width=32, num_heads=2, depth=1, num_tokens=4)
-        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder))
+        >>> from ddt_tokenizer import TokenizerConfig
+        >>> tokenizer = DDTTokenizer(TokenizerConfig.tiny())
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (20, 20)).save(folder / "a.png")
         >>> _, items = find_items([folder])
         >>> [(name, len(sample["ids"])) for name, sample in encode_items(items, tokenizer.eval(), 8, skip=print)]
-        [('a.png', 4)]
+        [('a.png', 16)]
     """
     size = tokenizer.config.image_size
 

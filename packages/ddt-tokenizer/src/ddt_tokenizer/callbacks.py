@@ -25,8 +25,6 @@ class ImageGrid(EverySteps):
 
     Args:
         images: Float32 [n, 3, H, W] in [-1, 1].
-        folder: Where the pictures go.
-        every: Steps between two.
         draw: Gives images [n, 3, H, W] for a decoder and tokens [n, K, D]; by default its `decode`.
 
     Example:
@@ -68,7 +66,6 @@ class HealthMonitor(EverySteps):
 
     Args:
         file: Such as `runs/mine/health.json`; None to log only.
-        every: Steps between two measurements.
         recent: Batches whose ids are measured (those of this rank).
 
     Example:

@@ -106,7 +106,6 @@ def _encoded(options: argparse.Namespace, tokenizer: DDTTokenizer) -> tuple[Iter
 
 
 def _name(skipped: list[tuple[str, str]]) -> None:
-    """Print what was left out."""
     for name, why in skipped[:NAMED]:
         print(f"left out {name}: {why}", file=sys.stderr)
     if len(skipped) > NAMED:

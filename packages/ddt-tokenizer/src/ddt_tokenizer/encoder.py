@@ -78,17 +78,14 @@ class EncoderConfig:
             raise ValueError(f"{has}; start_grid ({self.start_grid}) must be the side of their square, and {tokens}")
 
     def identity(self) -> dict[str, Any]:
-        first = ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio")
-        return identity(self, first)
+        return identity(self, ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio"))
 
     @property
     def patch_width(self) -> int:
-        """Return the width of the image stream."""
         return self.image_width or self.width
 
     @property
     def patch_heads(self) -> int:
-        """Return the heads of the image stream."""
         return self.image_heads or self.num_heads
 
 

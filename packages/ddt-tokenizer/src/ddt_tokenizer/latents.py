@@ -100,11 +100,7 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w].
-
-        Raises:
-            ValueError: As `load`.
-        """
+        """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w]; errors as in `load`."""
         self.load()
         if self._vae is None:
             return images
@@ -115,11 +111,7 @@ class LatentSpace:
         return (z.float() - self.config.shift) * self.config.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents [B, C, h, w] into images float32 [B, 3, H, W], about [-1, 1]; gradients pass.
-
-        Raises:
-            ValueError: As `load`.
-        """
+        """Turn latents [B, C, h, w] into float32 [B, 3, H, W], about [-1, 1]; gradients pass; errors as in `load`."""
         self.load()
         if self._vae is None:
             return latents.float()

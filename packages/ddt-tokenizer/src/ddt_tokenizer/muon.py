@@ -68,9 +68,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         matrices: 2-D weights inside transformer blocks, or groups of them with rates of their own.
-        lr: As for AdamW.
         weight_decay: Share of the rate by which weights shrink in a step.
-        momentum: Of the moving average of gradients.
     """
 
     def __init__(self, matrices: Iterable[Any], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):

@@ -69,9 +69,7 @@ def write_ids(
     """Write ids, with what else belongs to samples, into a new shard folder, which appears complete or not at all.
 
     Args:
-        folder: Where to; may exist only if empty.
-        samples: See `write_block`.
-        tokenizer: {"fingerprint": str, "codebook_size": int, "num_tokens": int}.
+        samples, tokenizer: See `write_block`.
         source: Where the samples come from, in words.
         skipped: {"name", "why"} of what was left out; read when all samples are written.
 

@@ -28,10 +28,9 @@ class DDTTokenizer(nn.Module):
     """Images to discrete diffusion timestep tokens.
 
     Example:
-        >>> encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4)
-        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder)).eval()
-        >>> tokenizer.encode(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 4])
+        >>> tokenizer = DDTTokenizer(TokenizerConfig.tiny()).eval()
+        >>> tokenizer.encode(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(self, config: TokenizerConfig):
@@ -109,7 +108,6 @@ class DDTTokenizer(nn.Module):
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
-            folder: With `config.json` and `model.safetensors`.
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:

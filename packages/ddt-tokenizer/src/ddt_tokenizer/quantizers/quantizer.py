@@ -67,12 +67,7 @@ class Quantizer(Protocol):
 
 
 class ComputedCodes(nn.Module):
-    """A quantizer whose codes are computed from their ids: nothing follows the vectors, and no entry dies.
-
-    Args:
-        width: Width of the incoming vectors.
-        config: Settings of its kind.
-    """
+    """A quantizer whose codes are computed from their ids: nothing follows the vectors, and no entry dies."""
 
     revived, memories = 0, ()
 
