@@ -48,10 +48,7 @@ class Item:
 
 
 def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
-    """List pictures: files, and those in folders with their captions (`name.txt`); or the samples of a shard folder.
-
-    Returns:
-        How many there are, and the items.
+    """Count and list pictures: files, those in folders with their captions (`name.txt`), or samples of a shard folder.
 
     Raises:
         FileNotFoundError: If a source does not exist, or shards are unfinished.

@@ -32,11 +32,10 @@ class ImageGrid(EverySteps):
     """
 
     def __init__(self, images: Tensor, folder: str | Path, every: int, draw: Draw | None = None):
-        self.images, self.folder, self.every, self.draw = images, Path(folder), every, draw
+        self.images, self.folder, self.every = images, Path(folder), every
+        self.draw = draw
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if not self.due(trainer) or not trainer.is_global_zero:
             return
         step, tokenizer = trainer.global_step, module.tokenizer
@@ -84,9 +83,7 @@ class HealthMonitor(EverySteps):
         self.ids.extend(state_dict["ids"])
         self.revived = self.revived_before = state_dict["revived"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         if "ids" in outputs:
             self.ids.append(outputs["ids"].cpu())
         quantizer = module.tokenizer.quantizer

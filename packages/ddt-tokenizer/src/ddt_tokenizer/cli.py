@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             weights = sum(p.numel() for p in tokenizer.parameters())
             print(f"{(options.tokenizer / 'config.json').read_text()}\n{weights:,} weights")
         elif options.verb == "encode":
-            if _encode(options, tokenizer):
-                raise SystemExit(1)
+            _encode(options, tokenizer)
         else:
             health = codebook_health(_ids_of(options, tokenizer), tokenizer.quantizer.codebook.cpu())
             print(health)
@@ -73,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _encode(options: argparse.Namespace, tokenizer: DDTTokenizer) -> list[tuple[str, str]]:
-    """Write ids, atomically, and return what was left out with the reasons."""
+def _encode(options: argparse.Namespace, tokenizer: DDTTokenizer) -> None:
+    """Write ids, atomically, and end with exit code 1 if pictures were left out."""
     out = options.out
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"folder '{out.parent}' of --out does not exist; make it first")
@@ -91,7 +90,8 @@ def _encode(options: argparse.Namespace, tokenizer: DDTTokenizer) -> list[tuple[
         count = write_ids(out, (sample for _, sample in encoded), tokenizer.identity, source, left_out).samples
     print(f"{count:,} of {count + len(skipped):,} pictures are in {out}", file=sys.stderr)
     _name(skipped)
-    return skipped
+    if skipped:
+        raise SystemExit(1)
 
 
 def _encoded(options: argparse.Namespace, tokenizer: DDTTokenizer) -> tuple[Iterator[Encoded], list[tuple[str, str]]]:

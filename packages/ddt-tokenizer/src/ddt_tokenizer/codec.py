@@ -64,7 +64,6 @@ class Codec:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
-            num_steps: See `Codec`.
             renderer: A `ddt train-renderer` run of that tokenizer.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
@@ -98,7 +97,6 @@ class Codec:
         Args:
             path: The `.pth` file; nothing but tensors is unpickled.
             vae: Folder or Hub id of the autoencoder of Stable Diffusion 3.
-            num_steps: See `Codec`.
             schedule: Tokens revealed in each equal piece of time; None: that of the released ones.
             heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
 

@@ -67,11 +67,11 @@ class TokenizerConfig:
         """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536; `vae` as in `selftok_512`.
 
         The paper gives K, codebook, query width and the joint attention of two streams. Depth and heads are those of
-        `Enc-Qformer-Bi-UWL/2` in the authors' later code, that of Selftok; the VAE is taken to be that of SD3.
+        `Enc-Qformer-Bi-UWL/2` in the authors' later code; the VAE is taken to be that of SD3.
         """
-        later = cls.selftok_512(vae)
+        selftok = cls.selftok_512(vae)
         encoder = replace(
-            later.encoder,
+            selftok.encoder,
             width=256,
             depth=24,
             num_tokens=480,
@@ -80,15 +80,14 @@ class TokenizerConfig:
             image_heads=None,
             query_position="sincos",
         )
-        quantizer = replace(later.quantizer, codebook_size=65_536, diversity=0.0, replacement="random")
-        return replace(later, encoder=encoder, quantizer=quantizer)
+        quantizer = replace(selftok.quantizer, codebook_size=65_536, diversity=0.0, replacement="random")
+        return replace(selftok, encoder=encoder, quantizer=quantizer)
 
     @classmethod
     def selftok_512(cls, vae: str | None = None) -> Self:
         """Return Selftok's released tokenizer (arXiv:2505.07538; `Enc-Qformer-Uni-XL/2`): 256 px, 512 ids of 32,768.
 
-        Args:
-            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
+        `vae` is where the VAE of SD3 lies; None if only latents will be encoded.
         """
         encoder = EncoderConfig(
             channels=16,

@@ -77,7 +77,6 @@ def _adamw(named: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.opt
 
 
 def _groups(named: dict[str, nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Make one group for each learning rate, in the order of appearance."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, p in named.items():
         groups.setdefault(config.rate(name), []).append(p)

@@ -51,7 +51,6 @@ class BinaryQuantizer(ComputedCodes):
     """
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
-        """Project [B, K, width] to [B, K, D], fp32."""
         return linear_fp32(self.project, vectors)
 
     def _bits(self, like: Tensor) -> Tensor:

@@ -79,15 +79,12 @@ class ComputedCodes(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """Return all tokens [V, D]."""
         return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
 
     def normalise(self, codes: Tensor) -> Tensor:
-        """Return codes [..., D] as they are, unless a kind scales them."""
-        return codes
+        return codes  # a kind may scale them
 
     def continuous(self, vectors: Tensor) -> Tensor:
-        """Skip the rounding: tokens [B, K, D]."""
         return self.normalise(self.to_code_space(vectors))
 
 
