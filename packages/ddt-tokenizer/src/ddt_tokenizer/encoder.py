@@ -71,11 +71,12 @@ class EncoderConfig:
         has = f"{what} has {height} x {width} patches"
         if self.position_table is not None and max(height, width) > self.position_table:
             raise ValueError(f"{has}, more a side than position_table ({self.position_table}); take a smaller one")
-        tokens = f"num_tokens ({self.num_tokens}) must be the number of patches ({height * width}) in mode=spatial"
-        if self.mode == "spatial" and height * width != self.num_tokens:
-            raise ValueError(f"{has}; {tokens}")
-        if self.mode == "spatial" and self.start_grid not in (None, height):
-            raise ValueError(f"{has}; start_grid ({self.start_grid}) must be the side of their square, and {tokens}")
+        if self.mode == "spatial" and (height * width != self.num_tokens or self.start_grid not in (None, height)):
+            side = "" if self.start_grid is None else f"start_grid ({self.start_grid}) must be their side, and "
+            raise ValueError(
+                f"{has}, and mode=spatial takes only the size it was made for: {side}num_tokens ({self.num_tokens}) "
+                f"must be the number of patches ({height * width})"
+            )
 
     def identity(self) -> dict[str, Any]:
         return identity(self, ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio"))

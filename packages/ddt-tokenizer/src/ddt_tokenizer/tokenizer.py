@@ -53,8 +53,7 @@ class DDTTokenizer(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """What id shards record of the tokenizer that wrote them."""
-        sizes = {"codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
-        return {"fingerprint": self.fingerprint(), **sizes}
+        return {"fingerprint": self.fingerprint(), "codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
 
     def forward(self, latents: Tensor) -> Quantized:
         """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
