@@ -200,6 +200,14 @@ def test_what_cannot_be_done_is_said_in_a_line(tokenizer, folder, tmp_path, caps
         capsys.readouterr()
         assert run("encode", folder / "bad", "--tokenizer", tokenizer.folder, "--out", target) == 2
         assert "none of 1 pictures can be read; the first: " in capsys.readouterr().err and not target.exists()
+    assert run("health", tokenizer.folder, folder / "bad") == 2
+    assert "none of 1 pictures can be read; the first: " in capsys.readouterr().err
+    for verb in (
+        ["health", tokenizer.folder, folder],
+        ["encode", folder, "--tokenizer", tokenizer.folder, "--out", out],
+    ):
+        assert run(*verb, "--batch-size", 0) == 2
+        assert "--batch-size (0) must be at least 1" in capsys.readouterr().err
 
 
 def test_health_of_pictures_ids_and_shards_is_one(tokenizer, folder, tmp_path, capsys):

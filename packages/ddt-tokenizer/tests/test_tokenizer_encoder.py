@@ -181,3 +181,18 @@ def test_a_start_grid_fits_the_rest():
         EncoderConfig(**FORMS["one-way"], start_grid=8)
     with pytest.raises(ValueError, match=r"start_grid \(8\) must be .* num_tokens \(16\)"):
         TokenizerConfig(image_size=32, encoder=EncoderConfig(**FORMS["spatial"], start_grid=8))
+
+
+def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
+    for settings, size, other, named in (
+        ({"position_table": 4}, 16, 24, r"has 6 x 6 patches, more a side than position_table \(4\)"),
+        ({"mode": "spatial", "num_tokens": 16}, 16, 24, r"has 6 x 6 patches, .*made for: num_tokens \(16\)"),
+    ):
+        encoder = EncoderConfig(patch_size=4, width=32, num_heads=2, **settings)
+        assert TokenizerConfig(image_size=size, encoder=encoder).encoder == encoder
+        with pytest.raises(ValueError, match=named):
+            TokenizerConfig(image_size=other, encoder=encoder)
+        with pytest.raises(ValueError, match=named):
+            Encoder(encoder)(torch.zeros(1, 3, other, other))
+    with pytest.raises(ValueError, match=r"has 8 x 2 patches, .*start_grid \(4\) must be"):  # as many, but no square
+        Encoder(EncoderConfig(patch_size=4, mode="spatial", num_tokens=16, start_grid=4))(torch.zeros(1, 3, 32, 8))

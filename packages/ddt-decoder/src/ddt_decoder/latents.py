@@ -60,9 +60,6 @@ class LatentConfig:
 class LatentSpace:
     """Turns images into latents and back with a frozen VAE, which is loaded at first use and is part of no checkpoint.
 
-    Args:
-        config: The latent space.
-
     Example:
         >>> pixels = LatentSpace(LatentConfig())
         >>> pixels.decode(pixels.encode(torch.zeros(1, 3, 8, 8))).shape
@@ -104,11 +101,7 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w].
-
-        Raises:
-            ValueError: As `load`.
-        """
+        """Encode images [B, 3, H, W] in [-1, 1] into latents [B, C, h, w]; errors as in `load`."""
         self.load()
         if self._vae is None:
             return images
@@ -119,11 +112,7 @@ class LatentSpace:
         return (z.float() - self.config.shift) * self.config.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents [B, C, h, w] into images float32 [B, 3, H, W], about [-1, 1]; gradients pass.
-
-        Raises:
-            ValueError: As `load`.
-        """
+        """Turn latents [B, C, h, w] into float32 [B, 3, H, W], about [-1, 1]; gradients pass; errors as in `load`."""
         self.load()
         if self._vae is None:
             return latents.float()

@@ -3,6 +3,7 @@
 Shape letters: B batch, L positions of one stream, K queries, S positions of all, H heads, D width.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,6 @@ class Modulation(NamedTuple):
     gate: Tensor
 
     def shifted(self, x: Tensor) -> Tensor:
-        """Compute x * (1 + scale) + shift."""
         return x * (1 + self.scale) + self.shift
 
 
@@ -31,9 +31,6 @@ class TokenModulation(nn.Module):
     """Shift, scale and gate of each query by its place in the order (Selftok's token-aware adaLN, arXiv:2505.07538).
 
     Zero at the start: every query's residual branch begins closed.
-
-    Args:
-        width: D of the queries.
     """
 
     def __init__(self, width: int):
@@ -85,26 +82,19 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.widths, self.heads, self.updated = widths, heads, updated
         attending = [name for name in widths if name in updated or not one_way]
-
-        def head_norms() -> nn.ModuleDict:
-            sizes = {name: widths[name] // heads[name] for name in attending}
-            return nn.ModuleDict(
-                {name: nn.RMSNorm(n, eps=1e-6) if qk_norm else nn.Identity() for name, n in sizes.items()}
-            )
-
-        def layer_norm(name: str) -> nn.Module:
-            return nn.LayerNorm(widths[name], eps=1e-6, elementwise_affine=affine)
+        layer_norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=affine)
+        head_norm = partial(nn.RMSNorm, eps=1e-6) if qk_norm else nn.Identity
 
         def mlp(name: str) -> nn.Module:
             width, hidden = widths[name], int(widths[name] * mlp_ratio)
             return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-        self.norm = nn.ModuleDict({name: layer_norm(name) for name in widths})
+        self.norm = nn.ModuleDict({name: layer_norm(width) for name, width in widths.items()})
         self.qkv = nn.ModuleDict({name: nn.Linear(widths[name], 3 * widths[name]) for name in attending})
-        self.q_norm = head_norms()
-        self.k_norm = head_norms()
+        self.q_norm = nn.ModuleDict({name: head_norm(widths[name] // heads[name]) for name in attending})
+        self.k_norm = nn.ModuleDict({name: head_norm(widths[name] // heads[name]) for name in attending})
         self.out = nn.ModuleDict({name: nn.Linear(widths[name], widths[name]) for name in updated})
-        self.mlp_norm = nn.ModuleDict({name: layer_norm(name) for name in updated})
+        self.mlp_norm = nn.ModuleDict({name: layer_norm(widths[name]) for name in updated})
         self.mlp = nn.ModuleDict({name: mlp(name) for name in updated})
         self.image_kv = nn.Linear(widths[IMAGE], 2 * widths[QUERIES]) if one_way else None
         self.modulation = TokenModulation(widths[QUERIES]) if modulated else None

@@ -48,10 +48,7 @@ class Item:
 
 
 def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
-    """List pictures: files, and those in folders with their captions (`name.txt`); or the samples of a shard folder.
-
-    Returns:
-        How many there are, and the items.
+    """Count and list pictures: files, those in folders with their captions (`name.txt`), or samples of a shard folder.
 
     Raises:
         FileNotFoundError: If a source does not exist, or shards are unfinished.
@@ -91,12 +88,9 @@ def _shard_items(folder: Path) -> Iterator[Item]:
 def encode_items(
     items: Iterable[Item], tokenizer: DDTTokenizer, batch_size: int, skip: Callable[[str, str], None]
 ) -> Iterator[tuple[str, Sample]]:
-    """Encode the pictures of items, in order.
+    """Encode the pictures of items, in order, `batch_size` items at once.
 
     Args:
-        items: See `find_items`.
-        tokenizer: On any device.
-        batch_size: Items encoded at once.
         skip: Called with the name of an item whose picture or caption cannot be read, and why; it is left out.
 
     Yields:
@@ -105,14 +99,13 @@ def encode_items(
     Example:
         >>> from PIL import Image
         >>> import tempfile
-        >>> from ddt_tokenizer import EncoderConfig, TokenizerConfig
-        >>> encoder = EncoderConfig(width=32, num_heads=2, depth=1, num_tokens=4)
-        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder))
+        >>> from ddt_tokenizer import TokenizerConfig
+        >>> tokenizer = DDTTokenizer(TokenizerConfig.tiny())
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (20, 20)).save(folder / "a.png")
         >>> _, items = find_items([folder])
         >>> [(name, len(sample["ids"])) for name, sample in encode_items(items, tokenizer.eval(), 8, skip=print)]
-        [('a.png', 4)]
+        [('a.png', 16)]
     """
     size = tokenizer.config.image_size
 
@@ -126,15 +119,14 @@ def encode_items(
 
     with ThreadPoolExecutor(4) as pool:
         for batch in batches(items, batch_size):
-            readable: list[tuple[Item, Sample]] = []
-            pictures: list[NDArray] = []
+            readable: list[tuple[Item, Sample, list[NDArray]]] = []
             for item, loaded in zip(batch, pool.map(load, batch), strict=True):
                 if isinstance(loaded, str):
                     skip(item.name, loaded)
                 else:
-                    readable.append((item, loaded[0]))
-                    pictures += loaded[1]
+                    readable.append((item, *loaded))
             if readable:
-                ids = iter(tokenizer.encode(to_tensor(pictures)).cpu().numpy())
-                for item, words in readable:
+                images = to_tensor([picture for *_, pictures in readable for picture in pictures])
+                ids = iter(tokenizer.encode(images).cpu().numpy())
+                for item, words, _ in readable:
                     yield item.name, {"key": item.key, **words, **{field: next(ids) for field in item.pictures}}

@@ -18,10 +18,6 @@ from ddt_tokenizer.images import tile
 Draw = Callable[[nn.Module, Tensor], Tensor]
 
 
-def _decode(decoder: nn.Module, tokens: Tensor) -> Tensor:
-    return decoder.decode(tokens)
-
-
 class ImageGrid(EverySteps):
     """Draws a few fixed pictures from their tokens as training goes on: `<folder>/<step>.png`, and TensorBoard.
 
@@ -29,8 +25,6 @@ class ImageGrid(EverySteps):
 
     Args:
         images: Float32 [n, 3, H, W] in [-1, 1].
-        folder: Where the pictures go.
-        every: Steps between two.
         draw: Gives images [n, 3, H, W] for a decoder and tokens [n, K, D]; by default its `decode`.
 
     Example:
@@ -39,27 +33,21 @@ class ImageGrid(EverySteps):
 
     def __init__(self, images: Tensor, folder: str | Path, every: int, draw: Draw | None = None):
         self.images, self.folder, self.every = images, Path(folder), every
-        self.draw = draw or _decode
+        self.draw = draw
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if not self.due(trainer) or not trainer.is_global_zero:
             return
         step, tokenizer = trainer.global_step, module.tokenizer
         decoder = module.decoder if module.average is None else module.average.module
-        # Each part's own: a frozen codebook is in evaluation mode already.
-        modes = [(part, part.training) for part in (*tokenizer.modules(), *decoder.modules())]
-        for part, _ in modes:
-            part.training = False
+        module.eval()
         with torch.no_grad():
             latents = tokenizer.latent_space.encode(self.images.to(module.device))
             vectors = tokenizer.encoder(latents)
             quantized = step > module.config.continuous_steps
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)
-            drawn = self.draw(decoder, tokens)
-        for part, mode in modes:
-            part.training = mode
+            drawn = self.draw(decoder, tokens) if self.draw else decoder.decode(tokens)
+        module.train()
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{step:08d}.part"
@@ -77,7 +65,6 @@ class HealthMonitor(EverySteps):
 
     Args:
         file: Such as `runs/mine/health.json`; None to log only.
-        every: Steps between two measurements.
         recent: Batches whose ids are measured (those of this rank).
 
     Example:
@@ -96,9 +83,7 @@ class HealthMonitor(EverySteps):
         self.ids.extend(state_dict["ids"])
         self.revived = self.revived_before = state_dict["revived"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         if "ids" in outputs:
             self.ids.append(outputs["ids"].cpu())
         quantizer = module.tokenizer.quantizer

@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         tokenizer = DDTTokenizer.from_pretrained(options.tokenizer, vae=getattr(options, "vae", None))
         if options.verb == "info":
-            print(f"{(options.tokenizer / 'config.json').read_text()}\n{_weights(tokenizer):,} weights")
+            weights = sum(p.numel() for p in tokenizer.parameters())
+            print(f"{(options.tokenizer / 'config.json').read_text()}\n{weights:,} weights")
         elif options.verb == "encode":
-            if _encode(options.sources, _placed(tokenizer), options.out, options.batch_size):
-                raise SystemExit(1)
+            _encode(options, tokenizer)
         else:
             health = codebook_health(_ids_of(options, tokenizer), tokenizer.quantizer.codebook.cpu())
             print(health)
@@ -72,53 +72,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _placed(tokenizer: DDTTokenizer) -> DDTTokenizer:
-    return tokenizer.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
-
-
-def _weights(tokenizer: DDTTokenizer) -> int:
-    return sum(p.numel() for p in tokenizer.parameters())
-
-
-def _encode(sources: list[Path], tokenizer: DDTTokenizer, out: Path, batch_size: int) -> list[tuple[str, str]]:
-    """Write ids, atomically, and return what was left out with the reasons."""
-    if batch_size < 1:
-        raise ValueError(f"--batch-size ({batch_size}) must be at least 1")
+def _encode(options: argparse.Namespace, tokenizer: DDTTokenizer) -> None:
+    """Write ids, atomically, and end with exit code 1 if pictures were left out."""
+    out = options.out
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"folder '{out.parent}' of --out does not exist; make it first")
-    total, items = find_items(sources)
-    skipped: list[tuple[str, str]] = []
-    encoded = _watched(encode_items(items, tokenizer, batch_size, lambda *why: skipped.append(why)), total, skipped)
+    encoded, skipped = _encoded(options, tokenizer)
     if out.suffix == ".npz":
-        names, rows = [], []
-        for name, sample in encoded:
-            names.append(name)
-            rows.append(sample["ids"])
-        _some_read(total, skipped)
+        names, rows = zip(*((name, sample["ids"]) for name, sample in encoded), strict=True)
+        count = len(rows)
         part = out.with_name(f".{out.name}.part.npz")
         np.savez(part, ids=np.stack(rows), names=np.array(names))
         part.replace(out)
     else:
-        source = f"ids of {', '.join(source.name for source in sources[:3])}"
+        source = f"ids of {', '.join(source.name for source in options.sources[:3])}"
         left_out = ({"name": name, "why": why} for name, why in skipped)
-
-        def samples() -> Iterator[Sample]:
-            yield from (sample for _, sample in encoded)
-            _some_read(total, skipped)
-
-        write_ids(out, samples(), tokenizer.identity, source, left_out)
-    print(f"{total - len(skipped):,} of {total:,} pictures are in {out}", file=sys.stderr)
+        count = write_ids(out, (sample for _, sample in encoded), tokenizer.identity, source, left_out).samples
+    print(f"{count:,} of {count + len(skipped):,} pictures are in {out}", file=sys.stderr)
     _name(skipped)
-    return skipped
+    if skipped:
+        raise SystemExit(1)
 
 
-def _some_read(total: int, skipped: list[tuple[str, str]]) -> None:
-    if len(skipped) == total:
-        raise ValueError(f"none of {total} pictures can be read; the first: {skipped[0][1]}")
+def _encoded(options: argparse.Namespace, tokenizer: DDTTokenizer) -> tuple[Iterator[Encoded], list[tuple[str, str]]]:
+    """Encode the pictures of a command: results as they come, and what was left out so far with the reasons."""
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size ({options.batch_size}) must be at least 1")
+    total, items = find_items(options.sources)
+    skipped: list[tuple[str, str]] = []
+    tokenizer.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+    results = encode_items(items, tokenizer, options.batch_size, lambda *why: skipped.append(why))
+    return _watched(results, total, skipped), skipped
 
 
 def _name(skipped: list[tuple[str, str]]) -> None:
-    """Print what was left out."""
     for name, why in skipped[:NAMED]:
         print(f"left out {name}: {why}", file=sys.stderr)
     if len(skipped) > NAMED:
@@ -139,6 +126,8 @@ def _watched(encoded: Iterator[Encoded], total: int, skipped: list[tuple[str, st
             shown = now
     if live:
         print(file=sys.stderr)
+    if skipped and len(skipped) == total:
+        raise ValueError(f"none of {total} pictures can be read; the first: {skipped[0][1]}")
 
 
 def _ids_of(options: argparse.Namespace, tokenizer: DDTTokenizer) -> Tensor:
@@ -155,12 +144,9 @@ def _ids_of(options: argparse.Namespace, tokenizer: DDTTokenizer) -> Tensor:
             )
         ids = read_ids(source)
     else:
-        total, items = find_items(options.sources)
-        skipped: list[tuple[str, str]] = []
-        results = encode_items(items, _placed(tokenizer), options.batch_size, lambda *why: skipped.append(why))
-        rows = [sample["ids"] for _, sample in _watched(results, total, skipped)]
+        encoded, skipped = _encoded(options, tokenizer)
+        ids = np.stack([sample["ids"] for _, sample in encoded])
         _name(skipped)
-        ids = np.stack(rows) if rows else np.empty((0, tokenizer.num_tokens), np.int64)
     if ids.ndim != 2 or (ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.codebook_size):
         raise ValueError(
             f"ids of '{source}', shape {ids.shape}, are not [N, K] integers from 0 to {tokenizer.codebook_size - 1}"

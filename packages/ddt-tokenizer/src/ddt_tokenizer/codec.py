@@ -18,8 +18,6 @@ class Codec:
     """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`. Needs ddt-decoder (extra `[decode]`).
 
     Args:
-        tokenizer: Writes ids.
-        decoder: Draws them.
         num_steps: Denoising steps of `decode`; None: those of its configuration.
         renderer: Draws whole sets of ids in one step in the decoder's place.
 
@@ -41,19 +39,18 @@ class Codec:
         self.image_size = tokenizer.config.image_size
         self.identity = tokenizer.identity  # what id shards record of the tokenizer that wrote them
         self.fingerprint = self.identity["fingerprint"]
-        mine = (self.codebook_size, self.num_tokens, self.image_size, self.fingerprint)
         for part, drawer in (("decoder", decoder), ("renderer", renderer)):
             if drawer is None:
                 continue
-            config = drawer.config
-            theirs = (config.codebook_size, drawer.num_tokens, config.image_size, drawer.tokenizer_fingerprint)
-            for name, a, b in zip(
-                ("codebook_size", "num_tokens", "image_size", "fingerprint"), mine, theirs, strict=True
+            for name, mine, theirs in (
+                ("codebook_size", self.codebook_size, drawer.config.codebook_size),
+                ("num_tokens", self.num_tokens, drawer.num_tokens),
+                ("image_size", self.image_size, drawer.config.image_size),
+                ("fingerprint", self.fingerprint, drawer.tokenizer_fingerprint),
             ):
-                if a != b:
-                    raise ValueError(
-                        f"tokenizer and {part} do not belong together ({name}: {a}, {b}); load both of one run"
-                    )
+                if mine != theirs:
+                    both = f"{name}: {mine}, {theirs}"
+                    raise ValueError(f"tokenizer and {part} do not belong together ({both}); load both of one run")
 
     @classmethod
     def from_pretrained(
@@ -67,9 +64,6 @@ class Codec:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
-            folder: The run.
-            device: Where to put it.
-            num_steps: Denoising steps of `decode`; None: those of its configuration.
             renderer: A `ddt train-renderer` run of that tokenizer.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
@@ -103,7 +97,6 @@ class Codec:
         Args:
             path: The `.pth` file; nothing but tensors is unpickled.
             vae: Folder or Hub id of the autoencoder of Stable Diffusion 3.
-            num_steps: Denoising steps of `decode`; None: those of its configuration.
             schedule: Tokens revealed in each equal piece of time; None: that of the released ones.
             heads: `num_heads` and `image_heads` of the encoder, where they are not those of the released ones.
 

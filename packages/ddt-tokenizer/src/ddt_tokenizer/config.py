@@ -29,20 +29,8 @@ class TokenizerConfig:
                 f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
                 + (f" times latents.downscale ({self.latents.downscale})" if self.latents.downscale > 1 else "")
             )
-        patches = (self.image_size // self.multiple) ** 2
-        if self.encoder.mode == "spatial" and patches != self.encoder.num_tokens:
-            raise ValueError(
-                f"num_tokens ({self.encoder.num_tokens}) must be the number of patches ({patches}) in mode=spatial"
-            )
-        start = self.encoder.start_grid
-        if start is not None and self.encoder.mode == "spatial" and start**2 != patches:
-            raise ValueError(
-                f"start_grid ({start}) must be the side of the square of patches in mode=spatial, which has num_tokens "
-                f"({patches})"
-            )
-        table = self.encoder.position_table
-        if table is not None and self.image_size // self.multiple > table:
-            raise ValueError(f"image_size ({self.image_size}) has more patches a side than position_table ({table})")
+        side = self.image_size // self.multiple
+        self.encoder.check_patches(side, side, f"image_size ({self.image_size})")
 
     @property
     def multiple(self) -> int:
@@ -76,57 +64,38 @@ class TokenizerConfig:
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:
-        """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536.
+        """Return the tokenizer of DDT-LLaMA (arXiv:2504.14666): 256 px, 480 ids of 65,536; `vae` as in `selftok_512`.
 
         The paper gives K, codebook, query width and the joint attention of two streams. Depth and heads are those of
         `Enc-Qformer-Bi-UWL/2` in the authors' later code; the VAE is taken to be that of SD3.
-
-        Args:
-            vae: Where the VAE lies; None if only latents will be encoded.
         """
-        encoder = EncoderConfig(
-            channels=16,
-            patch_size=2,
+        selftok = cls.selftok_512(vae)
+        encoder = replace(
+            selftok.encoder,
             width=256,
             depth=24,
-            num_heads=8,
             num_tokens=480,
+            attention="joint",
+            image_width=None,
+            image_heads=None,
             query_position="sincos",
-            qk_norm=False,
-            affine_norms=False,
-            final_norm=False,
-            position_table=64,
         )
-        quantizer = VectorConfig(codebook_size=65_536, code_width=16, replacement="random", revived_share=0.2)
-        return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))
+        quantizer = replace(selftok.quantizer, codebook_size=65_536, diversity=0.0, replacement="random")
+        return replace(selftok, encoder=encoder, quantizer=quantizer)
 
     @classmethod
     def selftok_512(cls, vae: str | None = None) -> Self:
         """Return Selftok's released tokenizer (arXiv:2505.07538; `Enc-Qformer-Uni-XL/2`): 256 px, 512 ids of 32,768.
 
-        Args:
-            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
+        `vae` is where the VAE of SD3 lies; None if only latents will be encoded.
         """
-        return cls._selftok(512, vae)
-
-    @classmethod
-    def selftok_1024(cls, vae: str | None = None) -> Self:
-        """Return Selftok's tokenizer with 1,024 ids; the authors publish no configuration, so all else is as for 512.
-
-        Args:
-            vae: Where the VAE of SD3 lies; None if only latents will be encoded.
-        """
-        return cls._selftok(1024, vae)
-
-    @classmethod
-    def _selftok(cls, num_tokens: int, vae: str | None) -> Self:
         encoder = EncoderConfig(
             channels=16,
             patch_size=2,
             width=512,
             depth=16,
             num_heads=8,
-            num_tokens=num_tokens,
+            num_tokens=512,
             attention="one_way",
             image_width=64,
             image_heads=4,
@@ -140,3 +109,9 @@ class TokenizerConfig:
             codebook_size=32_768, code_width=16, diversity=1.0, replacement="position", revived_share=0.2
         )
         return cls(image_size=256, encoder=encoder, quantizer=quantizer, latents=LatentConfig.sd3(vae))
+
+    @classmethod
+    def selftok_1024(cls, vae: str | None = None) -> Self:
+        """Return Selftok's tokenizer with 1,024 ids; no configuration of it is public, so all else is as for 512."""
+        released = cls.selftok_512(vae)
+        return replace(released, encoder=replace(released.encoder, num_tokens=1024))

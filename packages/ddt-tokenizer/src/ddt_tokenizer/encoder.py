@@ -62,27 +62,36 @@ class EncoderConfig:
                 f"({self.query_position}) at joint and learned"
             )
 
+    def check_patches(self, height: int, width: int, what: str) -> None:
+        """Refuse h x w patches, of what is named in words, that an encoder of this shape cannot place.
+
+        Raises:
+            ValueError: If `position_table` is smaller, or they are not the square of the spatial mode.
+        """
+        has = f"{what} has {height} x {width} patches"
+        if self.position_table is not None and max(height, width) > self.position_table:
+            raise ValueError(f"{has}, more a side than position_table ({self.position_table}); take a smaller one")
+        if self.mode == "spatial" and (height * width != self.num_tokens or self.start_grid not in (None, height)):
+            side = "" if self.start_grid is None else f"start_grid ({self.start_grid}) must be their side, and "
+            raise ValueError(
+                f"{has}, and mode=spatial takes only the size it was made for: {side}num_tokens ({self.num_tokens}) "
+                f"must be the number of patches ({height * width})"
+            )
+
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
-        first = ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio")
-        return identity(self, first)
+        return identity(self, ("channels", "patch_size", "width", "depth", "num_heads", "num_tokens", "mlp_ratio"))
 
     @property
     def patch_width(self) -> int:
-        """Return the width of the image stream."""
         return self.image_width or self.width
 
     @property
     def patch_heads(self) -> int:
-        """Return the heads of the image stream."""
         return self.image_heads or self.num_heads
 
 
 class Encoder(nn.Module):
     """Latents to K vectors (DDT, arXiv:2504.14666, section 3.1; Selftok's encoder, arXiv:2505.07538).
-
-    Args:
-        config: Shape of the encoder.
 
     Example:
         >>> encoder = Encoder(EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4))
@@ -143,15 +152,7 @@ class Encoder(nn.Module):
                 f"and W divisible by patch_size ({p})"
             )
         h, w = latents.shape[2] // p, latents.shape[3] // p
-        if config.position_table is not None and max(h, w) > config.position_table:
-            raise ValueError(
-                f"latents of {h} x {w} patches exceed position_table ({config.position_table}); encode a smaller one"
-            )
-        if config.mode == "spatial" and (h * w != config.num_tokens or h != (config.start_grid or h)):
-            raise ValueError(
-                f"latents of {h} x {w} patches do not give num_tokens ({config.num_tokens}); mode=spatial has one id a "
-                f"patch, so encode pictures of the size it was made for"
-            )
+        config.check_patches(h, w, f"an image with latents {tuple(latents.shape[1:])}")
         return h, w
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -47,12 +47,7 @@ class CodebookHealth:
 
 
 def codebook_health(ids: Tensor, codebook: Tensor, revived: int = 0) -> CodebookHealth:
-    """Measure ids int64 [N, K] against their codebook [V, D].
-
-    Args:
-        ids: What a tokenizer wrote.
-        codebook: `tokenizer.quantizer.codebook`.
-        revived: Entries replaced in training so far, to be passed on.
+    """Measure ids int64 [N, K] against their codebook [V, D]; `revived` entries of it were replaced so far.
 
     Raises:
         ValueError: If there are no ids.
@@ -66,11 +61,10 @@ def codebook_health(ids: Tensor, codebook: Tensor, revived: int = 0) -> Codebook
     """
     if not ids.numel():
         raise ValueError("there are no ids to measure; encode some pictures first")
-    total = torch.zeros(len(codebook), dtype=torch.float64, device=ids.device)
+    total = torch.bincount(ids.flatten(), minlength=len(codebook)).double()
     distinct, nats = [], []
     for column in ids.T:  # one position at a time, so that nothing of size K x V is held
         counts = torch.bincount(column, minlength=len(codebook)).double()
-        total += counts
         distinct.append((counts > 0).sum().item())
         nats.append(_entropy(counts).item())
     spectrum = torch.linalg.svdvals((codebook - codebook.mean(0)).double()).square()

@@ -16,9 +16,8 @@ def identity(config: Any, first: Collection[str] = ()) -> dict[str, Any]:
         >>> identity(LatentConfig(scale=2.0), first=["channels"])
         {'channels': 3, 'scale': 2.0}
     """
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
     return {
-        each.name: values[each.name]
-        for each in fields(config)
-        if each.name in first or values[each.name] != each.default
+        field.name: value
+        for field in fields(config)
+        if (value := getattr(config, field.name)) != field.default or field.name in first
     }

@@ -68,9 +68,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         matrices: 2-D weights inside transformer blocks, or groups of them with rates of their own.
-        lr: As for AdamW.
         weight_decay: Share of the rate by which weights shrink in a step.
-        momentum: Of the moving average of gradients.
     """
 
     def __init__(self, matrices: Iterable[Any], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
@@ -131,20 +129,14 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Run the closure once, then step both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.muon.step()
+        loss = self.muon.step(closure)
         self.adamw.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return both states, by name."""
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both states."""
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share_groups()

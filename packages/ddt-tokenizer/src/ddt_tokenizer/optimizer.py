@@ -44,10 +44,6 @@ class OptimizerConfig:
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Optimise the weights that need gradients: with AdamW, or with Muon the matrices inside transformer blocks.
 
-    Args:
-        named: Weights with their names, as from `Module.named_parameters`.
-        config: Optimizer, and rates by name.
-
     Raises:
         ValueError: If a pattern of `rates` fits no weight, or Muon finds no matrix.
 
@@ -57,31 +53,31 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
         Traceback (most recent call last):
         ValueError: rates: pattern '*.bias' fits no weight that is trained (names: weight, bias)
     """
-    trained = [(name, p) for name, p in named if p.requires_grad]
+    trained = {name: p for name, p in named if p.requires_grad}
     for pattern in config.rates:
-        if not any(fnmatchcase(name, pattern) for name, _ in trained):
-            names = ", ".join(name for name, _ in trained[:4])
+        if not any(fnmatchcase(name, pattern) for name in trained):
+            names = ", ".join(list(trained)[:4])
             raise ValueError(f"rates: pattern {pattern!r} fits no weight that is trained (names: {names})")
     if config.optimizer == "adamw":
         adamw = _adamw(trained, config)
         # Lightning refuses to clip gradients that an optimizer may unscale itself, in bf16 too, where none are scaled.
         adamw._step_supports_amp_scaling = False
         return adamw
-    inside = [p.ndim == 2 and "blocks." in name and "modulation" not in name for name, p in trained]
-    matrices = [pair for pair, muon in zip(trained, inside, strict=True) if muon]
-    others = [pair for pair, muon in zip(trained, inside, strict=True) if not muon]
+    matrices = {
+        name: p for name, p in trained.items() if p.ndim == 2 and "blocks." in name and "modulation" not in name
+    }
+    others = {name: p for name, p in trained.items() if name not in matrices}
     if not matrices:
         raise ValueError("optimizer=muon needs matrices inside blocks, and none is trained; set optimizer=adamw")
     return MuonAdamW(Muon(_groups(matrices, config), config.lr), _adamw(others, config))
 
 
-def _adamw(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
+def _adamw(named: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(_groups(named, config), config.lr, config.betas, weight_decay=0.0, fused=True)
 
 
-def _groups(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Make one group for each learning rate, in the order of appearance."""
+def _groups(named: dict[str, nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, p in named:
+    for name, p in named.items():
         groups.setdefault(config.rate(name), []).append(p)
     return [{"params": params, "lr": rate} for rate, params in groups.items()]

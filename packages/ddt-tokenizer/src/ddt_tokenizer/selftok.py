@@ -4,8 +4,9 @@ A file holds `encoder.*` (encoder, quantizer and the norm after it) and `model.*
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ddt_tokenizer.positions import cropped_table
 from ddt_tokenizer.quantizers.vector import VectorConfig
 from ddt_tokenizer.selftok_file import read_tensors
 
+Model = TypeVar("Model", bound=nn.Module)
 # Their name of a part of a block, and ours; 0 is the image, 1 the queries.
 BLOCK = {
     "attn.qkv": "qkv.0",
@@ -65,8 +67,8 @@ class SelftokCheckpoint:
     weights: dict[str, Tensor]
     path: str | Path
 
-    def fill(self, model: nn.Module) -> None:
-        """Fill a model of this configuration with the weights, strictly.
+    def fill(self, model: Model) -> Model:
+        """Return a model of this configuration with the weights, all of them, in evaluation mode.
 
         Raises:
             ValueError: If a name or a shape does not fit; names it.
@@ -77,6 +79,7 @@ class SelftokCheckpoint:
         if unknown or missing:
             raise ValueError(f"'{self.path}' is not a Selftok tokenizer of this shape: {_named(unknown, missing)}")
         model.load_state_dict(self.weights)
+        return model.eval()
 
 
 def read_selftok(
@@ -102,67 +105,44 @@ def read_selftok(
     found = read_tensors(path)
     theirs = {name.removeprefix("encoder."): tensor for name, tensor in found.items() if name.startswith("encoder.")}
     unknown = [name for name in found if not name.startswith(("encoder.", "model.", "diffusion."))]
-    weights = {}
-    blocks = [int(match[1]) for name in theirs if (match := re.match(r"blocks\.(\d+)\.", name))]
-    depth = 1 + max(blocks, default=-1)
-    one_way = "blocks.0.attn.to_query_kv.weight" in theirs
+    renamed = {name: _renamed(name) for name in theirs if name not in UNUSED}
+    unknown += [f"encoder.{name}" for name, ours in renamed.items() if ours is None]
+    depth = 1 + max((int(match[1]) for name in theirs if (match := re.match(r"blocks\.(\d+)\.", name))), default=-1)
     # Nobody reads the image after the last block, and only in joint attention do queries read its own projection.
-    unread = ("out.0", "mlp.0", *(("qkv.0", "q_norm.0", "k_norm.0") if one_way else ()))
-    for name, tensor in theirs.items():
-        target = _target(name, last=f"blocks.{depth - 1}.", unread=unread)
-        if target is None:
-            unknown.append(f"encoder.{name}")
-        elif target:
-            weights[target] = tensor
+    parts = ["out.0", "mlp.0"]
+    if "blocks.0.attn.to_query_kv.weight" in theirs:
+        parts += ["qkv.0", "q_norm.0", "k_norm.0"]
+    unread = tuple(f"encoder.blocks.{depth - 1}.{part}" for part in parts)
+    weights = {ours: theirs[name] for name, ours in renamed.items() if ours and not ours.startswith(unread)}
     needed = ("encoder.patch_in.weight", "encoder.queries", "quantizer.codebook", "quantizer.project.weight")
     missing = [key for key, ours in TOP.items() if ours in needed and ours not in weights]
     missing += [name for name in ("blocks.0", "pos_embed") if not any(key.startswith(name) for key in theirs)]
     if unknown or missing:
         raise ValueError(f"'{path}' is not a Selftok tokenizer: {_named(unknown, missing)}; see ddt_tokenizer.selftok")
     try:
-        config = _config(weights, theirs["pos_embed"], depth, num_heads, image_heads, downscale, vae)
-        return SelftokCheckpoint(config, _reshaped(weights, config), path)
+        latents = replace(LatentConfig.sd3(vae), downscale=downscale)
+        config = _config(weights, theirs["pos_embed"], depth, (num_heads, image_heads), latents)
+        if "quantizer.histogram" in weights:
+            weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)
+        for name in weights.keys() & {f"quantizer.{part}" for part in ("codebook", "counts", "sums")}:
+            weights[name] = weights[name][0]
+        weights["encoder.queries"] = weights["encoder.queries"][0]
+        weights["encoder.patch_in.weight"] = weights["encoder.patch_in.weight"].flatten(1)
+        return SelftokCheckpoint(config, weights, path)
     except (LookupError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"'{path}' is not a Selftok tokenizer: its shapes do not go together ({error})") from error
 
 
-def _reshaped(weights: dict[str, Tensor], config: TokenizerConfig) -> dict[str, Tensor]:
-    """Bring the tensors into the shapes that ours have."""
-    weights = dict(weights)
-    if "quantizer.histogram" in weights:
-        weights["quantizer.histogram"] = weights["quantizer.histogram"].view(config.encoder.num_tokens, -1)
-    for name in ("quantizer.codebook", "quantizer.counts", "quantizer.sums", "encoder.queries"):
-        if name in weights:
-            weights[name] = weights[name][0]
-    weights["encoder.patch_in.weight"] = weights["encoder.patch_in.weight"].flatten(1)
-    return weights
-
-
-def _target(name: str, last: str, unread: tuple[str, ...]) -> str | None:
-    """Return our name of their tensor: "" if it is not needed, None if it is not known."""
-    if name in UNUSED:
-        return ""
-    if name in TOP:
-        return TOP[name]
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    if not match or match[2] not in BLOCK:
-        return None
-    ours = BLOCK[match[2]]
-    if name.startswith(last) and ours.startswith(unread):
-        return ""
-    return f"encoder.blocks.{match[1]}.{ours}.{match[3]}"
+def _renamed(name: str) -> str | None:
+    """Return our name of their tensor; None if it is not known."""
+    if match := re.fullmatch(r"(blocks\.\d+)\.(.+)\.(weight|bias)", name):
+        return f"encoder.{match[1]}.{BLOCK[match[2]]}.{match[3]}" if match[2] in BLOCK else None
+    return TOP.get(name)
 
 
 def _config(
-    weights: dict[str, Tensor],
-    table: Tensor,
-    depth: int,
-    num_heads: int,
-    image_heads: int,
-    downscale: int,
-    vae: str | None,
+    weights: dict[str, Tensor], table: Tensor, depth: int, heads: tuple[int, int], latents: LatentConfig
 ) -> TokenizerConfig:
-    """Read sizes off the tensors."""
     patch, queries = weights["encoder.patch_in.weight"], weights["encoder.queries"]
     side = round(table.shape[1] ** 0.5)
     if not torch.allclose(table[0], cropped_table(side, side, side, patch.shape[0]), atol=1e-5):
@@ -173,12 +153,12 @@ def _config(
         patch_size=patch.shape[2],
         width=queries.shape[2],
         depth=depth,
-        num_heads=num_heads,
+        num_heads=heads[0],
         num_tokens=queries.shape[1],
         mlp_ratio=weights["encoder.blocks.0.mlp.1.0.weight"].shape[0] / queries.shape[2],
         attention="one_way" if one_way else "joint",
         image_width=patch.shape[0],
-        image_heads=image_heads if one_way else num_heads,
+        image_heads=heads[1] if one_way else heads[0],
         query_position="adaln" if "encoder.blocks.0.modulation.out.weight" in weights else "learned",
         position_table=side,
         qk_norm="encoder.blocks.0.q_norm.1.weight" in weights,
@@ -193,9 +173,12 @@ def _config(
         replacement="position" if positional else "random",
         revived_share=0.2,
     )
-    latents = LatentConfig(patch.shape[1], downscale, LatentConfig.sd3().shift, LatentConfig.sd3().scale, vae)
-    # The table's side in patches is twice the side of the training latents.
-    return TokenizerConfig(image_size=side // 2 * downscale, encoder=encoder, quantizer=quantizer, latents=latents)
+    return TokenizerConfig(
+        image_size=side // 2 * latents.downscale,  # the table's side in patches is twice that of the training latents
+        encoder=encoder,
+        quantizer=quantizer,
+        latents=replace(latents, channels=patch.shape[1]),
+    )
 
 
 def _named(unknown: list[str], missing: list[str]) -> str:

@@ -8,6 +8,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,9 @@ def read_shards(folder: str | Path) -> Iterator[tuple[str, Members]]:
         path = Path(folder) / shard.name
         if checksum(path) != shard.sha256:
             raise ValueError(f"{path} is damaged (checksum); copy or make the folder again")
-        key, members = None, {}
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                this, _, extension = member.name.partition(".")
-                if this != key and key is not None:
-                    yield key, members
-                    members = {}
-                key = this
-                members[extension] = tar.extractfile(member).read()
-        if key is not None:
-            yield key, members
+            for key, members in groupby(tar, lambda member: member.name.partition(".")[0]):
+                yield key, {member.name.partition(".")[2]: tar.extractfile(member).read() for member in members}
 
 
 def read_ids(folder: str | Path) -> NDArray[np.int64]:
@@ -76,9 +69,7 @@ def write_ids(
     """Write ids, with what else belongs to samples, into a new shard folder, which appears complete or not at all.
 
     Args:
-        folder: Where to; may exist only if empty.
-        samples: See `write_block`.
-        tokenizer: {"fingerprint": str, "codebook_size": int, "num_tokens": int}.
+        samples, tokenizer: See `write_block`.
         source: Where the samples come from, in words.
         skipped: {"name", "why"} of what was left out; read when all samples are written.
 
@@ -113,11 +104,6 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
         >>> list(batches("abc", 2))
         [['a', 'b'], ['c']]
     """
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    items = iter(items)
+    while batch := list(islice(items, size)):
         yield batch

@@ -27,14 +27,10 @@ KIND = "ddt-tokenizer"
 class DDTTokenizer(nn.Module):
     """Images to discrete diffusion timestep tokens.
 
-    Args:
-        config: See `TokenizerConfig`.
-
     Example:
-        >>> encoder = EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4)
-        >>> tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder)).eval()
-        >>> tokenizer.encode(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 4])
+        >>> tokenizer = DDTTokenizer(TokenizerConfig.tiny()).eval()
+        >>> tokenizer.encode(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(self, config: TokenizerConfig):
@@ -57,11 +53,7 @@ class DDTTokenizer(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """What id shards record of the tokenizer that wrote them."""
-        return {
-            "fingerprint": self.fingerprint(),
-            "codebook_size": self.codebook_size,
-            "num_tokens": self.num_tokens,
-        }
+        return {"fingerprint": self.fingerprint(), "codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
 
     def forward(self, latents: Tensor) -> Quantized:
         """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
@@ -115,7 +107,6 @@ class DDTTokenizer(nn.Module):
         """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
 
         Args:
-            folder: With `config.json` and `model.safetensors`.
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
 
         Raises:
@@ -141,15 +132,7 @@ class DDTTokenizer(nn.Module):
     def from_selftok(cls, path: str | Path, **settings: Any) -> Self:
         """Load the encoder and codebook of a public Selftok checkpoint (`tokenizer_512.pth`).
 
-        Args:
-            path: The `.pth` file; nothing but tensors is unpickled.
-            settings: See `read_selftok`.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
+        Settings and errors are those of `ddt_tokenizer.selftok.read_selftok`.
         """
         checkpoint = read_selftok(path, **settings)
-        tokenizer = cls(checkpoint.config)
-        checkpoint.fill(tokenizer)
-        return tokenizer.eval()
+        return checkpoint.fill(cls(checkpoint.config))

@@ -29,9 +29,7 @@ class TokenizerTraining(LightningModule):
     The randomness of a step is a function of (seed, step, rank), so a resumed run continues exactly.
 
     Args:
-        tokenizer: Trained in place.
-        decoder: Trained in place; any module with `TrainableDecoder.loss`.
-        config: Steps and optimizer.
+        tokenizer, decoder: Trained in place; the decoder is any module with `TrainableDecoder.loss`.
         seed: Of the noise and the revived codes.
         cached_latents: Whether batches are latents [B, C, h, w] already, not images.
 
@@ -53,13 +51,10 @@ class TokenizerTraining(LightningModule):
         self.config = config
         self.seed = seed
         self.cached_latents = cached_latents
-        if config.freeze == "encoder":
-            tokenizer.encoder.requires_grad_(False)
-            tokenizer.quantizer.project.requires_grad_(False)
-        elif config.freeze == "codebook":
-            tokenizer.quantizer.norm.requires_grad_(False)
-        elif config.freeze == "tokenizer":
-            tokenizer.requires_grad_(False)
+        encoder, quantizer = tokenizer.encoder, tokenizer.quantizer
+        frozen = {"encoder": [encoder, quantizer.project], "codebook": [quantizer.norm], "tokenizer": [tokenizer]}
+        for part in frozen.get(config.freeze, ()):
+            part.requires_grad_(False)
         self.average = None
         if config.ema_decay:
             self.average = AveragedModel(decoder, multi_avg_fn=partial(_follow, decay=config.ema_decay))
@@ -103,8 +98,7 @@ class TokenizerTraining(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build optimizer and schedule; the number of steps comes from the config."""
-        named = [(name, p) for name, p in self.named_parameters() if not name.startswith("average.")]
-        optimizer = build_optimizer(named, self.config.optimizer)
+        optimizer = build_optimizer(self.named_parameters(), self.config.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

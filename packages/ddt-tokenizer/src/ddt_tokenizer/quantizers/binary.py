@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.identity import identity
-from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
+from ddt_tokenizer.quantizers.quantizer import ComputedCodes, Quantized, linear_fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +29,20 @@ class BinaryConfig:
         object.__setattr__(self, "codebook_size", 2**self.code_width)
 
     def build(self, width: int, num_tokens: int) -> "BinaryQuantizer":
-        """Make the quantizer for vectors of a width, whatever K."""
         return BinaryQuantizer(width, self)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         covered = identity(self, ("kind", "codebook_size", "code_width", "commitment"))
         # These mean nothing here, but stood in the first fingerprints of this kind.
         return covered | {"decay": 0.99, "dead_share": 0.2}
 
 
-class BinaryQuantizer(nn.Module):
+class BinaryQuantizer(ComputedCodes):
     """LFQ (arXiv:2310.05737).
 
     Its loss is the commitment, and `diversity` times the entropy loss: sure about each vector, even over a batch. With
     independent bits a vector's entropy is the sum of its bits' entropies; the batch's is bounded by that sum, which is
     used in its place (arXiv:2406.07548), so that nothing of size V is needed.
-
-    Args:
-        width: Width of the incoming vectors.
-        config: The width of a code and the weights of the loss.
 
     Example:
         >>> quantizer = BinaryQuantizer(32, BinaryConfig(code_width=4))
@@ -56,16 +50,7 @@ class BinaryQuantizer(nn.Module):
         torch.Size([8, 4])
     """
 
-    revived, memories = 0, ()  # nothing dies, nothing is remembered
-
-    def __init__(self, width: int, config: BinaryConfig):
-        super().__init__()
-        self.config = config
-        self.project = nn.Linear(width, config.code_width)
-        self.norm = nn.Identity()
-
     def to_code_space(self, vectors: Tensor) -> Tensor:
-        """Project [B, K, width] to [B, K, D], fp32."""
         return linear_fp32(self.project, vectors)
 
     def _bits(self, like: Tensor) -> Tensor:
@@ -78,19 +63,6 @@ class BinaryQuantizer(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Turn ids [...] into tokens [..., D], each -1 or 1."""
         return ((ids[..., None] & self._bits(ids)) != 0).float() * 2 - 1
-
-    @property
-    def codebook(self) -> Tensor:
-        """Return all tokens [V, D]."""
-        return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
-
-    def normalise(self, codes: Tensor) -> Tensor:
-        """Return codes [..., D] as they are."""
-        return codes
-
-    def continuous(self, vectors: Tensor) -> Tensor:
-        """Skip the signs: tokens [B, K, D]."""
-        return self.to_code_space(vectors)
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize vectors [B, K, width]; gradients pass straight through the signs."""

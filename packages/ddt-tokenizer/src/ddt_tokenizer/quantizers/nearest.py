@@ -24,16 +24,9 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     entries = codebook.split(min(len(codebook), ENTRIES if vectors.device.type == "cpu" else 2**16))
     found = []
     for chunk in vectors.split(max(1, size // len(entries[0]))):
-        best, ids, first = None, None, 0
-        for part in entries:
-            value, index = _largest(chunk @ part.T)
-            if best is None:
-                best, ids = value, index
-            else:
-                better = value > best
-                best, ids = torch.where(better, value, best), torch.where(better, index + first, ids)
-            first += len(part)
-        found.append(ids)
+        values, places = map(torch.stack, zip(*(_largest(chunk @ part.T) for part in entries), strict=True))
+        part = values.argmax(0, keepdim=True)
+        found.append((part * len(entries[0]) + places.gather(0, part))[0])
     return torch.cat(found)
 
 

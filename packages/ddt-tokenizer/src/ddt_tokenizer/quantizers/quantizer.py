@@ -66,6 +66,28 @@ class Quantizer(Protocol):
         """Quantize vectors [B, K, width] with gradients; in training mode a codebook follows them."""
 
 
+class ComputedCodes(nn.Module):
+    """A quantizer whose codes are computed from their ids: nothing follows the vectors, and no entry dies."""
+
+    revived, memories = 0, ()
+
+    def __init__(self, width: int, config: QuantizerSettings):
+        super().__init__()
+        self.config = config
+        self.project = nn.Linear(width, config.code_width)
+        self.norm = nn.Identity()
+
+    @property
+    def codebook(self) -> Tensor:
+        return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        return codes  # a kind may scale them
+
+    def continuous(self, vectors: Tensor) -> Tensor:
+        return self.normalise(self.to_code_space(vectors))
+
+
 def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a layer in fp32, whatever autocast and the weights' dtype say: ids must not depend on precision."""
     with torch.autocast(x.device.type, enabled=False):

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddt_tokenizer.choices import check_choices
-from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
+from ddt_tokenizer.quantizers.quantizer import ComputedCodes, Quantized, linear_fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +34,21 @@ class ScalarConfig:
             )
 
     def build(self, width: int, num_tokens: int) -> "ScalarQuantizer":
-        """Make the quantizer for vectors of a width, whatever K."""
         return ScalarQuantizer(width, self)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         # The last three mean nothing here, but stood in the first fingerprints of this kind.
         return asdict(self) | {"decay": 0.99, "commitment": 1.0, "dead_share": 0.2}
 
 
-class ScalarQuantizer(nn.Module):
+class ScalarQuantizer(ComputedCodes):
     """FSQ (arXiv:2309.15505). It has no loss of its own.
-
-    Args:
-        width: Width of the incoming vectors.
-        config: The levels.
 
     Example:
         >>> quantizer = ScalarQuantizer(32, ScalarConfig(levels=(5, 4, 3)))
         >>> quantizer(torch.randn(8, 4, 32)).ids.shape
         torch.Size([8, 4])
     """
-
-    revived, memories = 0, ()  # nothing dies, nothing is remembered
-
-    def __init__(self, width: int, config: ScalarConfig):
-        super().__init__()
-        self.config = config
-        self.project = nn.Linear(width, config.code_width)
-        self.norm = nn.Identity()
 
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)
@@ -89,15 +75,6 @@ class ScalarQuantizer(nn.Module):
     def normalise(self, codes: Tensor) -> Tensor:
         """Scale codes [..., D] to [-1, 1]."""
         return codes / (self._levels(codes) // 2)
-
-    @property
-    def codebook(self) -> Tensor:
-        """Return all tokens [V, D]."""
-        return self.embed(torch.arange(self.config.codebook_size, device=self.project.weight.device))
-
-    def continuous(self, vectors: Tensor) -> Tensor:
-        """Skip the rounding: tokens [B, K, D]."""
-        return self.normalise(self.to_code_space(vectors))
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize vectors [B, K, width]; gradients pass straight through the rounding."""

@@ -3,7 +3,7 @@
 Shape letters: B batch, K tokens, N = B * K vectors (of one rank), D code width, V codebook size.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -44,11 +44,9 @@ class VectorConfig:
             raise ValueError(f"rate ({self.rate}) must be at least 0")
 
     def build(self, width: int, num_tokens: int) -> "VectorQuantizer":
-        """Make the quantizer of K tokens for vectors of a width."""
         return VectorQuantizer(width, self, num_tokens)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fingerprint covers."""
         return identity(self, ("codebook_size", "code_width", "decay", "commitment", "dead_share"))
 
 
@@ -62,8 +60,6 @@ class VectorQuantizer(nn.Module):
     have one size. A batch that is not finite changes nothing.
 
     Args:
-        width: Width of the incoming query vectors.
-        config: Size and update rule of the codebook.
         num_tokens: K; needed where positions count (replacement=position, diversity).
 
     Example:
@@ -76,6 +72,7 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.config = config
         self.revived = 0  # entries replaced since this process began
+        self.memories = ("sums", "histogram", *([] if config.rate else ["counts"]))  # with a rate ids depend on counts
         self.project = nn.Linear(width, config.code_width)
         self.norm = nn.LayerNorm(config.code_width, eps=1e-6)
         self.register_buffer("codebook", F.normalize(torch.randn(config.codebook_size, config.code_width), dim=-1))
@@ -119,13 +116,11 @@ class VectorQuantizer(nn.Module):
 
     def normalise(self, codes: Tensor) -> Tensor:
         """Apply the norm after the codebook (part of decoding in DDT and Selftok) to [..., D]."""
+        weight, bias = self.norm.weight.float(), self.norm.bias.float()
         with torch.autocast(codes.device.type, enabled=False):
-            return F.layer_norm(
-                codes, codes.shape[-1:], self.norm.weight.float(), self.norm.bias.float(), self.norm.eps
-            )
+            return F.layer_norm(codes, codes.shape[-1:], weight, bias, self.norm.eps)
 
     def continuous(self, vectors: Tensor) -> Tensor:
-        """Skip the codebook: tokens [B, K, D] as the decoder would see them without quantization."""
         return self.normalise(self.to_code_space(vectors))
 
     def forward(self, vectors: Tensor) -> Quantized:
@@ -145,11 +140,6 @@ class VectorQuantizer(nn.Module):
                 with torch.autocast(z.device.type, enabled=False):
                     loss = loss + self.config.diversity * diversity_loss(z, before, self.histogram)
         return Quantized(tokens, ids, loss)
-
-    @property
-    def memories(self) -> Collection[str]:
-        """Return the names of training state; ids do not depend on it, but with rate > 0 on the counts."""
-        return ("sums", "histogram") if self.config.rate else ("counts", "sums", "histogram")
 
     @torch.no_grad()
     def _start(self, z: Tensor, iterations: int = 10) -> None:
