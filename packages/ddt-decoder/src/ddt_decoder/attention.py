@@ -15,8 +15,6 @@ class JointAttention(nn.Module):
     """Self-attention over patches and tokens together (SD3, arXiv:2403.03206).
 
     Args:
-        width: Of both streams, D.
-        num_heads: H.
         num_outputs: 2, or 1 where nobody reads the tokens' output (SD3's last block, "pre-only").
         qk_norm: RMSNorm of queries and keys over a head.
         tokens_see_patches: If not, tokens attend to visible tokens alone.

@@ -39,7 +39,7 @@ class DecoderConfig:
                 f"latents.downscale ({self.latents.downscale})"
             )
         side = self.network.table_side
-        if side is not None and self.image_size // self.patch_pixels > side:
+        if side is not None and self.patch_grid[0] > side:
             raise ValueError(
                 f"image_size ({self.image_size}) needs more patches than table_side ({side}); raise table_side"
             )
@@ -50,6 +50,11 @@ class DecoderConfig:
     def patch_pixels(self) -> int:
         """Pixels to a side of one patch; heights and widths are multiples of it."""
         return self.network.patch_size * self.latents.downscale
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`."""
+        return (self.image_size // self.patch_pixels,) * 2
 
     @property
     def usual_steps(self) -> int:
@@ -115,7 +120,17 @@ class DecoderConfig:
             image_size=256,
             codebook_size=65_536,
             schedule=(480,),
-            network=_sd3_medium(token_modulation="time"),
+            network=MMDiTConfig(
+                channels=16,
+                patch_size=2,
+                width=1536,
+                depth=24,
+                num_heads=24,
+                token_width=16,
+                qk_norm=False,
+                open_gates=False,
+                table_side=192,
+            ),
             flow=FlowConfig(prediction="x0", network_output="velocity", logit_normal=(0.0, 1.0)),
             latents=LatentConfig.sd3(vae),
         )
@@ -123,31 +138,16 @@ class DecoderConfig:
     @classmethod
     def selftok_512(cls, vae: str | None = None) -> Self:
         """Return Selftok at 256 px with 512 tokens of 32,768 x 16, as released (arXiv:2505.07538)."""
-        return cls(
-            image_size=256,
+        like = cls.ddt_480(vae)  # SD3 too
+        return replace(
+            like,
             codebook_size=32_768,
             schedule=(192, 184, 72, 48, 16),
-            network=_sd3_medium(token_modulation="position"),
+            network=replace(like.network, token_modulation="position"),
             flow=FlowConfig(prediction="velocity", network_output="velocity"),
-            latents=LatentConfig.sd3(vae),
         )
 
     @classmethod
     def selftok_1024(cls, vae: str | None = None) -> Self:
         """Return Selftok with 1024 tokens. Its schedule was never published: this is that of 512 times two."""
         return replace(cls.selftok_512(vae), schedule=(384, 368, 144, 96, 32))
-
-
-def _sd3_medium(token_modulation: str) -> MMDiTConfig:
-    return MMDiTConfig(
-        channels=16,
-        patch_size=2,
-        width=1536,
-        depth=24,
-        num_heads=24,
-        token_width=16,
-        qk_norm=False,
-        token_modulation=token_modulation,
-        open_gates=False,
-        table_side=192,
-    )

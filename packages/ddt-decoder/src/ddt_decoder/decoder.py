@@ -5,14 +5,12 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ddt_decoder.checkpoint import load_weights, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import (
     Sampler,
@@ -25,7 +23,6 @@ from ddt_decoder.flow import (
     shift_time,
     visible_share,
 )
-from ddt_decoder.latents import LatentSpace
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_decoder.selftok import read_selftok
@@ -38,9 +35,6 @@ logger = logging.getLogger(__name__)
 class DDTDecoder(TokenTable):
     """A rectified-flow MMDiT with its ids -> vectors table, so that drawing needs no encoder.
 
-    Args:
-        config: See `DecoderConfig`.
-
     Example:
         >>> from ddt_decoder import MMDiTConfig
         >>> network = MMDiTConfig(width=32, depth=1, num_heads=2)
@@ -52,15 +46,14 @@ class DDTDecoder(TokenTable):
         torch.Size([2, 3, 24, 8])
     """
 
+    kind = "decoder"
+
     def __init__(self, config: DecoderConfig):
-        schedule = config.token_schedule()
-        super().__init__(schedule.num_tokens, config.codebook_size, config.network.token_width)
-        self.config = config
-        self.schedule = schedule
-        self.latent_space = LatentSpace(config.latents)
-        self.network = MMDiT(config.network, schedule.num_tokens)
+        super().__init__(config)
+        self.schedule = config.token_schedule()
+        self.network = MMDiT(config.network, self.num_tokens)
         if config.flow.reweight_gradients:
-            scale = 1 / visible_share(schedule, config.flow)
+            scale = 1 / visible_share(self.schedule, config.flow)
             self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -114,8 +107,7 @@ class DDTDecoder(TokenTable):
 
         Args:
             x_t: Noisy latents [B, C, h, w].
-            t: Unshifted times [B] in [0, 1]; tokens beyond k(t) are hidden here.
-            tokens: Token vectors [B, K, D].
+            t: Unshifted times [B] in [0, 1]; tokens [B, K, D] beyond k(t) are hidden here.
             keep_tokens: Show only the n coarsest of the visible tokens; None shows all, 0 none.
 
         Returns:
@@ -217,17 +209,9 @@ class DDTDecoder(TokenTable):
             yield count, self.decode(ids, num_steps=num_steps, keep_tokens=count, seed=seed)
 
     def swap(self, ids: Tensor, others: Tensor, start: int, stop: int, **settings: Any) -> Tensor:
-        """Draw images whose tokens start..stop-1 are taken from others: an interpolation between two sets of images.
+        """Draw images whose tokens start..stop-1 (0 is finest) are taken from others: between two sets of images.
 
-        Args:
-            ids: Ids [B, K], or vectors [B, K, D].
-            others: The same of the other images.
-            start: First index to take from others (0 is finest).
-            stop: Index behind the last.
-            settings: Those of `decode`.
-
-        Returns:
-            Images float32 [B, 3, H, W] in [-1, 1].
+        Ids, others, settings and images are as for `decode`.
 
         Raises:
             ValueError: If the range is not one of 0..K.
@@ -249,33 +233,6 @@ class DDTDecoder(TokenTable):
             for name, parameter in self.network.named_parameters()
             if name.startswith("patch_in.") or (name.startswith("blocks.") and any(part in name for part in inside))
         ]
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
-        config = {"tokenizer_fingerprint": self.tokenizer_fingerprint, **asdict(self.config)}
-        save_folder(folder, self, "ddt-decoder", config)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
-
-        Args:
-            folder: What `save_pretrained` wrote.
-            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
-
-        Raises:
-            FileNotFoundError: If the folder holds no decoder.
-            ValueError: If it was written in another format, or is damaged.
-        """
-        config = read_config(folder, "ddt-decoder")
-        try:
-            fingerprint = config.pop("tokenizer_fingerprint")
-            decoder = cls(DecoderConfig.from_dict(config).with_vae(vae))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the decoder in '{folder}' is damaged or incomplete ({error}); save it again") from error
-        load_weights(folder, decoder)
-        decoder.tokenizer_fingerprint = fingerprint
-        return decoder.eval()
 
     @classmethod
     def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> Self:

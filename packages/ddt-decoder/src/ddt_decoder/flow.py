@@ -138,8 +138,7 @@ def denoise(
             clean = x - t * v
             x = clean if step == num_steps - 1 else (1 - s) * clean + s * fresh_noise()
         else:
-            moved = x + (s - t) * v
             if sampler == "heun" and step < num_steps - 1:
-                moved = x + (s - t) * (v + velocity(moved, after)) / 2
-            x = moved
+                v = (v + velocity(x + (s - t) * v, after)) / 2
+            x = x + (s - t) * v
         yield x

@@ -90,10 +90,8 @@ def modulate(x: Tensor, by: Modulation) -> Tensor:
 class MMDiTBlock(nn.Module):
     """Joint attention, then an MLP for each stream; the time modulates patches, the time or their place tokens.
 
-    Args:
-        config: Shape of the network.
-        updates_tokens: False in the last block, whose token stream nobody reads (SD3's "pre-only"): it has no output
-            and no MLP, and is modulated by the time.
+    Without `updates_tokens`, as in the last block, whose token stream nobody reads (SD3's "pre-only"), that stream has
+    no output and no MLP, and is modulated by the time.
     """
 
     def __init__(self, config: MMDiTConfig, updates_tokens: bool = True):
@@ -148,7 +146,6 @@ class MMDiT(nn.Module):
     """Predicts a field over latents from noisy latents, a time and the visible tokens.
 
     Args:
-        config: Shape of the network.
         num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538), or with `token_grid` at a point of it.
         embeds_patches: False where only `transform` is used: there is no patch embedding and no table of positions.
 
@@ -199,11 +196,7 @@ class MMDiT(nn.Module):
             patches.weight[:width] = tokens.weight[width : 2 * width]
 
     def grid(self, height: int, width: int) -> Tensor:
-        """Embed the places of h x w patches as [h * w, D].
-
-        Raises:
-            ValueError: If the grid exceeds the stored table.
-        """
+        """Embed the places of h x w patches as [h * w, D]; raises as `centre_crop`."""
         if self.config.table_side is not None:
             return centre_crop(self.patch_table, height, width)
         return centred_grid(height, width, self.config.width, self.token_order.device)

@@ -15,8 +15,7 @@ def gradient_difference(drawn: Tensor, images: Tensor, num_scales: int = 4) -> T
     Pass a trained network in its place where one is installed.
 
     Args:
-        drawn: Images [B, C, H, W].
-        images: What they should be, of the same shape.
+        drawn, images: Images [B, C, H, W], and what they should be.
         num_scales: Times that the pictures are halved, less one; stops at 2 pixels a side.
 
     Example:

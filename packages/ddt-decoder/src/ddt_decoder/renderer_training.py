@@ -26,7 +26,6 @@ class RendererTraining(LightningModule):
 
     Args:
         renderer: Trained in place.
-        config: See `RendererTrainingConfig`.
         perceptual: Difference (drawn, images) -> scalar. Pass LPIPS where its weights are at hand.
         seed: Of the discriminator's first weights.
 

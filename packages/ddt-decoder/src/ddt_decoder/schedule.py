@@ -66,10 +66,10 @@ class LogitNormalSchedule(TokenSchedule):
 
     Of the three schedules that Selftok compares (arXiv:2505.07538, table C3) the least good one.
 
-    Args:
-        num_tokens: K.
-        mean: Of logit t.
-        std: Of logit t, above 0.
+    Mean and std are those of logit t.
+
+    Raises:
+        ValueError: If std is not above 0.
 
     Example:
         >>> LogitNormalSchedule(8, 0.0, 1.0).visible_count(torch.tensor([0.0, 0.5, 1.0])).tolist()
@@ -83,11 +83,9 @@ class LogitNormalSchedule(TokenSchedule):
         self.mean, self.std = mean, std
 
     def visible_count(self, t: Tensor) -> Tensor:
-        """Count the visible tokens, 1..K, at unshifted times t in [0, 1] of any shape; int64, same shape as t."""
         share = torch.special.ndtr((t.cpu().double().clamp(0, 1).logit() - self.mean) / self.std)
         return ((share * self.num_tokens).ceil().long() + 1).clamp(max=self.num_tokens).to(t.device)
 
     def start_times(self) -> Tensor:
-        """Compute the unshifted time from which on each token is visible: float64 [K], on the CPU, from 0 up."""
         share = (torch.arange(self.num_tokens, dtype=torch.float64) - 1).clamp(min=0) / self.num_tokens
         return torch.sigmoid(torch.special.ndtri(share) * self.std + self.mean)

@@ -12,6 +12,12 @@ from ddt_decoder.mmdit import MMDiT
 TEXT = ("context_embedder.", "time_text_embed.text_embedder.", "norm1_context.", "ff_context.", "to_add_out.")
 TEXT += ("add_q_proj.", "add_k_proj.", "add_v_proj.", "norm_added_q.", "norm_added_k.")
 
+# Layers by their name and ours: those in no block, and those of the image stream of a block.
+ENDS = {"pos_embed.proj": "patch_in", "proj_out": "patch_out", "norm_out.linear": "final_modulation"}
+ENDS |= {f"time_text_embed.timestep_embedder.linear_{i + 1}": f"time_in.{2 * i}" for i in (0, 1)}
+LAYERS = {"norm1.linear": "modulation.0", "attn.to_out.0": "attention.out.0"}
+LAYERS |= {"ff.net.0.proj": "mlp.0.0", "ff.net.2": "mlp.0.2"}
+
 
 def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
     """Fill the image stream, time embedding, position table and output layer of a network, in place.
@@ -42,7 +48,7 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
     except OSError as error:
         raise FileNotFoundError(f"no SD3Transformer2DModel in '{folder}' ({error})") from error
     theirs = {name: tensor for name, tensor in source.state_dict().items() if not any(part in name for part in TEXT)}
-    ours = {**_ends(theirs), **_blocks(theirs, source.config.num_layers)}
+    ours = _image_stream(theirs, source.config.num_layers)
     if theirs:
         raise ValueError(f"'{folder}' holds weights of another kind of SD3: {', '.join(sorted(theirs))}")
     state = network.state_dict()
@@ -68,37 +74,30 @@ def _of_image(name: str) -> bool:
     return not name.startswith("token_in.") and not (name.startswith("blocks.") and ".1." in name.partition(".")[2])
 
 
-def _ends(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take what is not in a block out of SD3's weights, under our names."""
-    kernel = theirs.pop("pos_embed.proj.weight")  # [D, C, p, p]
-    size = kernel.shape[2]
-    ours = {
-        "patch_in.weight": kernel.flatten(1),
-        "patch_in.bias": theirs.pop("pos_embed.proj.bias"),
-        "patch_table": theirs.pop("pos_embed.pos_embed")[0],
-    }
-    for kind in ("weight", "bias"):
-        ours[f"time_in.0.{kind}"] = theirs.pop(f"time_text_embed.timestep_embedder.linear_1.{kind}")
-        ours[f"time_in.2.{kind}"] = theirs.pop(f"time_text_embed.timestep_embedder.linear_2.{kind}")
-        scale, shift = theirs.pop(f"norm_out.linear.{kind}").chunk(2)
-        ours[f"final_modulation.{kind}"] = torch.cat([shift, scale])
-        ours[f"patch_out.{kind}"] = channel_first(theirs.pop(f"proj_out.{kind}"), size)
-    return ours
+def take_layers(
+    theirs: dict[str, Tensor], layers: dict[str, str], kinds: tuple[str, ...] = ("weight", "bias")
+) -> dict[str, Tensor]:
+    """Take the weights of layers {their name: our name} out of `theirs`, under our names."""
+    return {f"{our}.{kind}": theirs.pop(f"{their}.{kind}") for their, our in layers.items() for kind in kinds}
 
 
-def _blocks(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Take the image stream of every block out of SD3's weights, under our names."""
-    pairs = {"norm1.linear": "modulation.0", "attn.to_out.0": "attention.out.0"}
-    pairs |= {"ff.net.0.proj": "mlp.0.0", "ff.net.2": "mlp.0.2"}
-    ours = {}
+def _image_stream(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Take the image stream, and what is in no block, out of SD3's weights, under our names."""
+    size = theirs["pos_embed.proj.weight"].shape[2]  # of [D, C, p, p]
+    layers, norms = dict(ENDS), {}
     for i in range(depth):
-        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
-        for kind in ("weight", "bias"):
-            for their_name, our_name in pairs.items():
-                ours[f"{target}.{our_name}.{kind}"] = theirs.pop(f"{source}.{their_name}.{kind}")
-            qkv = [theirs.pop(f"{source}.attn.to_{part}.{kind}") for part in "qkv"]
-            ours[f"{target}.attention.qkv.0.{kind}"] = torch.cat(qkv)
+        layers |= {f"transformer_blocks.{i}.{their}": f"blocks.{i}.{our}" for their, our in LAYERS.items()}
         for part in "qk":
-            if (norm := theirs.pop(f"{source}.attn.norm_{part}.weight", None)) is not None:
-                ours[f"{target}.attention.{part}_norm.0.weight"] = norm
+            norms[f"transformer_blocks.{i}.attn.norm_{part}"] = f"blocks.{i}.attention.{part}_norm.0"
+    norms = {their: our for their, our in norms.items() if f"{their}.weight" in theirs}
+    ours = take_layers(theirs, layers) | take_layers(theirs, norms, ("weight",))
+    ours["patch_in.weight"] = ours["patch_in.weight"].flatten(1)
+    ours["patch_table"] = theirs.pop("pos_embed.pos_embed")[0]
+    for kind in ("weight", "bias"):
+        scale, shift = ours[f"final_modulation.{kind}"].chunk(2)
+        ours[f"final_modulation.{kind}"] = torch.cat([shift, scale])
+        ours[f"patch_out.{kind}"] = channel_first(ours[f"patch_out.{kind}"], size)
+        for i in range(depth):
+            qkv = [theirs.pop(f"transformer_blocks.{i}.attn.to_{part}.{kind}") for part in "qkv"]
+            ours[f"blocks.{i}.attention.qkv.0.{kind}"] = torch.cat(qkv)
     return ours

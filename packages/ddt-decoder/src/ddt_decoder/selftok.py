@@ -5,7 +5,7 @@ Shape letters: K tokens, D width, V codebook size, L patches.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +18,18 @@ from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
 from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.positions import exact_sincos, token_positions
-from ddt_decoder.sd3 import channel_first
+from ddt_decoder.sd3 import channel_first, take_layers
 from ddt_decoder.selftok_file import read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 PATCH_SIZE = 2
-STREAMS = ("x_block", "context_block")  # in the order of ours: patches, tokens
-PARTS = {"adaLN_modulation.1": "modulation", "attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
-MLP = {"mlp.fc1": "0", "mlp.fc2": "2"}
+# Layers by their name and ours: in no block; of the last block's tokens; of any stream {}; of the tokens' place.
+ENDS = {"context_embedder": "network.token_in", "final_layer.linear": "network.patch_out"}
+ENDS |= {"final_layer.adaLN_modulation.1": "network.final_modulation"}
+ENDS |= {f"t_embedder.mlp.{i}": f"network.time_in.{i}" for i in (0, 2)}
+LAST = {"adaLN_modulation.1": "modulation.{}", "attn.qkv": "attention.qkv.{}"}
+LAYERS = LAST | {"attn.proj": "attention.out.{}", "mlp.fc1": "mlp.{}.0", "mlp.fc2": "mlp.{}.2"}
+PLACE = {f"t_embedder.mlp.{i}": f"position_in.{i}" for i in (0, 2)}
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,13 @@ def read_selftok(
     state = read_tensors(path)
     theirs = {name.removeprefix("model."): state.pop(name) for name in list(state) if name.startswith("model.")}
     try:
-        table = F.layer_norm(
-            state["encoder.quantizer._codebook.embed"].squeeze(0).float(),
-            state["encoder.final_layer_norm3.weight"].shape,
-            state["encoder.final_layer_norm3.weight"].float(),
-            state["encoder.final_layer_norm3.bias"].float(),
-            eps=1e-6,
-        )
+        codebook = state["encoder.quantizer._codebook.embed"].squeeze(0).float()
+        gain, bias = (state[f"encoder.final_layer_norm3.{kind}"].float() for kind in ("weight", "bias"))
+        table = F.layer_norm(codebook, gain.shape, gain, bias, eps=1e-6)
         num_tokens, shape = _shape(theirs)
         renderer = "mask_token" in theirs
         weights = _canvas(theirs) if renderer else _patches(theirs)
-        weights |= _trunk(theirs, shape["depth"])
+        weights |= _trunk(theirs, shape["depth"], shape["qk_norm"])
         order = theirs.pop("context_pos_embed")[0]
     except KeyError as error:
         raise ValueError(f"'{path}' is not a Selftok checkpoint of the public layout: it lacks {error}") from error
@@ -102,7 +102,6 @@ def read_selftok(
             schedule = released.schedule
     if schedule is None or sum(schedule) != num_tokens:
         raise ValueError(f"schedule ({schedule}) must sum to the {num_tokens} tokens of '{path}'; give schedule=(...)")
-    latents = LatentConfig.sd3(vae)
     config = DecoderConfig(
         image_size=image_size or (math.isqrt(len(weights["places"])) * PATCH_SIZE * 8 if renderer else 256),
         codebook_size=len(table),
@@ -116,7 +115,7 @@ def read_selftok(
             **shape,
         ),
         flow=FlowConfig(prediction="velocity", network_output="velocity"),
-        latents=LatentConfig(shape["channels"], latents.downscale, latents.shift, latents.scale, vae),
+        latents=replace(LatentConfig.sd3(vae), channels=shape["channels"]),
     )
     return SelftokCheckpoint(config, {"codebook": table, **weights}, path)
 
@@ -152,35 +151,19 @@ def _canvas(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"canvas": theirs.pop("mask_token")[0], "places": theirs.pop("positional_embedding")}
 
 
-def _trunk(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+def _trunk(theirs: dict[str, Tensor], depth: int, qk_norm: bool) -> dict[str, Tensor]:
     """Take everything else of the network, and drop what the public code never uses."""
-    ours = {}
     unused = re.compile(rf"y_embedder\.|joint_blocks\.{depth - 1}\.context_block\.t_embedder\.")
     for name in [name for name in theirs if unused.match(name)]:
         del theirs[name]
-    for kind in ("weight", "bias"):
-        ours[f"network.token_in.{kind}"] = theirs.pop(f"context_embedder.{kind}")
-        ours[f"network.final_modulation.{kind}"] = theirs.pop(f"final_layer.adaLN_modulation.1.{kind}")
-        ours[f"network.patch_out.{kind}"] = channel_first(theirs.pop(f"final_layer.linear.{kind}"), PATCH_SIZE)
-        for layer in (0, 2):
-            ours[f"network.time_in.{layer}.{kind}"] = theirs.pop(f"t_embedder.mlp.{layer}.{kind}")
+    layers, norms = dict(ENDS), {}
     for i in range(depth):
-        for stream, block in enumerate(STREAMS):
-            source, target = f"joint_blocks.{i}.{block}", f"network.blocks.{i}"
-            for part in "qk":
-                if (norm := theirs.pop(f"{source}.attn.ln_{part}.weight", None)) is not None:
-                    ours[f"{target}.attention.{part}_norm.{stream}.weight"] = norm
-            ends_here = i == depth - 1 and block == "context_block"
-            for kind in ("weight", "bias"):
-                for part, name in PARTS.items():
-                    if not (ends_here and part == "attn.proj"):
-                        ours[f"{target}.{name}.{stream}.{kind}"] = theirs.pop(f"{source}.{part}.{kind}")
-                if ends_here:
-                    continue
-                for part, name in MLP.items():
-                    ours[f"{target}.mlp.{stream}.{name}.{kind}"] = theirs.pop(f"{source}.{part}.{kind}")
-                if block == "context_block":
-                    for layer in (0, 2):
-                        embedder = theirs.pop(f"{source}.t_embedder.mlp.{layer}.{kind}")
-                        ours[f"{target}.position_in.{layer}.{kind}"] = embedder
+        of_tokens = LAYERS | PLACE if i < depth - 1 else LAST  # nobody reads the tokens of the last block
+        for stream, (block, names) in enumerate((("x_block", LAYERS), ("context_block", of_tokens))):
+            their, our = f"joint_blocks.{i}.{block}", f"network.blocks.{i}"
+            layers |= {f"{their}.{name}": f"{our}.{here.format(stream)}" for name, here in names.items()}
+            norms |= {f"{their}.attn.ln_{part}": f"{our}.attention.{part}_norm.{stream}" for part in "qk" if qk_norm}
+    ours = take_layers(theirs, layers) | take_layers(theirs, norms, ("weight",))
+    for name in ("network.patch_out.weight", "network.patch_out.bias"):
+        ours[name] = channel_first(ours[name], PATCH_SIZE)
     return ours

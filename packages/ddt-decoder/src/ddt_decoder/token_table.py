@@ -1,29 +1,41 @@
-"""The table ids -> vectors that every decoder carries, so that drawing needs no encoder.
+"""What all that draw from ids share: the table ids -> vectors, so that drawing needs no encoder, and a folder on disk.
 
 Shape letters: B batch, K tokens, D token width, V codebook size.
 """
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import ClassVar, Self
+
 import torch
 from torch import Tensor, nn
 
+from ddt_decoder.checkpoint import load_weights, read_config, save_folder
+from ddt_decoder.config import DecoderConfig
+from ddt_decoder.latents import LatentSpace
+
 
 class TokenTable(nn.Module):
-    """A module that owns the vectors of the ids, with any norm behind the codebook already applied.
+    """A module that owns the vectors [V, D] of the ids, with any norm behind the codebook already applied.
 
-    Args:
-        num_tokens: K, of one image.
-        codebook_size: V.
-        token_width: D.
+    Attributes:
+        kind: What it is, in a word.
+        arguments: Those of the class, beside the config, that a checkpoint must record; attributes of the same name.
 
     Example:
-        >>> TokenTable(num_tokens=4, codebook_size=8, token_width=3).embed(torch.zeros(2, 4, dtype=torch.long)).shape
-        torch.Size([2, 4, 3])
+        >>> TokenTable(DecoderConfig(schedule=(4,))).embed(torch.zeros(2, 4, dtype=torch.long)).shape
+        torch.Size([2, 4, 12])
     """
 
-    def __init__(self, num_tokens: int, codebook_size: int, token_width: int):
+    kind: ClassVar[str]
+    arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.num_tokens = num_tokens
-        self.register_buffer("codebook", torch.zeros(codebook_size, token_width))
+        self.config = config
+        self.num_tokens = sum(config.schedule)
+        self.latent_space = LatentSpace(config.latents)
+        self.register_buffer("codebook", torch.zeros(config.codebook_size, config.network.token_width))
         self.tokenizer_fingerprint = ""  # of the tokenizer that the table was taken from
 
     def set_codebook(self, vectors: Tensor, tokenizer_fingerprint: str) -> None:
@@ -45,7 +57,7 @@ class TokenTable(nn.Module):
         return self.codebook[ids]
 
     def as_tokens(self, ids: Tensor) -> Tensor:
-        """Return the token vectors [B, K, D] of ids [B, K]; vectors [B, K, D] are returned as they are.
+        """Return the vectors of ids as `embed` does; vectors [B, K, D] are returned as they are.
 
         Raises:
             ValueError: If the shape or a value does not fit this decoder.
@@ -56,3 +68,30 @@ class TokenTable(nn.Module):
             wanted = f"[B, {self.num_tokens}, {self.codebook.shape[1]}]"
             raise ValueError(f"token vectors have shape {tuple(ids.shape)}; this decoder takes {wanted}")
         return ids.to(self.codebook)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
+        recorded = {name: getattr(self, name) for name in ("tokenizer_fingerprint", *self.arguments)}
+        save_folder(folder, self, f"ddt-{self.kind}", {**recorded, **asdict(self.config)})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
+        """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+
+        `vae` says where the VAE lies on this machine, if not where it did when the folder was written.
+
+        Raises:
+            FileNotFoundError: If the folder holds no such model.
+            ValueError: If it was written in another format, or is damaged.
+        """
+        config = read_config(folder, f"ddt-{cls.kind}")
+        try:
+            fingerprint = config.pop("tokenizer_fingerprint")
+            arguments = {name: config.pop(name) for name in cls.arguments}
+            model = cls(DecoderConfig.from_dict(config).with_vae(vae), **arguments)
+        except (KeyError, TypeError) as error:
+            message = f"the {cls.kind} in '{folder}' is damaged or incomplete ({error}); save it again"
+            raise ValueError(message) from error
+        load_weights(folder, model)
+        model.tokenizer_fingerprint = fingerprint
+        return model.eval()
