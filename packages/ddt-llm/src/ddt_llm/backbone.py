@@ -126,7 +126,7 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTo
         >>> tokenizer.decode(tokenizer("a crème fox", add_special_tokens=False).input_ids)
         'a crème fox'
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
     texts = list(texts)
@@ -136,15 +136,11 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTo
         raise ValueError(
             f"vocab_size ({vocab_size}) must be at least {256 + len(SPECIAL_TOKENS)}: bytes, special tokens"
         )
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    bpe = ByteLevelBPETokenizer()
+    bpe.post_processor = None  # which would move offsets alone
+    texts += [USER + ASSISTANT] * (1 + len(texts) // 20)
+    bpe.train_from_iterator(
+        texts, vocab_size, min_frequency=0, show_progress=False, special_tokens=list(SPECIAL_TOKENS)
     )
-    bpe.train_from_iterator(texts + [USER + ASSISTANT] * (1 + len(texts) // 20), trainer)
     bos, eos, pad = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos, pad_token=pad)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=bos, eos_token=eos, pad_token=pad)

@@ -160,8 +160,10 @@ def _draw_new_rows(
     tables = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
     new = slice(vocabulary.text_size, vocabulary.size)
     for table in tables:
-        mean, deviations, axes = _moments(table[: vocabulary.text_size].float())
-        scale = spread * deviations
+        text = table[: vocabulary.text_size].float()
+        mean = text.mean(0)
+        variances, axes = torch.linalg.eigh((text - mean).T @ (text - mean) / len(text))
+        scale = spread * variances.clamp(min=0).sqrt()
 
         # Every new row first: mean + noise with the covariance of the text rows.
         noise = torch.randn(new.stop - new.start, len(mean), generator=generator).to(mean.device)
@@ -178,11 +180,3 @@ def _draw_new_rows(
         table[vocabulary.size :] = mean.to(table.dtype)
     if getattr(head, "bias", None) is not None:
         head.bias[vocabulary.text_size :] = head.bias[: vocabulary.text_size].mean()
-
-
-def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute mean [D], standard deviations [D] and main axes [D, D] of rows [R, D]."""
-    mean = rows.mean(0)
-    covariance = (rows - mean).T @ (rows - mean) / len(rows)
-    values, vectors = torch.linalg.eigh(covariance)
-    return mean, values.clamp(min=0).sqrt(), vectors

@@ -101,10 +101,6 @@ class Writer:
     """The grammar of one answer: knows which tokens may come next and when the answer ends.
 
     Args:
-        vocabulary: Visual vocabulary of the model.
-        request: What is answered.
-        sampling: Sets how many text tokens and images there may be.
-        eos: Token that ends an answer.
         positions: Most tokens that the model can see, those of the prompt included.
 
     Raises:
@@ -122,10 +118,10 @@ class Writer:
         self.positions_left = positions - len(request.prompt)
         self.forced: int | None = None  # the next token where the grammar leaves no choice
         self.done = False
-        if self.positions_left < (self.image_length if self.output == "image" else 1):
+        if self.positions_left < (vocabulary.image_length if self.output == "image" else 1):
             raise ValueError(
                 f"the prompt has {len(request.prompt)} tokens and the model {positions} positions: "
-                f"no room for an answer (an image takes {self.image_length}), shorten the prompt"
+                f"no room for an answer (an image takes {vocabulary.image_length}), shorten the prompt"
             )
         # The tokens an answer must begin with are read together with the prompt, in one pass of the network.
         self.opening = [vocabulary.boi, *request.image_start] if self.output == "image" else []
@@ -133,14 +129,9 @@ class Writer:
             self.write(token)
 
     @property
-    def image_length(self) -> int:
-        """Positions of an image: `<boi>`, K visual tokens, `<eoi>`."""
-        return self.vocabulary.num_tokens + 2
-
-    @property
     def may_open_image(self) -> bool:
         """Whether `<boi>` may come next: never for an image that could not be finished."""
-        return self.images_left > 0 and self.positions_left >= self.image_length
+        return self.images_left > 0 and self.positions_left >= self.vocabulary.image_length
 
     def write(self, token: int) -> None:
         """Append a token and move to the next state."""
@@ -180,11 +171,6 @@ def stream_tokens(
     A sample depends on its own request alone, not on its neighbours in the batch (up to rounding).
 
     Args:
-        model: Causal LM with the visual vocabulary.
-        vocabulary: Its visual vocabulary.
-        requests: Prompts of any lengths, with seeds and kinds of output.
-        sampling: How tokens are chosen.
-        eos: Token that ends an answer.
         unconditional: Prompt of the unconditional branch, needed where `guidance_scale` is not 1.
         never: Text tokens that are never written, such as `<pad>`.
 
@@ -199,7 +185,7 @@ def stream_tokens(
     positions = getattr(model.config, "max_position_embeddings", None) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
     guided = sampling.guidance_scale != 1 and any(writer.opening or writer.images_left for writer in writers)
-    longest = sampling.max_text_tokens + sampling.max_images * (vocabulary.num_tokens + 2)
+    longest = sampling.max_text_tokens + sampling.max_images * vocabulary.image_length
     uniforms = [torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
     uniforms = torch.stack(uniforms).to(model.device)
     chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
@@ -251,12 +237,9 @@ class Chooser:
         return tokens
 
     def _visual_logits(self, hidden: Tensor, chosen: list[int], guided: bool) -> Tensor:
-        if not guided:
-            return head_logits(self.model, hidden[chosen], self.vocabulary.visual)
-        conditional, unconditional = hidden.chunk(2)
-        with_prompt = head_logits(self.model, conditional[chosen], self.vocabulary.visual)
-        without = head_logits(self.model, unconditional[chosen], self.vocabulary.visual)
-        return without + self.sampling.guidance_scale * (with_prompt - without)
+        branches = hidden.chunk(2 if guided else 1)
+        prompted, *blind = (head_logits(self.model, branch[chosen], self.vocabulary.visual) for branch in branches)
+        return blind[0] + self.sampling.guidance_scale * (prompted - blind[0]) if guided else prompted
 
     def _text_logits(self, hidden: Tensor, may_open: Tensor) -> Tensor:
         """Compute logits [B, text_size + 1] of the text tokens and, last, of `<boi>`."""

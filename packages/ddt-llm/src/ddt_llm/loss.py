@@ -58,8 +58,6 @@ def token_loss(
     """Compute the cross-entropy of every trained position, with logits of those positions only and never all at once.
 
     Args:
-        model: Causal LM with the visual vocabulary.
-        vocabulary: Its visual vocabulary.
         input_ids: int64 [B, L], padded on the right.
         labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
         position_ids: int64 [B, L] of packed rows, from `collate_packed`.

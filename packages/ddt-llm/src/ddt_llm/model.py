@@ -109,12 +109,8 @@ class MultimodalLM:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "format": FORMAT,
-            **asdict(self.vocabulary),
-            "template": self.template,
-            "visual_fingerprint": self.visual_fingerprint,
-        }
+        settings = {"format": FORMAT, **asdict(self.vocabulary)}
+        settings |= {"template": self.template, "visual_fingerprint": self.visual_fingerprint}
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
             self.model.save_pretrained(scratch)
             self.text_tokenizer.save_pretrained(scratch)

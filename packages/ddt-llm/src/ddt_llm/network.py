@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 class CachedNetwork:
     """Any transformers backbone, read step by step.
 
-    Args:
-        model: Causal LM.
-        rows: Prompts, as token ids.
-        new_tokens: Most tokens that will be read after the prompts; the cache is made for that many.
+    The cache is made for the prompts, rows of token ids, and at most `new_tokens` after them.
     """
 
     def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int):

@@ -20,7 +20,6 @@ class RetentionGuard(EverySteps):
     Logs `text_perplexity` (of a token, over the whole vocabulary, visual tokens included).
 
     Args:
-        lm: The model that is trained.
         texts: Held-out text, for example from `lm.sequences.text_only`.
         limit: Largest factor by which the perplexity may grow over that before the first step.
         every: Steps between two measurements.
@@ -44,7 +43,6 @@ class RetentionGuard(EverySteps):
         return {"measured": dict(self.measured)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the measurements."""
         self.measured = dict(state_dict["measured"])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

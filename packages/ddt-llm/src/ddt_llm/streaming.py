@@ -30,8 +30,6 @@ class Reader:
     """Turns the tokens of one growing answer into events.
 
     Args:
-        vocabulary: Of the model that writes.
-        text_tokenizer: Turns text tokens into text.
         visual: Draws images; None gives ids alone.
         preview_every: Tokens of an image between two previews; 0 draws whole images only.
     """

@@ -22,8 +22,6 @@ class LanguageModelTraining(LightningModule):
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
     Args:
-        model: Causal LM with a visual vocabulary.
-        config: Optimizer, schedule and length.
         seed: Of what is random in a step.
         keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
 

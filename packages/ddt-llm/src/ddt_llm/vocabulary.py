@@ -57,6 +57,11 @@ class VisualVocabulary:
         return self.boi + 1
 
     @property
+    def image_length(self) -> int:
+        """Positions of an image: `<boi>`, K visual tokens, `<eoi>`."""
+        return self.num_tokens + 2
+
+    @property
     def size(self) -> int:
         """Number of ids in use; a model may have more rows for padding."""
         return self.eoi + 1
