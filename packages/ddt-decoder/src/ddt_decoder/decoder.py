@@ -25,7 +25,7 @@ from ddt_decoder.flow import (
 )
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.sd3 import fill_from_sd3
-from ddt_decoder.selftok import read_selftok
+from ddt_decoder.selftok import filled, read_selftok
 from ddt_decoder.token_table import TokenTable
 
 SMALLEST_TIME = 1e-3  # below it the clean estimate is x_t itself; keeps the velocity of x0 networks finite
@@ -260,16 +260,16 @@ class DDTDecoder(TokenTable):
         Args:
             path: The `.pth` file; only tensors are read from it.
             config: `num_heads` (width / 64), `schedule` (that of `selftok_512`, or of `selftok_1024`), `image_size`
-                (256), `vae`; what the file does not tell, with the released values as defaults.
+                (256, or what a renderer's canvas says), `vae` (folder or Hub id of SD3's): what the file does not tell.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, a key is missing or unknown, or a shape does not fit.
         """
-        checkpoint = read_selftok(path, **config)
-        if "canvas" in checkpoint.weights:
+        read, weights = read_selftok(path, **config)
+        if "canvas" in weights:
             raise ValueError(f"'{path}' holds a renderer; use DDTRenderer.from_selftok")
-        return checkpoint.fill(cls(checkpoint.config))
+        return filled(cls(read), weights, path)
 
     def _check(self, latents: Tensor) -> None:
         channels, patch = self.config.network.channels, self.config.network.patch_size

@@ -124,8 +124,6 @@ def denoise(
         velocity: `velocity(x, t)` with x [B, ...] and the *unshifted* time t, a scalar tensor on the CPU; [B, ...].
         noise: Start [B, ...], drawn from N(0, 1).
         num_steps: Steps, >= 1. With one step the result is the network's estimate of the clean image.
-        time_shift: As in training.
-        sampler: See `Sampler`.
         fresh_noise: Draws noise [B, ...]; needed by "ddpm".
     """
     grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).float()

@@ -14,7 +14,7 @@ from ddt_decoder.config import DecoderConfig
 from ddt_decoder.decoder import DDTDecoder
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.patches import from_patches
-from ddt_decoder.selftok import read_selftok
+from ddt_decoder.selftok import filled, read_selftok
 from ddt_decoder.token_table import TokenTable
 
 
@@ -96,7 +96,7 @@ class DDTRenderer(TokenTable):
     @classmethod
     def from_selftok(cls, path: str | Path, **config: Any) -> Self:
         """Read a published Selftok renderer (`renderer_512_ckpt.pth`); arguments as for `DDTDecoder.from_selftok`."""
-        checkpoint = read_selftok(path, **config)
-        if "canvas" not in checkpoint.weights:
+        read, weights = read_selftok(path, **config)
+        if "canvas" not in weights:
             raise ValueError(f"'{path}' holds a decoder, not a renderer; use DDTDecoder.from_selftok")
-        return checkpoint.fill(cls(checkpoint.config, len(checkpoint.weights["canvas"])))
+        return filled(cls(read, len(weights["canvas"])), weights, path)

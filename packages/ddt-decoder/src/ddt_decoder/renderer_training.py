@@ -27,7 +27,6 @@ class RendererTraining(LightningModule):
     Args:
         renderer: Trained in place.
         perceptual: Difference (drawn, images) -> scalar. Pass LPIPS where its weights are at hand.
-        seed: Of the discriminator's first weights.
 
     Example:
         >>> from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig

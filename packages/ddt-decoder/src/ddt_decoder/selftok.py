@@ -5,7 +5,7 @@ Shape letters: K tokens, D width, V codebook size, L patches.
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,25 +32,17 @@ LAYERS = LAST | {"attn.proj": "attention.out.{}", "mlp.fc1": "mlp.{}.0", "mlp.fc
 PLACE = {f"t_embedder.mlp.{i}": f"position_in.{i}" for i in (0, 2)}
 
 
-@dataclass(frozen=True)
-class SelftokCheckpoint:
-    """A Selftok file under our names: weights of a `DDTDecoder`, or of a `DDTRenderer` if they have a canvas."""
+def filled(model: Model, weights: dict[str, Tensor], path: str | Path) -> Model:
+    """Return the model with all weights that `read_selftok` read from a path, in evaluation mode.
 
-    config: DecoderConfig
-    weights: dict[str, Tensor]
-    path: str | Path
-
-    def fill(self, model: Model) -> Model:
-        """Return a model of this configuration with the weights, all of them, in evaluation mode.
-
-        Raises:
-            ValueError: If a shape does not fit.
-        """
-        try:
-            model.load_state_dict(self.weights)
-            return model.eval()
-        except RuntimeError as error:
-            raise ValueError(f"'{self.path}' holds weights of other shapes ({' '.join(str(error).split())})") from error
+    Raises:
+        ValueError: If a shape does not fit.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"'{path}' holds weights of other shapes ({' '.join(str(error).split())})") from error
+    return model.eval()
 
 
 def read_selftok(
@@ -59,20 +51,17 @@ def read_selftok(
     schedule: tuple[int, ...] | None = None,
     image_size: int | None = None,
     vae: str | None = None,
-) -> SelftokCheckpoint:
+) -> tuple[DecoderConfig, dict[str, Tensor]]:
     """Read a Selftok checkpoint; sizes come from its tensors.
 
     The encoder belongs to ddt-tokenizer. Of it only the codebook and the norm behind it are read, as the table
     ids -> vectors. Not read either: the pooled-text embedder, which the public code never calls, and the last block's
     position embedder, whose output it never uses.
 
-    Args:
-        path: The `.pth` file; nothing but tensors and plain values is unpickled.
-        num_heads: Of the network; None means heads of 64, as in the public code.
-        schedule: Tokens revealed in each equal piece of time; None means those of `DecoderConfig.selftok_512` or
-            `selftok_1024`.
-        image_size: Pixels; None means 256, or what a renderer's canvas says.
-        vae: Folder or Hub id of SD3's VAE.
+    Settings are those of `DDTDecoder.from_selftok`. Nothing but tensors and plain values is unpickled.
+
+    Returns:
+        The configuration, and the weights under our names: of a `DDTDecoder`, or of a `DDTRenderer` if one is "canvas".
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -117,7 +106,7 @@ def read_selftok(
         flow=FlowConfig(prediction="velocity", network_output="velocity"),
         latents=replace(LatentConfig.sd3(vae), channels=shape["channels"]),
     )
-    return SelftokCheckpoint(config, {"codebook": table, **weights}, path)
+    return config, {"codebook": table, **weights}
 
 
 def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:

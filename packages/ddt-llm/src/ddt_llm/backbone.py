@@ -98,7 +98,6 @@ def tiny_llama(config: TinyLlamaConfig, text_tokenizer: "PreTrainedTokenizerFast
                 intermediate_size=32 * round(config.width * config.mlp_ratio / 32),
                 num_hidden_layers=config.depth,
                 num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads,
                 max_position_embeddings=config.max_positions,
                 tie_word_embeddings=True,
                 bos_token_id=text_tokenizer.bos_token_id,
@@ -115,7 +114,6 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTo
     One text in twenty is added that holds the words `USER` and `ASSISTANT` of the instruction template.
 
     Args:
-        texts: What the model will read, captions for example.
         vocab_size: Most entries, `<bos>`, `<eos>` and `<pad>` included; fewer if the texts have no more pairs.
 
     Raises:
@@ -132,10 +130,8 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTo
     texts = list(texts)
     if not texts:
         raise ValueError("texts is empty: a text tokenizer needs some text to train on")
-    if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise ValueError(
-            f"vocab_size ({vocab_size}) must be at least {256 + len(SPECIAL_TOKENS)}: bytes, special tokens"
-        )
+    if vocab_size < (least := 256 + len(SPECIAL_TOKENS)):
+        raise ValueError(f"vocab_size ({vocab_size}) must be at least {least}: bytes, special tokens")
     bpe = ByteLevelBPETokenizer()
     bpe.post_processor = None  # which would move offsets alone
     texts += [USER + ASSISTANT] * (1 + len(texts) // 20)

@@ -1,6 +1,6 @@
 """Growing a text model by a visual vocabulary, and taking it off again.
 
-Shape letters: V codebook size, C width of a codebook vector, R rows, D width of the language model.
+Shape letters: V codebook size, C width of a codebook vector.
 """
 
 import copy
@@ -45,13 +45,9 @@ def expand_vocabulary(
     Args:
         model: Any transformers causal LM (changed in place) or what `load_backbone` takes.
         text_tokenizer: Its fast tokenizer (copied); by default the one that lies beside the model.
-        codebook_size: Number of different visual ids, V.
-        num_tokens: Visual tokens of one image, K.
-        visual_order: Order in which the model writes an image.
         codebook: Vectors [V, C] of the visual tokenizer to start from.
         spread: Below 1, new rows take less probability from the text of a pretrained model before they are trained.
         multiple: The number of rows is padded to a multiple of this; 64 or 128 suits accelerators.
-        seed: Seed of the new rows.
 
     Returns:
         The model, with the vocabulary recorded in `model.config.ddt`, and the tokenizer.

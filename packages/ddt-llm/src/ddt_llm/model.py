@@ -4,7 +4,6 @@ Shape letters: B prompts, N images, K visual tokens of an image; H, W space.
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +20,7 @@ from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
-from ddt_llm.visual_tokenizer import VisualTokenizer
-from ddt_llm.vocabulary import VisualVocabulary
+from ddt_llm.vocabulary import VisualTokenizer, VisualVocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,8 +46,7 @@ class MultimodalLM:
     """A causal LM with a visual vocabulary, its text tokenizer and the template it was trained with.
 
     Args:
-        model: What `expand_vocabulary` returned, trained or not.
-        text_tokenizer: What came with it.
+        model, text_tokenizer: What `expand_vocabulary` returned, trained or not.
         template: "caption" after pretraining: a text is a caption to draw, an image is to be described.
             "instruction" after tuning: texts and images in any order go between `USER:` and `ASSISTANT:`.
         visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
@@ -117,7 +114,7 @@ class MultimodalLM:
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
             (folder / SETTINGS).unlink(missing_ok=True)
             for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
-                os.replace(file, folder / file.name)
+                file.replace(folder / file.name)
 
     def generate(
         self,
@@ -159,7 +156,6 @@ class MultimodalLM:
             sketches: An image for each prompt, of which the answer keeps the `keep_tokens` ids that are written first:
                 the coarsest. The model writes the others, so it finishes a sketch, or draws the fine part anew.
             keep_tokens: Ids kept of the sketches, fewer than K.
-            batch_size: Prompts answered at once.
             settings: Fields of `Sampling`: guidance_scale, temperature, top_k, top_p, the last three also as
                 text_temperature and so on, max_text_tokens, max_images.
 

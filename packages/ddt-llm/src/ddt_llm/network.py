@@ -81,9 +81,7 @@ class LlamaNetwork(CachedNetwork):
         shape = (2, len(self.input_ids), config.num_key_value_heads, length, self.cos.shape[-1])
         self.cache = [example.new_zeros(shape) for _ in backbone.layers]
         # RMSNorm of width D as x * gain / hypot(|x|, floor): half the time of `F.rms_norm` for one token on a CPU.
-        norms = [backbone.norm]
-        for layer in backbone.layers:
-            norms += [layer.input_layernorm, layer.post_attention_layernorm]
+        norms = [module for module in backbone.modules() if type(module) is type(backbone.norm)]
         self.gains = {norm: norm.weight * math.sqrt(config.hidden_size) for norm in norms}
         self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ class RetentionGuard(EverySteps):
     Args:
         texts: Held-out text, for example from `lm.sequences.text_only`.
         limit: Largest factor by which the perplexity may grow over that before the first step.
-        every: Steps between two measurements.
         file: JSON of all measurements, such as `runs/mine/retention.json`; None to log only.
 
     Raises:
@@ -75,4 +73,4 @@ class RetentionGuard(EverySteps):
             part = self.file.with_name(f".{self.file.name}.part")
             rows = [{"step": step, "perplexity": value} for step, value in self.measured.items()]
             part.write_text(json.dumps({"limit": self.limit, "measured": rows}, indent=2) + "\n")
-            os.replace(part, self.file)
+            part.replace(self.file)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddt_llm.visual_tokenizer import VisualTokenizer
-from ddt_llm.vocabulary import VisualVocabulary
+from ddt_llm.vocabulary import VisualTokenizer, VisualVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

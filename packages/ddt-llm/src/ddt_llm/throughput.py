@@ -30,7 +30,6 @@ class Throughput(EverySteps):
 
     Args:
         file: CSV with a row for each measurement, continued by a resumed run; loggers of the trainer get the same.
-        every: Steps between two measurements.
     """
 
     def __init__(self, file: str | Path, every: int):
@@ -39,9 +38,8 @@ class Throughput(EverySteps):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure what the device can do."""
         super().on_train_start(trainer, module)
-        dtype = next(module.parameters()).dtype
         with trainer.precision_plugin.forward_context():
-            self.peak = matrix_flops(module.device, dtype)
+            self.peak = matrix_flops(module.device, next(module.parameters()).dtype)
         self._forget()
 
     def on_train_batch_end(

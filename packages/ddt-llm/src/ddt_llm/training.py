@@ -22,7 +22,6 @@ class LanguageModelTraining(LightningModule):
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
     Args:
-        seed: Of what is random in a step.
         keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
 
     Raises:
@@ -46,14 +45,8 @@ class LanguageModelTraining(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy in nats of the trained positions, both modalities one to one."""
         loss = token_loss(self.model, self.vocabulary, **batch)
-        self.log_dict(
-            {
-                "loss": loss.mean.detach(),
-                "bits_per_text_token": loss.bits_per_text_token.detach(),
-                "bits_per_visual_token": loss.bits_per_visual_token.detach(),
-                "lr": self.lr_schedulers().get_last_lr()[0],
-            }
-        )
+        bits = {"bits_per_text_token": loss.bits_per_text_token, "bits_per_visual_token": loss.bits_per_visual_token}
+        self.log_dict({"loss": loss.mean, **bits, "lr": self.lr_schedulers().get_last_lr()[0]})
         return loss.mean
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
