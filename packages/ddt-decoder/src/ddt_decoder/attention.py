@@ -36,8 +36,7 @@ class JointAttention(nn.Module):
         """Mix the streams.
 
         Args:
-            patches: [B, L, D], seen by all (but see `tokens_see_patches`).
-            tokens: [B, K, D].
+            patches, tokens: [B, L, D], seen by all (but see `tokens_see_patches`), and [B, K, D].
             visible: Bool [B, K], False where nobody may attend to a token; None shows all.
 
         Returns:

@@ -147,12 +147,11 @@ class DDTDecoder(TokenTable):
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Draw images from ids [B, K], or from token vectors [B, K, D].
+        """Draw images from ids [B, K], index K-1 the coarsest, or from token vectors [B, K, D].
 
         A step that sees k tokens computes k tokens.
 
         Args:
-            ids: Ids in tokenizer order (index K-1 coarsest), or their vectors.
             num_steps: Network calls (twice as many for "heun"); 1 draws in one step, None in `config.usual_steps`.
             guidance_scale: 1 follows the tokens; above 1 exaggerates them (arXiv:2207.12598), for a second call a step.
             keep_tokens: Use only the n coarsest tokens, 0..K.
@@ -238,11 +237,8 @@ class DDTDecoder(TokenTable):
     def from_sd3(cls, folder: str | Path, config: DecoderConfig) -> Self:
         """Start from the image stream of Stable Diffusion 3; see `ddt_decoder.sd3.fill_from_sd3`.
 
+        The network of `config` must have the shape of that in the folder, for example `DecoderConfig.selftok_512()`.
         The names of the weights that stay at their own start, those of the token stream, are logged.
-
-        Args:
-            folder: A diffusers `SD3Transformer2DModel` folder.
-            config: With a network of the same shape, for example `DecoderConfig.selftok_512()`.
 
         Raises:
             FileNotFoundError: If the folder holds no such model.

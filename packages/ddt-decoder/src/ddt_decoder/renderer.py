@@ -21,11 +21,8 @@ from ddt_decoder.token_table import TokenTable
 class DDTRenderer(TokenTable):
     """The network of a decoder at t=1, which sees all tokens and draws on a canvas of learned embeddings, not on noise.
 
-    Its output is the clean latent, so one call is the whole decode, and the same ids always give the same image.
-
-    Args:
-        config: Of the decoder that it starts from.
-        canvas_size: Vectors of the canvas, W wide: 1, spread over all patches, or L, one for each patch.
+    Its output is the clean latent, so one call is the whole decode, and the same ids always give the same image. The
+    canvas has 1 vector, W wide, spread over all patches, or L (`canvas_size`), one for each patch.
 
     Example:
         >>> from ddt_decoder import MMDiTConfig
@@ -80,12 +77,9 @@ class DDTRenderer(TokenTable):
         """
         renderer = cls(decoder.config)
         weights = decoder.network.state_dict()
-        canvas = weights.pop("patch_in.bias")[None]
-        del weights["patch_in.weight"]
-        weights.pop("patch_table", None)
-        renderer.network.load_state_dict(weights)
+        renderer.network.load_state_dict({name: weights[name] for name in renderer.network.state_dict()})
         with torch.no_grad():
-            renderer.canvas.copy_(canvas)
+            renderer.canvas.copy_(weights["patch_in.bias"])
             renderer.places.copy_(decoder.network.grid(*decoder.config.patch_grid))
             if decoder.config.flow.network_output == "velocity":  # at zero noise x0 = -v
                 renderer.network.patch_out.weight.neg_()

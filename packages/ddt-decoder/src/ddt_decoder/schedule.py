@@ -12,12 +12,9 @@ ROUNDING = 1e-4  # of a token: float32 cannot hold t = 0.7, at which Selftok-512
 class TokenSchedule:
     """Piecewise-linear k(t): the visible prefix V_1..V_k(t) grows with the noise.
 
-    [0, 1] is cut into `len(tokens_per_segment)` equal pieces of time, and each piece reveals its number of tokens at a
-    constant rate. One segment is the uniform schedule of DDT (arXiv:2504.14666); `(192, 184, 72, 48, 16)` is the one
-    of Selftok-512 (arXiv:2505.07538).
-
-    Args:
-        tokens_per_segment: Tokens revealed in each piece of time, from t=0 (clean) to t=1 (noise). They sum to K.
+    From t=0 (clean) to t=1 (noise), each of `len(tokens_per_segment)` equal pieces of time reveals its number of tokens
+    at a constant rate; they sum to K. One segment is the uniform schedule of DDT (arXiv:2504.14666);
+    `(192, 184, 72, 48, 16)` is the one of Selftok-512 (arXiv:2505.07538).
 
     Raises:
         ValueError: If a segment is negative or the sum is below one.

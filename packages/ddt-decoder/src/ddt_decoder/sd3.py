@@ -1,5 +1,6 @@
 """Weights of Stable Diffusion 3 (arXiv:2403.03206) for the image stream of an MMDiT, from a diffusers folder."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -17,18 +18,15 @@ ENDS = {"pos_embed.proj": "patch_in", "proj_out": "patch_out", "norm_out.linear"
 ENDS |= {f"time_text_embed.timestep_embedder.linear_{i + 1}": f"time_in.{2 * i}" for i in (0, 1)}
 LAYERS = {"norm1.linear": "modulation.0", "attn.to_out.0": "attention.out.0"}
 LAYERS |= {"ff.net.0.proj": "mlp.0.0", "ff.net.2": "mlp.0.2"}
+OF_TOKENS = re.compile(r"token_in\.|blocks\.\d+\.(.+\.1|position_in)\.")  # our weights that SD3 does not fill
 
 
 def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
     """Fill the image stream, time embedding, position table and output layer of a network, in place.
 
     With all tokens hidden the network then computes what SD3 does without text tokens and with a pooled text vector
-    that adds nothing to the time embedding (`text_embedder.linear_2` zero).
-
-    Args:
-        network: Of the same shape as the SD3 model.
-        folder: A diffusers `SD3Transformer2DModel` folder, or a Hub id, which may go on with a subfolder, as in
-            owner/name/transformer.
+    that adds nothing to the time embedding (`text_embedder.linear_2` zero). The folder is one of a diffusers
+    `SD3Transformer2DModel`, or a Hub id, which may go on with a subfolder, as in owner/name/transformer.
 
     Returns:
         The names of the network's weights that SD3 does not fill: those of the token stream.
@@ -58,7 +56,7 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)} in '{folder}' and {wanted} here; give the network SD3's shape"
             )
-    missing = {name for name in state if ".position_in." not in name and _of_image(name)} - set(ours)
+    missing = {name for name in state if not OF_TOKENS.match(name)} - set(ours)
     if missing:
         raise ValueError(f"'{folder}' lacks {', '.join(sorted(missing))}; give the network SD3's shape")
     network.load_state_dict({**state, **ours})
@@ -68,10 +66,6 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
 def channel_first(rows: Tensor, patch_size: int) -> Tensor:
     """Reorder rows of an output layer from SD3's order of a patch's values, channel last, to ours, channel first."""
     return rows.unflatten(0, (patch_size, patch_size, -1)).movedim(2, 0).flatten(0, 2)
-
-
-def _of_image(name: str) -> bool:
-    return not name.startswith("token_in.") and not (name.startswith("blocks.") and ".1." in name.partition(".")[2])
 
 
 def take_layers(

@@ -75,8 +75,7 @@ def read_selftok(
         table = F.layer_norm(codebook, gain.shape, gain, bias, eps=1e-6)
         num_tokens, shape = _shape(theirs)
         renderer = "mask_token" in theirs
-        weights = _canvas(theirs) if renderer else _patches(theirs)
-        weights |= _trunk(theirs, shape["depth"], shape["qk_norm"])
+        weights = _start(theirs, renderer) | _trunk(theirs, shape["depth"], shape["qk_norm"])
         order = theirs.pop("context_pos_embed")[0]
     except KeyError as error:
         raise ValueError(f"'{path}' is not a Selftok checkpoint of the public layout: it lacks {error}") from error
@@ -125,19 +124,16 @@ def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:
     return theirs["context_pos_embed"].shape[1], shape
 
 
-def _patches(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the patch embedding and the position table of a decoder."""
+def _start(theirs: dict[str, Tensor], renderer: bool) -> dict[str, Tensor]:
+    """Take a renderer's canvas [1 or L, D] and places [L, D], or a decoder's patch embedding and position table."""
+    if renderer:
+        theirs.pop("pos_embed", None)  # not used
+        return {"canvas": theirs.pop("mask_token")[0], "places": theirs.pop("positional_embedding")}
     return {
         "network.patch_in.weight": theirs.pop("x_embedder.proj.weight").flatten(1),
         "network.patch_in.bias": theirs.pop("x_embedder.proj.bias"),
         "network.patch_table": theirs.pop("pos_embed")[0],
     }
-
-
-def _canvas(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take a renderer's canvas [1 or L, D] and places [L, D]; its table of positions is not used."""
-    theirs.pop("pos_embed", None)
-    return {"canvas": theirs.pop("mask_token")[0], "places": theirs.pop("positional_embedding")}
 
 
 def _trunk(theirs: dict[str, Tensor], depth: int, qk_norm: bool) -> dict[str, Tensor]:

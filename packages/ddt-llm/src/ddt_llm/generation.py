@@ -100,8 +100,7 @@ class Request:
 class Writer:
     """The grammar of one answer: knows which tokens may come next and when the answer ends.
 
-    Args:
-        positions: Most tokens that the model can see, those of the prompt included.
+    `positions` is the most tokens that the model can see, those of the prompt included.
 
     Raises:
         ValueError: If the prompt leaves no room for an answer.
@@ -218,7 +217,7 @@ class Chooser:
     def choose(self, hidden: Tensor, writers: Sequence[Writer], uniforms: Tensor, guided: bool) -> list[int]:
         """Choose the next token of each of the B samples from hidden states [R, D] at the last position."""
         # Finished and forced samples need no choice; the others are split by the rows of the head that may come next.
-        tokens = [writer.eos if writer.forced is None else writer.forced for writer in writers]
+        tokens = {i: writer.eos if writer.forced is None else writer.forced for i, writer in enumerate(writers)}
         free = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
         visual = [i for i in free if writers[i].visual_left]
         text = [i for i in free if not writers[i].visual_left]
@@ -227,14 +226,13 @@ class Chooser:
         drawn = uniforms[range(len(writers)), [len(writer.tokens) - writer.done for writer in writers]]
         if visual:
             picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling.visual)
-            for i, pick in zip(visual, picks.tolist(), strict=True):
-                tokens[i] = self.vocabulary.text_size + pick
+            tokens |= zip(visual, (self.vocabulary.text_size + picks).tolist(), strict=True)
         if text:
             may_open = torch.tensor([writers[i].may_open_image for i in text], device=hidden.device)
             picks = sample(self._text_logits(hidden[text], may_open), drawn[text], self.sampling.text)
-            for i, pick in zip(text, picks.tolist(), strict=True):
-                tokens[i] = self.vocabulary.boi if pick == self.vocabulary.text_size else pick
-        return tokens
+            picks = picks.where(picks < self.vocabulary.text_size, self.vocabulary.boi)
+            tokens |= zip(text, picks.tolist(), strict=True)
+        return list(tokens.values())
 
     def _visual_logits(self, hidden: Tensor, chosen: list[int], guided: bool) -> Tensor:
         branches = hidden.chunk(2 if guided else 1)

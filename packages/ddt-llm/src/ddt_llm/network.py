@@ -86,7 +86,6 @@ class LlamaNetwork(CachedNetwork):
         self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Compute hidden states as `CachedNetwork.run` does."""
         backbone, new = self.model.base_model, tokens.shape[1]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [R, 1, T, E]
 

@@ -26,10 +26,8 @@ class Throughput(EverySteps):
 
     MFU (arXiv:2204.02311) is the share of the floating-point operations that large matrix products of the run's
     precision reach on this device, measured for a moment when training starts. What activation checkpointing computes
-    twice counts once.
-
-    Args:
-        file: CSV with a row for each measurement, continued by a resumed run; loggers of the trainer get the same.
+    twice counts once. `file` is a CSV with a row for each measurement, continued by a resumed run; loggers of the
+    trainer get the same.
     """
 
     def __init__(self, file: str | Path, every: int):

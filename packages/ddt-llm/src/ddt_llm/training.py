@@ -21,8 +21,7 @@ class LanguageModelTraining(LightningModule):
     Randomness is a function of (seed, step, rank), so a resumed run continues exactly. Logs `loss` (nats a token),
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
-    Args:
-        keep_text: Leave the rows of text tokens in embedding and head as they are, to the bit.
+    With `keep_text` the rows of text tokens in embedding and head stay as they are, to the bit.
 
     Raises:
         ValueError: If the model has no visual vocabulary.
