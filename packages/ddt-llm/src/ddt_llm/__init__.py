@@ -10,7 +10,8 @@ from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.packing import collate_packed, pack
 from ddt_llm.sequences import Example, Sequences, collate
 from ddt_llm.streaming import Event
-from ddt_llm.vocabulary import VisualTokenizer, VisualVocabulary
+from ddt_llm.visual_tokenizer import VisualTokenizer
+from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")
 __all__ = [

@@ -20,7 +20,8 @@ from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
-from ddt_llm.vocabulary import VisualTokenizer, VisualVocabulary
+from ddt_llm.visual_tokenizer import VisualTokenizer
+from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image

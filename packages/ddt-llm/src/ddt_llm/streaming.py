@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddt_llm.vocabulary import VisualTokenizer, VisualVocabulary
+from ddt_llm.visual_tokenizer import VisualTokenizer
+from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

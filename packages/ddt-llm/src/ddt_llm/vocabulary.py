@@ -3,9 +3,8 @@
 Shape letters: B batch, N images, K visual tokens of an image; H, W space.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor
 
@@ -15,25 +14,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 VisualOrder = Literal["coarse_to_fine", "tokenizer"]
-
-
-@runtime_checkable
-class VisualTokenizer(Protocol):
-    """What turns pictures into visual ids and back. It may also have a `fingerprint: str`, which is then compared."""
-
-    codebook_size: int
-    num_tokens: int
-
-    def encode(self, images: Sequence[Any]) -> Tensor:
-        """Turn N images (PIL, paths or tensors) into ids int64 [N, K]."""
-        ...
-
-    def decode(self, ids: Tensor, keep_tokens: int | None = None) -> Tensor:
-        """Draw ids int64 [N, K] as images float32 [N, 3, H, W] in [-1, 1].
-
-        With `keep_tokens`, which only previews need, only so many of the coarsest ids count.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
