@@ -40,9 +40,8 @@ def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Itera
     for where, row in read_rows(file):
         try:
             record = _record(file.parent, row)
-            if record.name in records:
+            if records.setdefault(record.name, record) is not record:
                 raise ValueError(f"a second caption for {record.name}; remove one")
-            records[record.name] = record
         except ValueError as error:
             refused.append(Refused(where, str(error)))
     for path in find_pictures(file.parent, files):

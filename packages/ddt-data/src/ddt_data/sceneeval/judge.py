@@ -42,23 +42,20 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.inner = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
+        self.inner = nn.Sequential(*_normed(width, width, 3), nn.ReLU(), *_normed(width, width, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Update features [B, width, h, w]."""
         return F.relu(x + self.inner(x))
 
 
+def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)
+
+
 def _down(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Halve height and width."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(*_normed(inputs, outputs, kernel, stride=2), nn.ReLU())
 
 
 class Judge(nn.Module):
@@ -170,11 +167,10 @@ class Judge(nn.Module):
         tint = self.pool_colour(maps["colour"], row, x, y, side).argmax(1)
         things: list[list[Seen]] = [[] for _ in range(len(heat))]
         cells = heat.shape[-1]
-        table = torch.stack([row, noun, tint], 1)[confidence.argsort(descending=True)].tolist()
-        numbers = torch.stack([x, y, side], 1).div(cells)[confidence.argsort(descending=True)].tolist()
-        for (b, n, c), (cx, cy, s), sure in zip(
-            table, numbers, confidence.sort(descending=True).values.tolist(), strict=True
-        ):
+        surest = confidence.argsort(descending=True)
+        table = torch.stack([row, noun, tint], 1)[surest].tolist()
+        numbers = torch.stack([x / cells, y / cells, side / cells, confidence], 1)[surest].tolist()
+        for (b, n, c), (cx, cy, s, sure) in zip(table, numbers, strict=True):
             if all(max(abs(cx - t.x), abs(cy - t.y)) > 0.5 * min(s, t.size) for t in things[b]):
                 things[b].append(Seen(NOUNS[n], tuple(COLOURS)[c], cx, cy, s, sure))
         return things
@@ -182,13 +178,14 @@ class Judge(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write the weights in half precision to one safetensors file, by rename."""
         path = Path(path)
+        part = path.with_name(path.name + ".partial")
         weights = {
             name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
             for name, tensor in self.state_dict().items()
             if not name.endswith("num_batches_tracked")
         }
-        save_file(weights, path.with_name(path.name + ".partial"), metadata={"nouns": " ".join(NOUNS)})
-        path.with_name(path.name + ".partial").rename(path)
+        save_file(weights, part, metadata={"nouns": " ".join(NOUNS)})
+        part.rename(path)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "Judge":

@@ -14,9 +14,9 @@ from importlib.resources import files
 from itertools import combinations, permutations, product
 from pathlib import Path
 
-from ddt_data.scenes.captions import noun_phrase
+from ddt_data.scenes.captions import enumerate_phrases, noun_phrase
 from ddt_data.scenes.config import SceneConfig
-from ddt_data.scenes.scene import RELATIONS, Scene, SceneGenerator, SceneObject, between, relation, size_word
+from ddt_data.scenes.scene import RELATIONS, Scene, SceneGenerator, SceneObject, between, combine, relation, size_word
 from ddt_data.scenes.splits import is_held_out
 
 LEVELS = ("tiny", "standard", "hard")
@@ -174,21 +174,10 @@ def _prompt(category: str, asked: tuple[Asked, ...], where: str | None) -> Promp
     elif where:
         text = f"{phrases[0]} {where} {phrases[1]}"
     else:
-        text = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
-    return Prompt("", category, text, asked, where, not any(map(is_held_out, _combinations(asked, where))))
-
-
-def _combinations(asked: tuple[Asked, ...], where: str | None) -> list[str]:
-    """List what a prompt combines, as `ddt_data.scenes.scene.combinations_of` does for a scene."""
-    names = [f"colour {item.noun} {item.colour}" for item in asked if item.colour]
-    names += [f"count {item.noun} {item.count}" for item in asked if item.count > 1]
-    names += [f"pair {a} {b}" for a, b in combinations(sorted(item.noun for item in asked), 2)]
-    if where in RELATIONS:
-        first, second = asked[0].noun, asked[1].noun
-        names.append(
-            f"relation {first} {where} {second}" if first < second else f"relation {second} {RELATIONS[where]} {first}"
-        )
-    return names
+        text = enumerate_phrases(phrases)
+    coloured, counts = ((item.noun, item.colour) for item in asked), {item.noun: item.count for item in asked}
+    names = combine(coloured, counts, where if where in RELATIONS else None)
+    return Prompt("", category, text, asked, where, not any(map(is_held_out, names)))
 
 
 def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:

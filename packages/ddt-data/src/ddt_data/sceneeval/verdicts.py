@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ddt_data.sceneeval.judge import Seen
 from ddt_data.sceneeval.prompts import Prompt
 from ddt_data.scenes.nouns import BACKGROUNDS
-from ddt_data.scenes.scene import LARGE, RELATIONS, SMALL, Scene, lies_between
+from ddt_data.scenes.scene import LARGE, RELATIONS, SMALL, Scene, lies_between, side_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,3 @@ def background_of(picture: NDArray[np.uint8]) -> str:
     rim = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     colour = np.median(rim, axis=0)
     return min(BACKGROUNDS, key=lambda name: float(np.square(colour - BACKGROUNDS[name]).sum()))
-
-
-def side_of(first: tuple[float, float], second: tuple[float, float]) -> str:
-    """Return where the first centre (x, y) lies as seen from the second: one of `RELATIONS`, by the larger offset."""
-    dx, dy = first[0] - second[0], first[1] - second[1]
-    if abs(dx) > abs(dy):
-        return "left of" if dx < 0 else "right of"
-    return "above" if dy < 0 else "below"

@@ -42,7 +42,8 @@ def noun_phrase(noun: str, colour: str | None = None, count: int = 1, size: str 
     return " ".join([first, *words])
 
 
-def _enumerate(phrases: list[str]) -> str:
+def enumerate_phrases(phrases: list[str]) -> str:
+    """Join phrases as in "a fox, a bell and a key"."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
@@ -84,7 +85,7 @@ def caption(
     sized = size_words > 0 and rng.random() < size_words
     groups = Counter((t.noun, t.colour, size_word(t.size / image_size) if sized else None) for t in objects)
     phrases = [noun_phrase(noun, colour, count, size) for (noun, colour, size), count in groups.items()]
-    said = _enumerate(phrases)
+    said = enumerate_phrases(phrases)
     if len(objects) == len(scene.counts) == 2 and rng.random() < relation_words:
         where = relation(*objects)
         said = f"{phrases[0]} {where} {phrases[1]}" if where else said
@@ -105,8 +106,4 @@ def _middle(objects: list[SceneObject]) -> int | None:
     """Return which of three different objects lies between the others, None if none does."""
     if len(objects) != 3 or len({thing.noun for thing in objects}) != 3:
         return None
-    for i in range(3):
-        first, second = objects[:i] + objects[i + 1 :]
-        if between(objects[i], first, second):
-            return i
-    return None
+    return next((i for i in range(3) if between(objects[i], *objects[:i], *objects[i + 1 :])), None)

@@ -18,6 +18,7 @@ PHRASINGS = {
     "move": ("move {old} to the {where}", "put {old} in the {where}", "bring {old} to the {where}"),
     "background": ("change the background to {colour}", "make the background {colour}", "use a {colour} background"),
 }
+Drawn = tuple[dict[str, str], Scene, Scene] | None  # words of the phrasing, source, target; None where it does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,15 @@ def make_edit(
     weights = {kind: 3 if kind in ("add", "remove") and len(scene.objects) > 1 else 1 for kind in kinds}
     for kind in sorted(kinds, key=lambda kind: rng.random() ** (1 / weights[kind]), reverse=True):
         for _ in range(20):
-            edit = _DRAW[kind](scene, config, rng)
-            if edit and in_split(edit.source, split) and (split == "unseen" or in_split(edit.target, split)):
-                return edit
+            if drawn := _DRAW[kind](scene, config, rng):
+                words, source, target = drawn
+                instruction = rng.choice(PHRASINGS[kind]).format(**words)
+                if in_split(source, split) and (split == "unseen" or in_split(target, split)):
+                    return Edit(kind, instruction, source, target)
     raise ValueError(
         f"no edit of kind {', '.join(kinds)} fits this scene of {len(scene.objects)} objects in split {split!r}; "
         "allow more kinds, or more nouns, colours and backgrounds"
     )
-
-
-def _say(kind: str, rng: random.Random, **words: str) -> str:
-    return rng.choice(PHRASINGS[kind]).format(**words)
 
 
 def _the(thing: SceneObject, scene: Scene, rng: random.Random) -> str | None:
@@ -91,7 +90,7 @@ def _new_colour(scene: Scene, config: SceneConfig, rng: random.Random, but: str 
     return rng.choice(colours) if colours else None
 
 
-def _add(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _add(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     new = rng.choice(scene.objects)
     source = _with(scene, new, None)
     if not source.objects or scene.counts[new.noun] > 1:
@@ -104,28 +103,27 @@ def _add(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
         where = f"in the {corner}" if corner else None
     if where is None:
         return None
-    return Edit("add", _say("add", rng, new=noun_phrase(new.noun, new.colour), where=where), source, scene)
+    return {"new": noun_phrase(new.noun, new.colour), "where": where}, source, scene
 
 
-def _remove(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _remove(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     old = rng.choice(scene.objects)
     if len(scene.objects) == 1 or not (name := _the(old, scene, rng)):
         return None
-    return Edit("remove", _say("remove", rng, old=name), scene, _with(scene, old, None))
+    return {"old": name}, scene, _with(scene, old, None)
 
 
-def _replace(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _replace(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     old = rng.choice(scene.objects)
     nouns = [noun for noun in config.nouns if noun not in scene.counts]
     if not nouns or not (name := _the(old, scene, rng)):
         return None
     colour = None if rng.random() < config.natural_share else _new_colour(scene, config, rng)
     new = replace(old, noun=rng.choice(nouns), colour=colour)
-    instruction = _say("replace", rng, old=name, new=noun_phrase(new.noun, new.colour))
-    return Edit("replace", instruction, scene, _with(scene, old, new))
+    return {"old": name, "new": noun_phrase(new.noun, new.colour)}, scene, _with(scene, old, new)
 
 
-def _recolour(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _recolour(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     """Recolour one object, or all where they are alike."""
     old = rng.choice(scene.objects)
     colour = _new_colour(scene, config, rng, but=old.colour)
@@ -134,11 +132,10 @@ def _recolour(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | N
     if not colour or not name:
         return None
     objects = (replace(thing, colour=colour) if thing is old or alike else thing for thing in scene.objects)
-    target = Scene(scene.background, tuple(objects))
-    return Edit("recolour", _say("recolour", rng, old=name, colour=colour), scene, target)
+    return {"old": name, "colour": colour}, scene, Scene(scene.background, tuple(objects))
 
 
-def _move(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _move(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     """Move an object into a corner, a thirty-second of the side from the edges, or into the very middle."""
     old = rng.choice(scene.objects)
     near = min(config.image_size // 32, config.image_size - old.size)
@@ -158,20 +155,20 @@ def _move(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
     name = _the(old, scene, rng)
     if blocked or not name or travelled < config.image_size / 8:
         return None
-    return Edit("move", _say("move", rng, old=name, where=where), scene, _with(scene, old, new))
+    return {"old": name, "where": where}, scene, _with(scene, old, new)
 
 
 def _overlap(a: SceneObject, b: SceneObject) -> bool:
     return a.x < b.x + b.size and b.x < a.x + a.size and a.y < b.y + b.size and b.y < a.y + a.size
 
 
-def _background(scene: Scene, config: SceneConfig, rng: random.Random) -> Edit | None:
+def _background(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     taken = {scene.background} | {thing.colour for thing in scene.objects}
     free = [name for name in config.backgrounds if name not in taken]
     if not free:
         return None
-    target = replace(scene, background=rng.choice(free))
-    return Edit("background", _say("background", rng, colour=target.background), scene, target)
+    colour = rng.choice(free)
+    return {"colour": colour}, scene, replace(scene, background=colour)
 
 
 _DRAW = dict(zip(EDIT_KINDS, (_add, _remove, _replace, _recolour, _move, _background), strict=True))

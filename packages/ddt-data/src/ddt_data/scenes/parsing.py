@@ -25,10 +25,7 @@ class Said:
     @property
     def counts(self) -> Counter[str]:
         """How many things there are of each noun."""
-        counts: Counter[str] = Counter()
-        for (noun, _), number in self.things.items():
-            counts[noun] += number
-        return counts
+        return Counter(noun for noun, _ in self.things.elements())
 
 
 def parse_caption(text: str) -> Said:
@@ -84,13 +81,10 @@ def true_relations(scene: Scene) -> set[tuple[str, ...]]:
         first, second = things
         where = relation(first, second)
         return {(first.noun, where, second.noun), (second.noun, RELATIONS[where], first.noun)} if where else set()
-    if len(things) == 3:
-        return {
-            (middle.noun, "between", *sorted(other.noun for other in things if other is not middle))
-            for middle in things
-            if between(middle, *(other for other in things if other is not middle))
-        }
-    return set()
+    if len(things) != 3:
+        return set()
+    turns = (things, (things[1], things[0], things[2]), (things[2], *things[:2]))
+    return {(a.noun, "between", *sorted((b.noun, c.noun))) for a, b, c in turns if between(a, b, c)}
 
 
 def what_it_shows(scene: Scene) -> Counter[tuple[str, str | None]]:

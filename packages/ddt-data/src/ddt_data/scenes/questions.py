@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from ddt_data.scenes.captions import NUMBERS, plural
+from ddt_data.scenes.captions import NUMBERS, noun_phrase, plural
 from ddt_data.scenes.config import LAYOUTS, SceneConfig
 from ddt_data.scenes.scene import RELATIONS, Scene, SceneObject, place, relation
 
@@ -125,10 +125,7 @@ def _yes_no(scene: Scene, config: SceneConfig, rng: random.Random) -> tuple[str,
         first, where, second = related
         return f"is the {first.noun} {where if yes else RELATIONS[where]} the {second.noun}?", answer
     noun = thing.noun if yes else _absent(scene, config, rng)
-    if noun is None:
-        return None
-    article = "an" if noun[0] in "aeiou" else "a"
-    return f"is there {article} {noun}?", answer
+    return (f"is there {noun_phrase(noun)}?", answer) if noun else None
 
 
 def _background(scene: Scene, config: SceneConfig, rng: random.Random) -> tuple[str, str] | None:

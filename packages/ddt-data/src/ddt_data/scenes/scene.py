@@ -7,6 +7,7 @@ A scene is one of four layouts: one object, two different ones side by side or o
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -65,9 +66,13 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
         >>> relation(fox, bell)
         'left of'
     """
-    dx, dy = (a - b for a, b in zip(first.centre, second.centre, strict=True))
-    if max(abs(dx), abs(dy)) < 1.25 * min(abs(dx), abs(dy)) or dx == dy == 0:
-        return None
+    near, far = sorted(abs(a - b) for a, b in zip(first.centre, second.centre, strict=True))
+    return None if far < 1.25 * near or far == 0 else side_of(first.centre, second.centre)
+
+
+def side_of(first: tuple[float, float], second: tuple[float, float]) -> str:
+    """Return where the first centre (x, y) lies as seen from the second: one of `RELATIONS`, by the larger offset."""
+    dx, dy = first[0] - second[0], first[1] - second[1]
     if abs(dx) > abs(dy):
         return "left of" if dx < 0 else "right of"
     return "above" if dy < 0 else "below"
@@ -170,16 +175,19 @@ def combinations_of(scene: Scene) -> list[str]:
         >>> combinations_of(Scene("white", (SceneObject("fox", "noto", "blue", 0, 0, 20),)))
         ['colour fox blue']
     """
-    counts = scene.counts
-    names = [
-        f"colour {noun} {colour}" for noun, colour in sorted({(t.noun, t.colour) for t in scene.objects if t.colour})
-    ]
+    where = relation(*scene.objects) if len(scene.objects) == 2 == len(scene.counts) else None
+    return combine(((thing.noun, thing.colour) for thing in scene.objects), scene.counts, where)
+
+
+def combine(coloured: Iterable[tuple[str, str | None]], counts: dict[str, int], where: str | None) -> list[str]:
+    """List what `combinations_of` does, from (noun, colour), counts, and how the first noun lies to the second."""
+    names = [f"colour {noun} {colour}" for noun, colour in sorted({pair for pair in coloured if pair[1]})]
     names += [f"count {noun} {count}" for noun, count in counts.items() if count > 1]
     names += [f"pair {a} {b}" for a, b in combinations(sorted(counts), 2)]
-    if len(scene.objects) == 2 == len(counts):
-        first, second = sorted(scene.objects, key=lambda thing: thing.noun)
-        if where := relation(first, second):
-            names.append(f"relation {first.noun} {where} {second.noun}")
+    if where:
+        first, second = counts
+        swapped = f"relation {second} {RELATIONS[where]} {first}"
+        names.append(f"relation {first} {where} {second}" if first < second else swapped)
     return names
 
 

@@ -8,11 +8,13 @@ from functools import lru_cache
 def is_held_out(name: str) -> bool:
     """Return whether a combination is held out: one name in ten, on every machine and in every version alike.
 
-    Args:
-        name: What is combined, such as "pair bell fox" or "colour fox blue".
-
     Example:
         >>> is_held_out("pair bell fox"), is_held_out("pair fox key")
         (True, False)
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
+    return stable(name, 10) == 0
+
+
+def stable(name: str, choices: int) -> int:
+    """Choose by a hash of a name: the same on every machine, whatever else there is."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % choices

@@ -1,10 +1,8 @@
 """Emoji in up to twelve drawing styles: the same concepts, joined by code point or by name."""
 
-import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +91,11 @@ class Drawing:
     concept: Concept
     style: str
     data: str | bytes  # an SVG, or an encoded picture
+
+    @property
+    def name(self) -> str:
+        """Style and code, as in "Noto/1f98a": what tells it from every other."""
+        return f"{self.style}/{self.concept.code}"
 
 
 def load_concepts(cache: Path | None = None) -> list[Concept]:
@@ -192,15 +195,11 @@ def render_drawing(drawing: Drawing, size: int) -> bytes:
     """
     if isinstance(drawing.data, bytes):
         return drawing.data
-    return _rasteriser()(svg_string=drawing.data, width=size, height=size, skip_system_fonts=True)
-
-
-def _rasteriser() -> Callable[..., bytes]:
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:
         raise ValueError("drawing emoji needs resvg_py; pip install 'ddt-data[fetch]'") from error
-    return svg_to_bytes
+    return svg_to_bytes(svg_string=drawing.data, width=size, height=size, skip_system_fonts=True)
 
 
 def plain_code(code: str) -> str:
@@ -217,8 +216,3 @@ def slug(label: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", label.replace("&", "and")).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.lower().replace("'", "")).strip("-")
-
-
-def stable(name: str, choices: int) -> int:
-    """Choose by a hash of a name: the same on every machine, whatever else there is."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % choices

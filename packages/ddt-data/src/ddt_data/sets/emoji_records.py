@@ -1,21 +1,22 @@
 """Records of emoji: pictures with captions and questions, and pairs of drawings that make exact edits."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
 
 from ddt_data.readers.records import Record
-from ddt_data.scenes.splits import is_held_out
-from ddt_data.sets.emoji import NAMES, STYLES, Drawing, load_concepts, load_style, render_drawing, stable
+from ddt_data.scenes.splits import is_held_out, stable
+from ddt_data.sets.emoji import NAMES, STYLES, Drawing, load_concepts, load_style, render_drawing
 from ddt_data.sets.pinned import Split
 from ddt_data.shards.building import Progress
 
 GENDERS = (("woman", "man", "make it a {}"), ("women", "men", "make them {}"), ("girl", "boy", "make it a {}"))
 Pair = tuple[Drawing, Drawing, str]  # source, target, instruction
-Rendered = dict[tuple[str, str], bytes]  # encoded pictures by (style, code)
 
 
 def load_emoji(
@@ -36,19 +37,16 @@ def load_emoji(
     styles = [style for style, pinned in STYLES.items() if share_alike or not pinned.share_alike]
     concepts = load_concepts(cache)
     drawings = [drawing for style in styles for drawing in load_style(style, concepts, share_alike, cache)]
-    rendered: Rendered = {}
-    for drawing, picture in zip(drawings, _draw(drawings, image_size, workers), strict=True):
-        rendered[drawing.style, drawing.concept.code] = picture
+    for number, picture in enumerate(_draw(drawings, image_size, workers)):
+        drawings[number] = replace(drawings[number], data=picture)
         if progress:
-            progress(len(rendered), len(drawings))
+            progress(number + 1, len(drawings))
     splits = {}
     for held_out, ending in ((False, ""), (True, "-held-out")):
         here = [drawing for drawing in drawings if in_split(drawing, held_out)]
-        spare = [drawing for drawing in here if is_spare(drawing)]
-        kept = [drawing for drawing in here if not is_spare(drawing)]
-        splits["held-out" if held_out else "train"] = _split(picture_records(kept, rendered))
-        splits[f"tones{ending}"] = _split(picture_records(spare, rendered))
-        splits[f"edits{ending}"] = _split(edit_records(here, rendered))
+        for name, spare in (("held-out" if held_out else "train", False), (f"tones{ending}", True)):
+            splits[name] = _split(picture_record(drawing) for drawing in here if is_spare(drawing) == spare)
+        splits[f"edits{ending}"] = _split(edit_records(here))
     return splits
 
 
@@ -61,7 +59,7 @@ def _draw(drawings: list[Drawing], size: int, workers: int) -> Iterator[bytes]:
         yield from pool.map(draw, drawings, chunksize=64)
 
 
-def _split(records: Iterator[Record]) -> Split:
+def _split(records: Iterable[Record]) -> Split:
     found = list(records)
     counts = Counter(STYLES[record.meta["style"]] for record in found)
     return Split(found, {NAMES: len(found), **counts})
@@ -104,30 +102,28 @@ def describe(drawing: Drawing) -> str:
     return f"{name}, in the {drawing.style} style" if turn < 8 else name
 
 
-def picture_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record]:
-    """Yield a record for each drawing."""
-    for drawing in drawings:
-        concept = drawing.concept
-        about = {"label": concept.label, "style": drawing.style, "group": concept.group}
-        questions = [
-            {"kind": "name", "question": "what is this?", "answer": concept.label},
-            {"kind": "group", "question": "which group does it belong to?", "answer": concept.group},
-            {"kind": "style", "question": "in which style is it drawn?", "answer": drawing.style},
-        ]
-        meta = {**about, "keywords": list(concept.keywords), "questions": questions}
-        yield Record(_name(drawing), image=_picture(drawing, rendered), text=describe(drawing), meta=meta)
+def picture_record(drawing: Drawing) -> Record:
+    """Return the record of a drawing, whose data is an encoded picture."""
+    concept = drawing.concept
+    about = {"label": concept.label, "style": drawing.style, "group": concept.group}
+    questions = [
+        {"kind": "name", "question": "what is this?", "answer": concept.label},
+        {"kind": "group", "question": "which group does it belong to?", "answer": concept.group},
+        {"kind": "style", "question": "in which style is it drawn?", "answer": drawing.style},
+    ]
+    meta = {**about, "keywords": list(concept.keywords), "questions": questions}
+    return Record(drawing.name, image=drawing.data, text=describe(drawing), meta=meta)
 
 
-def edit_records(drawings: list[Drawing], rendered: Rendered) -> Iterator[Record]:
+def edit_records(drawings: list[Drawing]) -> Iterator[Record]:
     """Yield edits between drawings: of the skin tone, between woman and man, and of the style."""
     for find in (_tone_pairs, _gender_pairs, _style_pairs):
-        for source, target, instruction in find(drawings):
-            yield _edit(source, target, instruction, rendered)
+        yield from starmap(_edit, find(drawings))
 
 
 def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
     """Yield for each person and style: from the plain drawing to a tone, and from one tone to another."""
-    plain = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
+    plain = {drawing.name: drawing for drawing in drawings}
     toned: dict[tuple[str, str], list[Drawing]] = defaultdict(list)
     for drawing in drawings:
         if drawing.concept.tone and " and " not in drawing.concept.tone:
@@ -135,7 +131,7 @@ def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
     for (style, base), tones in toned.items():
         start = stable(f"tones {style} {base}", len(tones))
         first, *others = tones[start:] + tones[:start]
-        if source := plain.get((style, base)):
+        if source := plain.get(f"{style}/{base}"):
             yield source, first, f"change the skin tone to {first.concept.tone}"
         if others:
             target = others[1] if len(others) > 1 else first
@@ -147,43 +143,32 @@ def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
     named = {(drawing.style, drawing.concept.label): drawing for drawing in drawings if not drawing.concept.tone}
     for (style, label), drawing in named.items():
         for one, other, instruction in GENDERS:
-            if one in label.split() and (pair := named.get((style, _swapped(label, one, other)))):
+            swapped = " ".join(other if word == one else word for word in label.split())
+            if one in label.split() and (pair := named.get((style, swapped))):
                 yield drawing, pair, instruction.format(other)
                 yield pair, drawing, instruction.format(one)
 
 
 def _style_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
     """Yield each drawing without a tone, into one other style."""
-    drawn = {(drawing.style, drawing.concept.code): drawing for drawing in drawings}
+    drawn = {drawing.name: drawing for drawing in drawings}
     styles = sorted({drawing.style for drawing in drawings})
     for drawing in drawings:
         if not drawing.concept.tone:
             first = stable(f"style {drawing.style} {drawing.concept.code}", len(styles))
             for other in styles[first:] + styles[:first]:
-                if other != drawing.style and (pair := drawn.get((other, drawing.concept.code))):
+                if other != drawing.style and (pair := drawn.get(f"{other}/{drawing.concept.code}")):
                     yield drawing, pair, f"redraw it in the {other} style"
                     break
 
 
-def _swapped(label: str, one: str, other: str) -> str:
-    return " ".join(other if word == one else word for word in label.split())
-
-
-def _edit(source: Drawing, target: Drawing, instruction: str, rendered: Rendered) -> Record:
+def _edit(source: Drawing, target: Drawing, instruction: str) -> Record:
     kind = "style" if source.style != target.style else "tone" if target.concept.tone else "gender"
     edit = {"kind": kind, "instruction": instruction, "caption": describe(target)}
     return Record(
-        f"{_name(source)} to {_name(target)}",
-        image=_picture(source, rendered),
-        target=_picture(target, rendered),
+        f"{source.name} to {target.name}",
+        image=source.data,
+        target=target.data,
         text=describe(source),
         meta={"edit": edit, "label": source.concept.label, "style": source.style},
     )
-
-
-def _name(drawing: Drawing) -> str:
-    return f"{drawing.style}/{drawing.concept.code}"
-
-
-def _picture(drawing: Drawing, rendered: Rendered) -> bytes:
-    return rendered[drawing.style, drawing.concept.code]

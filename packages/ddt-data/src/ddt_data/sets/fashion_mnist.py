@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddt_data.readers.records import Record
+from ddt_data.scenes.captions import noun_phrase
 from ddt_data.sets.pinned import Pinned, Split, fetch, read_archive
 from ddt_data.shards.images import encode_image
 
@@ -51,7 +52,6 @@ def read_idx(data: bytes) -> NDArray[np.uint8]:
 
 def _garment(number: int, grey: NDArray[np.uint8], label: np.uint8) -> Record:
     name = CLOTHES[int(label)]
-    article = "an" if name[0] in "aeiou" else "a"
     question = {"kind": "name", "question": "what is this?", "answer": name}
     picture = encode_image(np.repeat(grey[:, :, None], 3, axis=2))
-    return Record(f"{number:05d}", picture, text=f"{article} {name}", meta={"label": name, "questions": [question]})
+    return Record(f"{number:05d}", picture, text=noun_phrase(name), meta={"label": name, "questions": [question]})

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -112,7 +112,8 @@ def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: i
             running = set(jobs)
             while running:
                 _, running = wait(jobs, timeout=0.5, return_when=FIRST_EXCEPTION)
-                report(sum(note["samples"] for note in _notes(part)))
+                notes = (_note(part, int(path.stem)) for path in part.glob("[0-9]*.json"))
+                report(sum(note["samples"] for note in notes if note))
                 if any(job.done() and job.exception() for job in jobs):
                     break
         finally:
@@ -199,11 +200,3 @@ def _note(part: Path, number: int) -> dict | None:
     except FileNotFoundError:
         return None
     return note if note["shard"] is None or (part / note["shard"]["name"]).is_file() else None
-
-
-def _notes(part: Path) -> Iterator[dict]:
-    for path in sorted(part.glob("[0-9]*.json")):
-        try:
-            yield json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # put in place in the meantime
-            return

@@ -3,13 +3,14 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ddt_data.shards.block_writing import Sample
+from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import check_shard, open_shard
 from ddt_data.shards.manifest import Manifest
 from ddt_data.shards.sheet import contact_sheet
@@ -41,9 +42,7 @@ class Findings:
         return ordered[0], int(np.median(ordered)), ordered[-1]
 
 
-def check_folder(
-    folder: str | Path, sheet: str | Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> Findings:
+def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: Progress | None = None) -> Findings:
     """Read every sample of a shard folder.
 
     Args:

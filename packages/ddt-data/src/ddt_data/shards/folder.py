@@ -150,7 +150,13 @@ class ShardDataset(Dataset):
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
         self.folder = Path(folder)
         self.manifest = Manifest.read(folder)
-        self._check_tokenizer(tokenizer)
+        if tokenizer is not None and self.manifest.tokenizer is None:
+            raise ValueError(f"{self.folder} holds no ids; make id shards from it with tokenizer {tokenizer}")
+        if tokenizer is not None and (held := self.manifest.tokenizer["fingerprint"]) != tokenizer:
+            raise ValueError(
+                f"{self.folder} holds ids of tokenizer {held}, not of {tokenizer}; "
+                "make the id shards again with that tokenizer, or use the one that made them"
+            )
         self.shards: list[TarShard | BlockShard] = []
         for shard in self.manifest.shards:
             opened = open_shard(self.folder / shard.name)
@@ -195,17 +201,6 @@ class ShardDataset(Dataset):
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard)
-
-    def _check_tokenizer(self, fingerprint: str | None) -> None:
-        if fingerprint is None:
-            return
-        if self.manifest.tokenizer is None:
-            raise ValueError(f"{self.folder} holds no ids; make id shards from it with tokenizer {fingerprint}")
-        if self.manifest.tokenizer["fingerprint"] != fingerprint:
-            raise ValueError(
-                f"{self.folder} holds ids of tokenizer {self.manifest.tokenizer['fingerprint']}, not of {fingerprint}; "
-                "make the id shards again with that tokenizer, or use the one that made them"
-            )
 
 
 def open_shard(path: Path) -> TarShard | BlockShard:

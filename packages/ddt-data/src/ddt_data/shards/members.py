@@ -4,12 +4,20 @@ import io
 import json
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddt_data.shards.block_writing import ARRAYS, Sample, checked_ids, npy
 from ddt_data.shards.images import decode_image, encode_image
 
 TOKENIZER_FIELDS = {"fingerprint", "codebook_size", "num_tokens"}
-FIELDS = {f"{name}.npy": field for field, name in ARRAYS.items()}
+
+
+def _array(data: bytes) -> NDArray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+FIELDS = {"txt": ("text", bytes.decode), "json": ("meta", json.loads)}  # extension: field of a sample, and its decoder
+FIELDS |= {f"{name}.npy": (field, _array) for field, name in ARRAYS.items()}
 
 
 def encode_members(sample: Sample, image_format: str, tokenizer: dict | None) -> dict[str, bytes]:
@@ -61,20 +69,12 @@ def decode_member(sample: Sample, extension: str, data: bytes, name: str) -> Non
             sample["image"] = decode_image(data, name)
         case "target.png":
             sample["target"] = decode_image(data, name)
-        case _:
+        case _ if extension in FIELDS:
+            field, decode = FIELDS[extension]
             try:
-                _decode_words_and_arrays(sample, extension, data)
+                sample[field] = decode(data)
             except (ValueError, EOFError) as error:
                 raise ValueError(f"{name} cannot be read ({error}); make the shards again") from error
-
-
-def _decode_words_and_arrays(sample: Sample, extension: str, data: bytes) -> None:
-    if extension == "txt":
-        sample["text"] = data.decode()
-    elif extension == "json":
-        sample["meta"] = json.loads(data)
-    elif extension in FIELDS:
-        sample[FIELDS[extension]] = np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def check_tokenizer_fields(tokenizer: dict | None) -> None:

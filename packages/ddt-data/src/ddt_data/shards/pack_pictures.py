@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import ImageColor
 
-from ddt_data.readers.layouts import Reader, find_reader
+from ddt_data.readers.layouts import find_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Made, Plan, Progress, build
@@ -93,9 +93,7 @@ def pack_folder(
     config = config or PackConfig()
     found, read = find_reader(source, kind, images)  # fails early
     said = f"{found} {Path(source).name}"
-    manifest = Manifest(0, (), source=said, licence=licence, image_size=config.image_size)
-    plan = Plan(partial(_tasks, read, config), partial(write_records, config), manifest)
-    return build(out, plan, workers, progress=progress)
+    return build(out, _plan(read, config, source=said, licence=licence), workers, progress=progress)
 
 
 def pack_records(
@@ -131,12 +129,13 @@ def pack_records(
         1
     """
     listed = list(records)
-    plan = Plan(
-        lambda: _chunks(listed, config),
-        partial(write_records, config),
-        Manifest(0, (), source=source, licence=licence, image_size=config.image_size, parts=parts),
-    )
+    plan = _plan(lambda: listed, config, source=source, licence=licence, parts=parts)
     return build(out, plan, total=len(listed), progress=progress)
+
+
+def _plan(read: Callable[[], Iterable[Record | Refused]], config: PackConfig, **about: Any) -> Plan:
+    manifest = Manifest(0, (), image_size=config.image_size, **about)
+    return Plan(partial(_chunks, read, config), partial(write_records, config), manifest)
 
 
 def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Made:
@@ -180,12 +179,8 @@ def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sa
     return {**sample, "meta": {**record.meta, "source": record.name}}
 
 
-def _tasks(read: Reader, config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
-    return _chunks(read(), config)
-
-
-def _chunks(records: Iterable[Record | Refused], config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
-    numbered = enumerate(records)
+def _chunks(read: Callable[[], Iterable], config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
+    numbered = enumerate(read())
     settings = {name: value for name, value in asdict(config).items() if name != "strict"}
     while chunk := list(islice(numbered, config.samples_per_shard)):
         yield [settings, [_identity(number, record) for number, record in chunk]], chunk
@@ -203,15 +198,11 @@ def _picture_identity(picture: Picture | None) -> Any:
         case bytes():
             return hashlib.sha256(picture).hexdigest()
         case Span():
-            return [picture.offset, picture.size, *_file_identity(picture.path)]
+            return [picture.offset, picture.size, *_picture_identity(picture.path)]
         case Path():
-            return _file_identity(picture)
+            try:
+                found = picture.stat()
+            except OSError:
+                return []
+            return [found.st_size, found.st_mtime_ns]
     return None
-
-
-def _file_identity(path: Path) -> list[int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]
