@@ -20,7 +20,6 @@ def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Itera
     Pictures in the folder that the list does not name are refused, as are lines that cannot be used.
 
     Args:
-        file: The list.
         files: What `Listing` has found in the list's folder, if that is listed already.
 
     Raises:

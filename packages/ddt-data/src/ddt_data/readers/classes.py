@@ -11,7 +11,6 @@ def read_classes(folder: str | Path, files: Sequence[str] | None = None) -> Iter
     """Yield the pictures of class folders; `meta["label"]` is the folder's name, the caption the same in words.
 
     Args:
-        folder: That holds the class folders.
         files: What `Listing` has found there, if it is listed already.
 
     Example:

@@ -21,7 +21,6 @@ def read_edits(folder: str | Path, pairs: Sequence[Pair] | None = None) -> Itera
     `<number>/prompt.json` beside `<seed>_0.jpg` and `<seed>_1.jpg`, as InstructPix2Pix comes.
 
     Args:
-        folder: Where to look.
         pairs: What `find_pairs` has found there, if it is listed already.
 
     Raises:

@@ -14,7 +14,6 @@ def read_folder(folder: str | Path, files: Sequence[str] | None = None) -> Itera
     """Yield the pictures of a folder and its subfolders, sorted; once there is a caption, each must have one.
 
     Args:
-        folder: Where to look.
         files: What `Listing` has found there, if it is listed already.
 
     Example:

@@ -21,15 +21,12 @@ Reader = Callable[[], Iterator[Record | Refused]]
 def open_reader(
     source: str | Path, kind: str = "auto", images: str | Path | None = None
 ) -> tuple[str, Iterator[Record | Refused]]:
-    """Open what a source holds.
+    """Open what a source holds; return its kind, and an iterator over records and what is refused.
 
     Args:
         source: A folder, or a file that lists pictures (captions .jsonl, .csv, .parquet; COCO or LLaVA-style .json).
         kind: One of `KINDS`, or "auto" to go by what is there.
         images: For "coco" and "llava", the folder of the pictures.
-
-    Returns:
-        The kind, and an iterator over records and what is refused.
 
     Raises:
         FileNotFoundError: If the source is missing.

@@ -19,7 +19,6 @@ def read_webdataset(folder: str | Path, tars: Sequence[str] | None = None) -> It
     tar that is cut off the whole samples before the cut are kept.
 
     Args:
-        folder: Where to look.
         tars: What `find_tars` has found there, if it is listed already.
 
     Example:

@@ -104,7 +104,7 @@ class Judge(nn.Module):
 
     @staticmethod
     def pool_colour(colour: Tensor, row: Tensor, x: Tensor, y: Tensor, side: Tensor) -> Tensor:
-        """Average colour logits over things, each cell by its weight and its nearness to the middle.
+        """Average colour logits over things, [n, C], each cell by its weight and its nearness to the middle.
 
         Args:
             colour: Map [B, C + 1, h, w] of `forward`.
@@ -112,9 +112,6 @@ class Judge(nn.Module):
             x: Their centres [n] from the left, in cells.
             y: Their centres [n] from the top, in cells.
             side: Their sides [n], in cells.
-
-        Returns:
-            Logits [n, C].
         """
         steps = torch.arange(-REACH, REACH + 1, device=x.device)
         columns = x.floor().long()[:, None] + steps  # [n, window]
@@ -140,9 +137,6 @@ class Judge(nn.Module):
             canvas: Side in pixels that they are brought to, divisible by 8; 64 for scenes of up to four things, 128 for
                 crowds.
             batch_size: Pictures read at once; the result does not depend on it.
-
-        Returns:
-            For each picture what is seen.
         """
         if not isinstance(images, Tensor):
             pictures = torch.stack([torch.as_tensor(picture) for picture in images])

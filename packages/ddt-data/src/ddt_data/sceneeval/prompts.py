@@ -184,9 +184,7 @@ def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:
     """Draw a scene that shows exactly what a prompt asks, the rest at random: a real picture for the judge's ceiling.
 
     Args:
-        prompt: What to show.
         config: Of the prompt's level.
-        seed: Another seed, another scene.
 
     Example:
         >>> prompt = load_prompts("standard")[0]
@@ -222,16 +220,11 @@ def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:
 
 
 def contradict(prompt: Prompt, kind: str, config: SceneConfig, rng: random.Random) -> Prompt | None:
-    """Change one thing in a prompt, so that a picture of the old one is wrong for the new one.
+    """Change one thing in a prompt, so that a picture of the old one is wrong; None where there is no such thing.
 
     Args:
-        prompt: The prompt to change.
         kind: "noun", "count", "colour", "relation" or "size".
         config: Nouns and colours to take from.
-        rng: Source of the choice.
-
-    Returns:
-        The changed prompt, None where it has nothing of the kind.
 
     Example:
         >>> prompt = Prompt("", "counting", "two foxes", (Asked("fox", 2),))

@@ -24,7 +24,6 @@ def verdict(prompt: Prompt, seen: list[Seen]) -> Verdict:
     """Score what a judge saw in one picture, strictly.
 
     Args:
-        prompt: What was asked.
         seen: What `Judge.read` lists for the picture.
 
     Returns:

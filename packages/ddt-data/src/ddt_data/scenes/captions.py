@@ -28,10 +28,7 @@ def noun_phrase(noun: str, colour: str | None = None, count: int = 1, size: str 
     """Name one or several equal objects, with article or number.
 
     Args:
-        noun: What it is.
-        colour: A word to put before it, or None.
         count: How many, 1 to 8.
-        size: A word to put before that, or None.
 
     Example:
         >>> noun_phrase("octopus"), noun_phrase("apple", "blue"), noun_phrase("snail", count=3)
@@ -56,22 +53,17 @@ def caption(
     size_words: float = 0.0,
     image_size: int = 64,
 ) -> str:
-    """Write a caption of a scene.
+    """Write a caption of a scene, one line without a full stop.
 
     Names every object with its number and, where tinted, its colour; order and phrasing are drawn.
 
     Args:
-        scene: What to describe.
-        rng: Source of the choices.
         style_words: Probability of "in the noto style".
         background_words: Probability of "on a black background".
         relation_words: Probability of "left of", "right of", "above" or "below" where there are two different objects,
             and of "between" where there are three and one is.
         size_words: Probability of "large" and "small" where they apply.
         image_size: Side of the picture in pixels, for the size words.
-
-    Returns:
-        One line without a full stop.
 
     Example:
         >>> from ddt_data import Scene, SceneObject

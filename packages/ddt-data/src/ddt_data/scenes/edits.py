@@ -39,9 +39,7 @@ def make_edit(
     Args:
         scene: The source of the edit; for "add" its target, and the source lacks one object.
         config: What the scene was drawn from; new nouns, colours and backgrounds come from it.
-        rng: Source of the choices.
         split: "train": neither scene shows a held-out combination. "unseen": the source shows one.
-        kinds: Which of `EDIT_KINDS` may be drawn.
 
     Returns:
         An edit whose target follows the instruction and leaves everything else as it was. The outcome is the only one

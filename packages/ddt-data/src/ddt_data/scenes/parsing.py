@@ -29,13 +29,7 @@ class Said:
 
 
 def parse_caption(text: str) -> Said:
-    """Parse a caption as far as it follows the grammar of `ddt_data.caption`.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        What it says. Words that are no part of the grammar are passed over.
+    """Parse a caption as far as it follows the grammar of `ddt_data.caption`; other words are passed over.
 
     Example:
         >>> parse_caption("a drawing of two blue foxes and a bell on a black background").things

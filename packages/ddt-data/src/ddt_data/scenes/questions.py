@@ -26,9 +26,7 @@ def make_questions(scene: Scene, config: SceneConfig, rng: random.Random, count:
     choices of nouns, colours and places.
 
     Args:
-        scene: What to ask about.
         config: What the scene was drawn from.
-        rng: Source of the choices.
         count: How many at most; the scene may not have as many.
 
     Example:

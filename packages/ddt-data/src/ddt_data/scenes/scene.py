@@ -99,9 +99,6 @@ def between(middle: SceneObject, first: SceneObject, second: SceneObject, tolera
     """Return whether an object lies between two others: near the line from one to the other, and near its middle.
 
     Args:
-        middle: The object in question.
-        first: One of the others.
-        second: The other one.
         tolerance: How far from the middle of the line it may be, as a share of the line's length.
 
     Example:
@@ -149,7 +146,6 @@ def render(scene: Scene, config: SceneConfig, behind: NDArray[np.uint8] | None =
 
     Args:
         scene: What to draw; its coordinates are pixels of `config.image_size`.
-        config: Gives the side of the picture.
         behind: A picture uint8 [image_size, image_size, 3] instead of the plain background.
 
     Returns:
@@ -200,8 +196,6 @@ class SceneGenerator:
     """An endless, random-access list of scenes: item i is a function of (config, seed, split, i) alone.
 
     Args:
-        config: What scenes may hold.
-        seed: Any integer.
         split: "train" never shows a held-out combination, "unseen" always shows one.
 
     Raises:

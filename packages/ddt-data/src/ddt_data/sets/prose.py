@@ -4,10 +4,7 @@ from importlib.resources import files
 
 
 def prose() -> tuple[str, ...]:
-    """Read the embedded sentences: written for this project, about the nouns, colours and places of the scenes.
-
-    Returns:
-        About 160 sentences in a fixed order.
+    """Read the embedded sentences, about 160, written for this project about nouns, colours and places of the scenes.
 
     Example:
         >>> prose()[0]

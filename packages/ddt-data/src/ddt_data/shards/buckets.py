@@ -31,16 +31,10 @@ def pack_buckets(
     """Pack pictures into a shard folder for each bucket, `<width>x<height>`, that has any; finished ones stay.
 
     Args:
-        records: See `pack_records`.
         out: Folder of shard folders to make.
         config: Settings; buckets have about as many pixels as a square of its `image_size`.
         step: See `aspect_buckets`.
-        source: Where the records come from, in words.
-        licence: Of all of them.
         progress: Called with (samples done in a bucket, of).
-
-    Returns:
-        Manifests by folder.
 
     Raises:
         FileExistsError: If a folder holds something else.

@@ -62,19 +62,14 @@ def build(
     total: int = 0,
     progress: Progress | None = None,
 ) -> Manifest | None:
-    """Make a shard folder, or this rank's share of it.
+    """Make a shard folder, or this rank's share of it; return the manifest, or None while other ranks are not done.
 
     Args:
         folder: To make; appears, complete, when the last shard is done.
-        plan: What to make.
         workers: Processes on this machine; with one, the work is done in this one.
         rank: Of this process among those that were started with the same plan and folder.
-        world_size: Their number.
         total: Samples expected, for `progress`.
         progress: Called with (samples done, total).
-
-    Returns:
-        The manifest, or None if other ranks are not done yet.
 
     Raises:
         FileExistsError: If the folder holds something.

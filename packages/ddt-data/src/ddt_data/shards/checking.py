@@ -43,15 +43,11 @@ class Findings:
 
 
 def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: Progress | None = None) -> Findings:
-    """Read every sample of a shard folder.
+    """Read every sample of a shard folder; what is damaged is among the findings and does not stop the check.
 
     Args:
-        folder: A finished shard folder.
         sheet: PNG to write: 100 pictures, evenly spaced, with their captions.
         progress: Called with (samples read, of).
-
-    Returns:
-        Findings; what is damaged is in there and does not stop the check.
 
     Raises:
         FileNotFoundError: If the folder is missing, empty or unfinished.

@@ -27,10 +27,8 @@ class ShardStream(LightningDataModule):
 
     Args:
         dataset: Map-style; an `Ordered` one, such as a `Mixture`, gives the order, any other is shuffled as one source.
-        collate_fn: Turns a list of samples into a batch.
         batch_size: Samples in a batch, of all ranks together.
         steps: Batches of the whole run.
-        seed: Of the order.
         num_workers: Processes that load; the order does not depend on it.
         count_epochs: See `StepSampler`.
 

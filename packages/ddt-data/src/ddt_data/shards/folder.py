@@ -29,7 +29,6 @@ class ShardWriter:
 
     Args:
         folder: Where to; may exist only if empty.
-        samples_per_shard: Samples in one tar.
         source: Where the samples come from, in words, for the manifest.
         image_size: Side of the pictures in pixels, None without pictures.
         tokenizer: For id shards: {"fingerprint": str, "codebook_size": int, "num_tokens": int}.
@@ -139,7 +138,6 @@ class ShardDataset(Dataset):
     Maps a tar into memory when a process first reads from it, so it may be handed to worker processes.
 
     Args:
-        folder: A finished shard folder.
         tokenizer: Fingerprint of the tokenizer at hand; id shards of another one are refused.
 
     Raises:

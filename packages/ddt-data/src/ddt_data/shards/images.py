@@ -33,10 +33,7 @@ def encode_image(image: NDArray[np.uint8], image_format: str = "png") -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Read a picture from bytes as it is, in RGB.
-
-    Returns:
-        uint8 [H, W, 3].
+    """Read a picture from bytes as it is, in RGB: uint8 [H, W, 3].
 
     Raises:
         ValueError: If the bytes are no readable picture; the message calls them `name`.

@@ -23,8 +23,6 @@ def make_sample(generator: SceneGenerator, index: int, edits: bool = True, quest
     """Make sample `index` of a generator, with its words; a function of the generator and the index alone.
 
     Args:
-        generator: Gives the scenes.
-        index: Which one, from 0.
         edits: Whether to add an edit; the sample then shows its source, and `target` the result.
         questions: How many questions at most.
 
@@ -73,12 +71,7 @@ def pack_scenes(
     """Write scenes with captions, edits and questions into a new shard folder.
 
     Args:
-        config: What scenes may hold.
-        count: How many, at least 1.
-        out: The shard folder to make.
-        seed: Of the generator.
         split: "train" or "unseen".
-        edits: Whether each sample has an edit.
         questions: Questions for each sample at most.
         progress: Called with (samples done, count).
 
@@ -105,7 +98,6 @@ def pack_text(
 
     Args:
         lines: The texts; or the path of a .txt file with one a line, or of a .jsonl file with lines {"text": ...}.
-        out: The shard folder to make.
         source: Where the texts come from, for the manifest; by default the file's name.
         parts: See `Manifest`.
 

@@ -66,12 +66,8 @@ def pack_folder(
     is the number of its input, `meta["source"]` its name.
 
     Args:
-        source: See `open_reader`.
-        out: The shard folder to make.
+        source: With `kind` and `images`: see `open_reader`.
         config: Size of the pictures and other settings; `PackConfig()` by default.
-        kind: How the source is laid out; see `open_reader`.
-        images: Folder of the pictures, for sources that are lists.
-        licence: Of the pictures and words, for the manifest.
         workers: Processes. With more than one, scripts need the usual `if __name__ == "__main__":`.
         progress: Called with (samples done, 0).
 
@@ -109,10 +105,7 @@ def pack_records(
 
     Args:
         records: What to pack, in this order.
-        out: The shard folder to make.
-        config: Settings.
         source: Where the records come from, in words.
-        licence: Of all of them.
         parts: See `Manifest`.
         progress: Called with (samples done, of).
 

@@ -25,13 +25,10 @@ class StepSampler(Sampler[list[int]]):
     Args:
         length: Number of samples; or of each source, the indices then being those of the sources put end to end.
         batch_size: Samples in a batch, of all ranks together.
-        steps: Steps of the whole run.
-        seed: Of the permutations.
         count_epochs: Give epoch * (sum of lengths) + index, for datasets that draw a sample anew each time it comes by.
         start: First step to give; `len()` stays `steps`, as Lightning counts batches from the run's beginning.
         weights: Share of each source, of any sum, kept to 0.1 %; None shuffles all sources as one.
         rank: Which slice of each batch to give.
-        world_size: Number of slices.
         whole_batches: Take each batch from one source, for sources whose samples do not stack (aspect buckets).
 
     Raises:

@@ -17,8 +17,7 @@ class TarShardWriter:
 
     Args:
         path: The tar to make; an older one is replaced.
-        image_format: See `ShardWriter`.
-        tokenizer: See `ShardWriter`.
+        image_format: See `ShardWriter`, as of `tokenizer`.
 
     Example:
         >>> import tempfile
