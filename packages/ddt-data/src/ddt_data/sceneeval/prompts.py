@@ -203,18 +203,14 @@ def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:
     number = len(things)
     layout = "single" if number == 1 else "two" if number == 2 == len(prompt.asked) else "count"
     while True:
-        objects = [
-            SceneObject(item.noun, style, colour, *box)
-            for (item, colour), box in zip(things, generator.boxes(rng, layout, number), strict=True)
-        ]
-        fits = all(
-            item.size in (None, size_word(thing.size / config.image_size))
-            for (item, _), thing in zip(things, objects, strict=True)
-        )
-        if prompt.relation == "between":
-            fits = fits and between(*objects)
-        elif prompt.relation:
-            fits = fits and relation(*objects) == prompt.relation
+        boxes, fits, objects = generator.boxes(rng, layout, number), True, []
+        for (item, colour), box in zip(things, boxes, strict=True):
+            objects.append(SceneObject(item.noun, style, colour, *box))
+            fits = fits and item.size in (None, size_word(objects[-1].size / config.image_size))
+        if prompt.relation:
+            fits = fits and (
+                between(*objects) if prompt.relation == "between" else relation(*objects) == prompt.relation
+            )
         if fits:
             return Scene(background, tuple(objects))
 

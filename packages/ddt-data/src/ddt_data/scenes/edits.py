@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ddt_data.scenes.captions import noun_phrase, plural
 from ddt_data.scenes.config import SceneConfig
-from ddt_data.scenes.scene import Scene, SceneObject, in_split, place, relation
+from ddt_data.scenes.scene import Scene, SceneObject, covered, in_split, place, relation
 
 EDIT_KINDS = ("add", "remove", "replace", "recolour", "move", "background")
 
@@ -122,7 +122,6 @@ def _replace(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
 
 
 def _recolour(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
-    """Recolour one object, or all where they are alike."""
     old = rng.choice(scene.objects)
     colour = _new_colour(scene, config, rng, but=old.colour)
     alike = len(scene.counts) == 1 < len(scene.objects)
@@ -149,15 +148,13 @@ def _move(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:
     x, y = goals[where]
     new = replace(old, x=x, y=y)
     travelled = max(abs(new.x - old.x), abs(new.y - old.y))
-    blocked = any(_overlap(new, thing) for thing in scene.objects if thing is not old)
+    blocked = any(
+        covered((new.x, new.y, new.size), (thing.x, thing.y, thing.size)) for thing in scene.objects if thing is not old
+    )
     name = _the(old, scene, rng)
     if blocked or not name or travelled < config.image_size / 8:
         return None
     return {"old": name, "where": where}, scene, _with(scene, old, new)
-
-
-def _overlap(a: SceneObject, b: SceneObject) -> bool:
-    return a.x < b.x + b.size and b.x < a.x + a.size and a.y < b.y + b.size and b.y < a.y + a.size
 
 
 def _background(scene: Scene, config: SceneConfig, rng: random.Random) -> Drawn:

@@ -46,11 +46,6 @@ def make_questions(scene: Scene, config: SceneConfig, rng: random.Random, count:
     return list(questions.values())
 
 
-def _only(scene: Scene) -> list[SceneObject]:
-    """Return the objects that their noun alone tells apart."""
-    return [thing for thing in scene.objects if scene.counts[thing.noun] == 1]
-
-
 def _absent(scene: Scene, config: SceneConfig, rng: random.Random) -> str | None:
     nouns = [noun for noun in config.nouns if noun not in scene.counts]
     return rng.choice(nouns) if nouns else None
@@ -92,7 +87,7 @@ def _colour(scene: Scene, config: SceneConfig, rng: random.Random) -> tuple[str,
     thing = rng.choice(scene.objects)
     if thing.colour is None:
         return None
-    if thing in _only(scene):
+    if scene.counts[thing.noun] == 1:
         return f"{rng.choice(('what', 'which'))} colour is the {thing.noun}?", thing.colour
     if len({other.colour for other in scene.objects if other.noun == thing.noun}) == 1:
         return f"{rng.choice(('what', 'which'))} colour are the {plural(thing.noun)}?", thing.colour
@@ -116,7 +111,7 @@ def _yes_no(scene: Scene, config: SceneConfig, rng: random.Random) -> tuple[str,
     answer = "yes" if yes else "no"
     about = rng.choice(("presence", "colour", "relation"))
     thing = rng.choice(scene.objects)
-    if about == "colour" and thing.colour and thing in _only(scene) and len(config.colours) > 1:
+    if about == "colour" and thing.colour and scene.counts[thing.noun] == 1 and len(config.colours) > 1:
         colour = thing.colour if yes else rng.choice([c for c in config.colours if c != thing.colour])
         return f"is the {thing.noun} {colour}?", answer
     if about == "relation" and (related := _related(scene, rng)):

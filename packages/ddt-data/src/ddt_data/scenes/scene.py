@@ -254,16 +254,12 @@ class SceneGenerator:
         side = self.config.image_size
         low, high = (math.floor(side * share) for share in self.config.object_size)
         if count > 1 and self.config.scattered:
-            return self._scattered(rng, count)
-        if count > 1:
-            low, high = min(low, side // 2), min(high, side // 2)
-        sizes = [rng.randint(low, high) for _ in range(count)]
+            return self._scattered(rng, count, low, high)
+        room = side // 2 if count > 1 else side
+        sizes = [rng.randint(min(low, room), min(high, room)) for _ in range(count)]
         if layout == "two":
             return self._beside(rng, *sizes)
-        if count == 1:
-            return [(rng.randint(0, side - sizes[0]), rng.randint(0, side - sizes[0]), sizes[0])]
-        cells = rng.sample([(0, 0), (0, side // 2), (side // 2, 0), (side // 2, side // 2)], count)
-        room = side // 2
+        cells = rng.sample([(0, 0), (0, room), (room, 0), (room, room)], count) if count > 1 else [(0, 0)]
         return [
             (x + rng.randint(0, room - s), y + rng.randint(0, room - s), s)
             for (x, y), s in zip(cells, sizes, strict=True)
@@ -284,24 +280,23 @@ class SceneGenerator:
             boxes = [(y, x, size) for x, y, size in boxes]
         return boxes if rng.random() < 0.5 else boxes[::-1]
 
-    def _scattered(self, rng: random.Random, count: int) -> list[tuple[int, int, int]]:
+    def _scattered(self, rng: random.Random, count: int, low: int, high: int) -> list[tuple[int, int, int]]:
         """Place squares anywhere, the largest first; all anew where the last ones find no room."""
         side = self.config.image_size
-        low, high = (math.floor(side * share) for share in self.config.object_size)
         while True:
             boxes: list[tuple[int, int, int]] = []
             for size in sorted((rng.randint(low, high) for _ in range(count)), reverse=True):
                 for _ in range(30):
                     box = rng.randint(0, side - size), rng.randint(0, side - size), size
-                    if all(_covered(box, other) <= self.config.overlap for other in boxes):
+                    if all(covered(box, other) <= self.config.overlap for other in boxes):
                         boxes.append(box)
                         break
             if len(boxes) == count:
                 return rng.sample(boxes, count)
 
 
-def _covered(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
-    """Return the share of the smaller square that the other covers."""
+def covered(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+    """Return the share of the smaller of two squares (x, y, size) that the other covers."""
     (ax, ay, a_size), (bx, by, b_size) = a, b
     across = min(ax + a_size, bx + b_size) - max(ax, bx)
     down = min(ay + a_size, by + b_size) - max(ay, by)

@@ -43,7 +43,8 @@ def load_emoji(
             progress(number + 1, len(drawings))
     splits = {}
     for held_out, ending in ((False, ""), (True, "-held-out")):
-        here = [drawing for drawing in drawings if in_split(drawing, held_out)]
+        # By the emoji without its tone: all its styles and tones fall on one side, and adding a style moves none.
+        here = [drawing for drawing in drawings if is_held_out(f"emoji {drawing.concept.base}") == held_out]
         for name, spare in (("held-out" if held_out else "train", False), (f"tones{ending}", True)):
             splits[name] = _split(picture_record(drawing) for drawing in here if is_spare(drawing) == spare)
         splits[f"edits{ending}"] = _split(edit_records(here))
@@ -63,14 +64,6 @@ def _split(records: Iterable[Record]) -> Split:
     found = list(records)
     counts = Counter(STYLES[record.meta["style"]] for record in found)
     return Split(found, {NAMES: len(found), **counts})
-
-
-def in_split(drawing: Drawing, held_out: bool) -> bool:
-    """Return whether a drawing is in the held-out tenth, which goes by the emoji without its tone.
-
-    All styles and tones of one emoji fall on one side, and adding a style moves none.
-    """
-    return is_held_out(f"emoji {drawing.concept.base}") == held_out
 
 
 def is_spare(drawing: Drawing) -> bool:
@@ -139,7 +132,6 @@ def _tone_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
 
 
 def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
-    """Yield women and men, both ways, without tones."""
     named = {(drawing.style, drawing.concept.label): drawing for drawing in drawings if not drawing.concept.tone}
     for (style, label), drawing in named.items():
         for one, other, instruction in GENDERS:
@@ -150,7 +142,6 @@ def _gender_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
 
 
 def _style_pairs(drawings: list[Drawing]) -> Iterator[Pair]:
-    """Yield each drawing without a tone, into one other style."""
     drawn = {drawing.name: drawing for drawing in drawings}
     styles = sorted({drawing.style for drawing in drawings})
     for drawing in drawings:

@@ -47,7 +47,6 @@ class BlockShard:
         return sample
 
     def _array(self, name: str) -> NDArray:
-        """View an array in the mapped file."""
         if name not in self._views:
             at, shape, dtype = self._arrays[name]
             count = int(np.prod(shape))
