@@ -54,7 +54,6 @@ def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn
 
 
 def _down(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Halve height and width."""
     return nn.Sequential(*_normed(inputs, outputs, kernel, stride=2), nn.ReLU())
 
 

@@ -132,13 +132,12 @@ def _candidates(
 ) -> Iterator[tuple[tuple[Asked, ...], str | None]]:
     """Go through what may be asked in a category, in random order: all of it, or 40,000 draws where that is more."""
     nouns, colours = config.nouns, config.colours
-    crowded = config.max_objects > 4
     if category == "single":
         options = [((Asked(noun),), None) for noun in nouns]
     elif category == "two":
         options = [((Asked(a), Asked(b)), None) for a, b in combinations(nouns, 2)]
     elif category == "counting":
-        counts = range(5, 9) if crowded else range(2, max(3, config.max_objects + 1))
+        counts = range(5, 9) if config.max_objects > 4 else range(2, max(3, config.max_objects + 1))
         options = [((Asked(noun, count),), None) for noun, count in product(nouns, counts)]
     elif category == "colour":
         options = [((Asked(noun, colour=colour),), None) for noun, colour in product(nouns, colours)]

@@ -83,8 +83,7 @@ def caption(
         said = f"{phrases[0]} {where} {phrases[1]}" if where else said
     middle = _middle(objects)
     if middle is not None and rng.random() < relation_words:
-        first, second = (phrase for i, phrase in enumerate(phrases) if i != middle)
-        said = f"{phrases[middle]} between {first} and {second}"
+        said = f"{phrases.pop(middle)} between {' and '.join(phrases)}"
     be = "is" if next(iter(groups.values())) == 1 else "are"
     said = rng.choice(TEMPLATES).format(said, be=be)
     if rng.random() < background_words:

@@ -173,16 +173,12 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
                 path.unlink()
         os.replace(part, folder)
     except FileNotFoundError:  # another rank was quicker
-        return _placed(folder)
+        for _ in range(50):
+            if (folder / MANIFEST).exists():
+                break
+            time.sleep(0.1)
+        return Manifest.read(folder)
     return manifest
-
-
-def _placed(folder: Path) -> Manifest:
-    for _ in range(50):
-        if (folder / MANIFEST).exists():
-            break
-        time.sleep(0.1)
-    return Manifest.read(folder)
 
 
 def _digest(identity: Any) -> str:

@@ -50,21 +50,14 @@ class ShardStream(LightningDataModule):
     ):
         super().__init__()
         self.dataset, self.collate_fn, self.num_workers = dataset, collate_fn, num_workers
-        self.batch_size, self.steps, self.seed = batch_size, steps, seed
-        self.count_epochs = count_epochs
+        order = dataset.order if isinstance(dataset, Ordered) else partial(StepSampler, len(dataset))
+        self.order = partial(order, batch_size, steps, seed, count_epochs=count_epochs)
         self.start = 0
 
     def train_dataloader(self) -> DataLoader:
-        order_of = self.dataset.order if isinstance(self.dataset, Ordered) else partial(StepSampler, len(self.dataset))
-        order = order_of(
-            self.batch_size,
-            self.steps,
-            self.seed,
-            start=self.start,
-            count_epochs=self.count_epochs,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+        trainer = self.trainer
+        ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+        order = self.order(start=self.start, **ranks)
         return DataLoader(self.dataset, batch_sampler=order, collate_fn=self.collate_fn, num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, int]:

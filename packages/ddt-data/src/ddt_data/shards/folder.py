@@ -7,8 +7,8 @@ A sample is a dict with `key` and any of `image` and `target` (uint8 [H, W, 3]),
 import os
 import shutil
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -64,8 +64,8 @@ class ShardWriter:
             raise ValueError(f"samples_per_shard ({samples_per_shard}) must be at least 1")
         check_tokenizer_fields(tokenizer)
         refuse_if_taken(self.folder)
-        self.samples_per_shard, self.source, self.image_size = samples_per_shard, source, image_size
-        self.tokenizer, self.image_format, self.parts = tokenizer, image_format, parts
+        self.samples_per_shard, self.image_format = samples_per_shard, image_format
+        self.manifest = Manifest(0, (), source=source, image_size=image_size, tokenizer=tokenizer, parts=parts)
         self._part = part_of(self.folder)
         self._keys: set[str] = set()
         self._skipped: list[dict] = []
@@ -90,7 +90,7 @@ class ShardWriter:
             raise ValueError(f"key {key!r} {reason}")
         if self._tar is None:
             path = self._part / f"{len(self._shards):06d}.tar"
-            self._tar = TarShardWriter(path, self.image_format, self.tokenizer)
+            self._tar = TarShardWriter(path, self.image_format, self.manifest.tokenizer)
         self._tar.write(sample)
         self._keys.add(key)
         if self._tar.samples == self.samples_per_shard:
@@ -100,9 +100,7 @@ class ShardWriter:
         """Note in the manifest that something was left out."""
         self._skipped.append({"name": name, "why": why})
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self._tar is not None:
                 self._finish_shard()
@@ -114,15 +112,8 @@ class ShardWriter:
     def _publish(self) -> None:
         if not self._keys:
             raise ValueError(f"{self.folder}: no sample to write")
-        self.manifest = Manifest(
-            samples=len(self._keys),
-            shards=tuple(self._shards),
-            source=self.source,
-            image_size=self.image_size,
-            tokenizer=self.tokenizer,
-            skipped=tuple(self._skipped),
-            parts=self.parts,
-        )
+        shards, skipped = tuple(self._shards), tuple(self._skipped)
+        self.manifest = replace(self.manifest, samples=len(self._keys), shards=shards, skipped=skipped)
         self.manifest.write(self._part)
         os.replace(self._part, self.folder)
 
