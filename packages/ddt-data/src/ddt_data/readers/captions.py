@@ -19,9 +19,6 @@ def read_captions(file: str | Path, files: Sequence[str] | None = None) -> Itera
     Columns beside the picture (`file_name`, `image` or `path`) and the caption (`text` or `caption`) go to `meta`.
     Pictures in the folder that the list does not name are refused, as are lines that cannot be used.
 
-    Args:
-        files: What `Listing` has found in the list's folder, if that is listed already.
-
     Raises:
         ValueError: If the table lacks a column, or (.parquet) pyarrow is not installed.
 

@@ -10,9 +10,6 @@ from ddt_data.readers.records import Record, Refused
 def read_classes(folder: str | Path, files: Sequence[str] | None = None) -> Iterator[Record | Refused]:
     """Yield the pictures of class folders; `meta["label"]` is the folder's name, the caption the same in words.
 
-    Args:
-        files: What `Listing` has found there, if it is listed already.
-
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())

@@ -180,10 +180,7 @@ def _prompt(category: str, asked: tuple[Asked, ...], where: str | None) -> Promp
 
 
 def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:
-    """Draw a scene that shows exactly what a prompt asks, the rest at random: a real picture for the judge's ceiling.
-
-    Args:
-        config: Of the prompt's level.
+    """Draw a scene that shows exactly what a prompt of its level asks, the rest at random: a picture for the judge's ceiling.
 
     Example:
         >>> prompt = load_prompts("standard")[0]

@@ -21,10 +21,7 @@ class Verdict:
 
 
 def verdict(prompt: Prompt, seen: list[Seen]) -> Verdict:
-    """Score what a judge saw in one picture, strictly.
-
-    Args:
-        seen: What `Judge.read` lists for the picture.
+    """Score what `Judge.read` has seen in one picture, strictly.
 
     Returns:
         Right if the nouns with their numbers are exactly those asked for and each has the colour, the size and the

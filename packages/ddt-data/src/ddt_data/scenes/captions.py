@@ -25,10 +25,7 @@ def plural(noun: str) -> str:
 
 
 def noun_phrase(noun: str, colour: str | None = None, count: int = 1, size: str | None = None) -> str:
-    """Name one or several equal objects, with article or number.
-
-    Args:
-        count: How many, 1 to 8.
+    """Name one to eight equal objects, with article or number.
 
     Example:
         >>> noun_phrase("octopus"), noun_phrase("apple", "blue"), noun_phrase("snail", count=3)

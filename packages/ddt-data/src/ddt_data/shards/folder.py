@@ -14,10 +14,9 @@ from typing import Self
 import numpy as np
 from torch.utils.data import Dataset
 
-from ddt_data.shards.block_writing import Sample
+from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
 from ddt_data.shards.blocks import BlockShard
 from ddt_data.shards.manifest import MANIFEST, Manifest, Shard, checksum
-from ddt_data.shards.members import check_tokenizer_fields
 from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
 
@@ -62,7 +61,8 @@ class ShardWriter:
         self.folder = Path(folder)
         if samples_per_shard < 1:
             raise ValueError(f"samples_per_shard ({samples_per_shard}) must be at least 1")
-        check_tokenizer_fields(tokenizer)
+        if tokenizer is not None and sorted(tokenizer) != ["codebook_size", "fingerprint", "num_tokens"]:
+            raise ValueError(f"tokenizer {tokenizer} must give exactly: codebook_size, fingerprint, num_tokens")
         refuse_if_taken(self.folder)
         self.samples_per_shard, self.image_format = samples_per_shard, image_format
         self.manifest = Manifest(0, (), source=source, image_size=image_size, tokenizer=tokenizer, parts=parts)
@@ -200,7 +200,8 @@ def open_shard(path: Path) -> TarShard | BlockShard:
         ValueError: If it is damaged.
     """
     tar = TarShard(path)
-    return BlockShard(tar) if tar.holds_block else tar
+    holds_block = any(extension.startswith(BLOCK_PREFIX) for extension in tar.extensions)
+    return BlockShard(tar) if holds_block else tar
 
 
 def check_shard(folder: Path, shard: Shard) -> None:

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from ddt_data.shards.block_writing import ARRAYS, Sample, checked_ids, npy
 from ddt_data.shards.images import decode_image, encode_image
 
-TOKENIZER_FIELDS = {"fingerprint", "codebook_size", "num_tokens"}
-
 
 def _array(data: bytes) -> NDArray:
     return np.load(io.BytesIO(data), allow_pickle=False)
@@ -75,13 +73,3 @@ def decode_member(sample: Sample, extension: str, data: bytes, name: str) -> Non
                 sample[field] = decode(data)
             except (ValueError, EOFError) as error:
                 raise ValueError(f"{name} cannot be read ({error}); make the shards again") from error
-
-
-def check_tokenizer_fields(tokenizer: dict | None) -> None:
-    """Make sure that what is recorded of a tokenizer is complete.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if tokenizer is not None and set(tokenizer) != TOKENIZER_FIELDS:
-        raise ValueError(f"tokenizer {tokenizer} must give exactly: {', '.join(sorted(TOKENIZER_FIELDS))}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.manifest import Shard, checksum
 from ddt_data.shards.members import decode_member, encode_members
 
@@ -95,11 +95,6 @@ class TarShard:
         table = np.array(members, np.int64).reshape(-1, 4)
         self._members = table[np.argsort(table[:, 0], kind="stable")]
         self._starts = np.searchsorted(self._members[:, 0], np.arange(len(names) + 1))
-
-    @property
-    def holds_block(self) -> bool:
-        """Whether members hold many samples each."""
-        return any(extension.startswith(BLOCK_PREFIX) for extension in self.extensions)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
