@@ -180,7 +180,7 @@ def _prompt(category: str, asked: tuple[Asked, ...], where: str | None) -> Promp
 
 
 def scene_for(prompt: Prompt, config: SceneConfig, seed: int) -> Scene:
-    """Draw a scene that shows what a prompt of its level asks, the rest at random: a true picture for the judge's ceiling.
+    """Draw a scene of exactly what a prompt of its level asks, the rest at random: a picture for the judge's ceiling.
 
     Example:
         >>> prompt = load_prompts("standard")[0]
