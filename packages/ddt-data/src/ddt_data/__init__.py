@@ -1,68 +1,98 @@
 """Pictures and text for models that read and draw: scenes with exact truth, folders of pictures, shards."""
 
-from ddt_data.readers.layouts import open_reader as open_reader
-from ddt_data.readers.records import Record as Record
-from ddt_data.readers.records import Refused as Refused
-from ddt_data.readers.records import Span as Span
-from ddt_data.sceneeval.judge import Judge as Judge
-from ddt_data.sceneeval.judge import Seen as Seen
-from ddt_data.sceneeval.prompts import Asked as Asked
-from ddt_data.sceneeval.prompts import Prompt as Prompt
-from ddt_data.sceneeval.prompts import level_config as level_config
-from ddt_data.sceneeval.prompts import load_prompts as load_prompts
-from ddt_data.sceneeval.prompts import scene_for as scene_for
-from ddt_data.sceneeval.verdicts import Verdict as Verdict
-from ddt_data.sceneeval.verdicts import verdict as verdict
-from ddt_data.scenes.captions import caption as caption
-from ddt_data.scenes.config import SceneConfig as SceneConfig
-from ddt_data.scenes.edits import EDIT_KINDS as EDIT_KINDS
-from ddt_data.scenes.edits import Edit as Edit
-from ddt_data.scenes.edits import make_edit as make_edit
-from ddt_data.scenes.nouns import BACKGROUNDS as BACKGROUNDS
-from ddt_data.scenes.nouns import COLOURS as COLOURS
-from ddt_data.scenes.nouns import NOUNS as NOUNS
-from ddt_data.scenes.nouns import STYLES as STYLES
-from ddt_data.scenes.questions import QUESTION_KINDS as QUESTION_KINDS
-from ddt_data.scenes.questions import Question as Question
-from ddt_data.scenes.questions import make_questions as make_questions
-from ddt_data.scenes.scene import Scene as Scene
-from ddt_data.scenes.scene import SceneGenerator as SceneGenerator
-from ddt_data.scenes.scene import SceneObject as SceneObject
-from ddt_data.scenes.scene import place as place
-from ddt_data.scenes.scene import relation as relation
-from ddt_data.scenes.scene import render as render
-from ddt_data.scenes.splits import is_held_out as is_held_out
-from ddt_data.scenes.sprites import load_sprites as load_sprites
-from ddt_data.scenes.sprites import sprite as sprite
-from ddt_data.sets.prose import prose as prose
-from ddt_data.shards.block_writing import write_block as write_block
-from ddt_data.shards.buckets import aspect_buckets as aspect_buckets
-from ddt_data.shards.buckets import nearest_bucket as nearest_bucket
-from ddt_data.shards.buckets import open_buckets as open_buckets
-from ddt_data.shards.buckets import pack_buckets as pack_buckets
-from ddt_data.shards.buckets import split_by_shape as split_by_shape
-from ddt_data.shards.building import Made as Made
-from ddt_data.shards.building import Plan as Plan
-from ddt_data.shards.building import build as build
-from ddt_data.shards.checking import Findings as Findings
-from ddt_data.shards.checking import check_folder as check_folder
-from ddt_data.shards.folder import ShardDataset as ShardDataset
-from ddt_data.shards.folder import ShardWriter as ShardWriter
-from ddt_data.shards.folder import open_shard as open_shard
-from ddt_data.shards.images import decode_image as decode_image
-from ddt_data.shards.images import encode_image as encode_image
-from ddt_data.shards.manifest import Manifest as Manifest
-from ddt_data.shards.manifest import Shard as Shard
-from ddt_data.shards.mixture import Mixture as Mixture
-from ddt_data.shards.mixture import open_shards as open_shards
-from ddt_data.shards.pack import holds_texts as holds_texts
-from ddt_data.shards.pack import make_sample as make_sample
-from ddt_data.shards.pack import pack_scenes as pack_scenes
-from ddt_data.shards.pack import pack_text as pack_text
-from ddt_data.shards.pack_pictures import PackConfig as PackConfig
-from ddt_data.shards.pack_pictures import pack_folder as pack_folder
-from ddt_data.shards.pack_pictures import pack_records as pack_records
-from ddt_data.shards.pictures import image_shape as image_shape
-from ddt_data.shards.pictures import load_image as load_image
-from ddt_data.shards.sheet import contact_sheet as contact_sheet
-from ddt_data.shards.stream import StepSampler as StepSampler
+from ddt_data.readers.layouts import open_reader
+from ddt_data.readers.records import Record, Refused, Span
+from ddt_data.sceneeval.judge import Judge, Seen
+from ddt_data.sceneeval.prompts import Asked, Prompt, level_config, load_prompts, scene_for
+from ddt_data.sceneeval.verdicts import Verdict, verdict
+from ddt_data.scenes.captions import caption
+from ddt_data.scenes.config import SceneConfig
+from ddt_data.scenes.edits import EDIT_KINDS, Edit, make_edit
+from ddt_data.scenes.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
+from ddt_data.scenes.questions import QUESTION_KINDS, Question, make_questions
+from ddt_data.scenes.scene import Scene, SceneGenerator, SceneObject, place, relation, render
+from ddt_data.scenes.splits import is_held_out
+from ddt_data.scenes.sprites import load_sprites, sprite
+from ddt_data.sets.prose import prose
+from ddt_data.shards.block_writing import write_block
+from ddt_data.shards.buckets import aspect_buckets, nearest_bucket, open_buckets, pack_buckets, split_by_shape
+from ddt_data.shards.building import Made, Plan, build
+from ddt_data.shards.checking import Findings, check_folder
+from ddt_data.shards.folder import ShardDataset, ShardWriter, open_shard
+from ddt_data.shards.images import decode_image, encode_image
+from ddt_data.shards.manifest import Manifest, Shard
+from ddt_data.shards.mixture import Mixture, open_shards
+from ddt_data.shards.pack import holds_texts, make_sample, pack_scenes, pack_text
+from ddt_data.shards.pack_pictures import PackConfig, pack_folder, pack_records
+from ddt_data.shards.pictures import image_shape, load_image
+from ddt_data.shards.sheet import contact_sheet
+from ddt_data.shards.stream import StepSampler
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "EDIT_KINDS",
+    "NOUNS",
+    "QUESTION_KINDS",
+    "STYLES",
+    "Asked",
+    "Edit",
+    "Findings",
+    "Judge",
+    "Made",
+    "Manifest",
+    "Mixture",
+    "PackConfig",
+    "Plan",
+    "Prompt",
+    "Question",
+    "Record",
+    "Refused",
+    "Scene",
+    "SceneConfig",
+    "SceneGenerator",
+    "SceneObject",
+    "Seen",
+    "Shard",
+    "ShardDataset",
+    "ShardWriter",
+    "Span",
+    "StepSampler",
+    "Verdict",
+    "aspect_buckets",
+    "build",
+    "caption",
+    "check_folder",
+    "contact_sheet",
+    "decode_image",
+    "encode_image",
+    "holds_texts",
+    "image_shape",
+    "is_held_out",
+    "level_config",
+    "load_image",
+    "load_prompts",
+    "load_sprites",
+    "make_edit",
+    "make_questions",
+    "make_sample",
+    "nearest_bucket",
+    "open_buckets",
+    "open_reader",
+    "open_shard",
+    "open_shards",
+    "pack_buckets",
+    "pack_folder",
+    "pack_records",
+    "pack_scenes",
+    "pack_text",
+    "place",
+    "prose",
+    "relation",
+    "render",
+    "scene_for",
+    "split_by_shape",
+    "sprite",
+    "verdict",
+    "write_block",
+]
