@@ -39,9 +39,8 @@ class DDTRenderer(TokenTable):
         super().__init__(config)
         self.canvas_size = canvas_size
         width = config.network.width
-        self.network = MMDiT(
-            config.network, self.num_tokens, embeds_patches=False
-        )  # canvas and places stand in for x_t
+        # Canvas and places stand in for x_t.
+        self.network = MMDiT(config.network, self.num_tokens, embeds_patches=False)
         self.canvas = nn.Parameter(width**-0.5 * torch.randn(canvas_size, width))
         self.places = nn.Parameter(width**-0.5 * torch.randn(math.prod(config.patch_grid), width))
 
