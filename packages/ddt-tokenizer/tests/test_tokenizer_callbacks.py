@@ -82,6 +82,22 @@ def test_pictures_are_drawn_and_training_is_not_disturbed(tmp_path, ema):
     assert list((tmp_path / "board").rglob("events*"))
 
 
+def test_drawing_leaves_each_part_in_the_mode_it_has(tmp_path):
+    class Evaluated(ImageGrid):
+        def on_train_start(self, trainer, module):
+            super().on_train_start(trainer, module)
+            module.decoder.out.eval()
+
+        def on_train_batch_end(self, trainer, module, *rest):
+            before = {name: part.training for name, part in module.named_modules()}
+            super().on_train_batch_end(trainer, module, *rest)
+            assert before == {name: part.training for name, part in module.named_modules()}
+            assert module.decoder.training and not module.decoder.out.training
+
+    fit(build(), [Evaluated(torch.zeros(2, 3, 8, 8), tmp_path, every=2)], steps=4)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_health_is_logged_and_saved(tmp_path):
     fit(build(), [HealthMonitor(tmp_path / "health.json", every=3)], logger=CSVLogger(tmp_path))
     saved = json.loads((tmp_path / "health.json").read_text())

@@ -40,14 +40,18 @@ class ImageGrid(EverySteps):
             return
         step, tokenizer = trainer.global_step, module.tokenizer
         decoder = module.decoder if module.average is None else module.average.module
-        module.eval()
+        # Each part's own: whoever trains may keep some in evaluation mode, such as a frozen decoder.
+        modes = [(part, part.training) for part in (*tokenizer.modules(), *decoder.modules())]
+        for part, _ in modes:
+            part.training = False
         with torch.no_grad():
             latents = tokenizer.latent_space.encode(self.images.to(module.device))
             vectors = tokenizer.encoder(latents)
             quantized = step > module.config.continuous_steps
             tokens = tokenizer.quantizer(vectors).tokens if quantized else tokenizer.quantizer.continuous(vectors)
             drawn = self.draw(decoder, tokens) if self.draw else decoder.decode(tokens)
-        module.train()
+        for part, mode in modes:
+            part.training = mode
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{step:08d}.part"
