@@ -6,6 +6,8 @@ Lightning strategy and precision plugin (Lightning would put them on the CPU wit
 
 import torch
 
+from ddt_tokenizer.muon import multiplies_bf16
+
 SUPPORTED = ("cpu", "cuda", "mps")
 
 
@@ -45,5 +47,4 @@ def pick_precision(setting: str, device: torch.device) -> str:
         return setting
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if device.type == "cpu" and has_bf16 else "32-true"
+    return "bf16-mixed" if device.type == "cpu" and multiplies_bf16(device) else "32-true"
