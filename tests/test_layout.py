@@ -53,9 +53,12 @@ class House:
         for node in tree.body if module_level else ast.walk(tree):
             for dotted in [alias.name for alias in node.names] if isinstance(node, ast.Import) else []:
                 yield from filter(None, [self.file(dotted)] if dotted.startswith(f"{self.root.name}.") else [])
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.split(".")[0] == self.root.name:
-                for alias in node.names:
-                    yield self.file(f"{node.module}.{alias.name}") or self.file(node.module)
+            if isinstance(node, ast.ImportFrom):
+                folders = file.relative_to(self.root.parent).parts[: -node.level]  # none at level 0
+                module = ".".join(filter(None, [*folders, node.module]))
+                if module.split(".")[0] == self.root.name:
+                    for alias in node.names:
+                        yield self.file(f"{module}.{alias.name}") or self.file(module)
 
     def room(self, file):
         """The wing that a file stands in, or the module itself."""
