@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddt_data.shards.pictures import open_image
+from ddt_data.shards.pictures import open_image, read_image
 
 ENCODINGS = {"png": {"compress_level": 4}, "webp": {"lossless": True}, "jpg": {"quality": 95}}
 
@@ -32,8 +32,11 @@ def encode_image(image: NDArray[np.uint8], image_format: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Read a picture from bytes as it is, in RGB: uint8 [H, W, 3].
+def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Read a picture from bytes, in the size that it has: uint8 [H, W, 3].
+
+    Args:
+        max_pixels: That it may have; a picture of more is refused before it is decoded.
 
     Raises:
         ValueError: If the bytes are no readable picture; the message calls them `name`.
@@ -42,5 +45,5 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
         >>> decode_image(encode_image(np.zeros((8, 6, 3), np.uint8)), "black").shape
         (8, 6, 3)
     """
-    with open_image(data, name, "make the shards again") as file:
-        return np.asarray(file.convert("RGB"))
+    with open_image(data, name, "make the shards again", max_pixels) as file:
+        return np.asarray(read_image(file))
