@@ -91,7 +91,7 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
     for shard in manifest.shards:
         try:
             check_shard(folder, shard)
-            opened = open_shard(folder / shard.name)
+            opened = open_shard(folder / shard.name, manifest)
             if len(opened) != shard.samples:
                 raise ValueError(f"holds {len(opened)} samples, the manifest says {shard.samples}")
         except (ValueError, OSError) as error:

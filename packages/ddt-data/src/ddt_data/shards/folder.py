@@ -148,7 +148,7 @@ class ShardDataset(Dataset):
             )
         self.shards: list[TarShard | BlockShard] = []
         for shard in self.manifest.shards:
-            opened = open_shard(self.folder / shard.name)
+            opened = open_shard(self.folder / shard.name, self.manifest)
             if len(opened) != shard.samples:
                 raise ValueError(
                     f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
@@ -157,6 +157,11 @@ class ShardDataset(Dataset):
             self.shards.append(opened)
         self._ends = np.cumsum([len(shard) for shard in self.shards])
         self._length = int(self._ends[-1])
+        if self._length != self.manifest.samples:
+            raise ValueError(
+                f"{self.folder} holds {self._length} samples, its manifest says {self.manifest.samples}; "
+                "copy or pack the folder again"
+            )
 
     def __len__(self) -> int:
         return self._length
@@ -192,14 +197,17 @@ class ShardDataset(Dataset):
             check_shard(self.folder, shard)
 
 
-def open_shard(path: Path) -> TarShard | BlockShard:
+def open_shard(path: Path, manifest: Manifest | None = None) -> TarShard | BlockShard:
     """Open one tar, whichever way its samples are laid out.
+
+    Args:
+        manifest: Of its folder; samples that are not as it says are then refused.
 
     Raises:
         FileNotFoundError: If it is gone.
         ValueError: If it is damaged.
     """
-    tar = TarShard(path)
+    tar = TarShard(path, manifest.max_pixels, manifest.tokenizer) if manifest else TarShard(path)
     holds_block = any(extension.startswith(BLOCK_PREFIX) for extension in tar.extensions)
     return BlockShard(tar) if holds_block else tar
 
