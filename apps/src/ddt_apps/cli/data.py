@@ -115,7 +115,7 @@ def data_latents(
 @data.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
-    sheet: Annotated[Path | None, typer.Option(help="PNG to write: up to 100 of its pictures.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture to write: up to 100 of its own.")] = None,
 ) -> None:
     """Read every sample of a shard folder and say what it holds, what is broken and what occurs twice.
 

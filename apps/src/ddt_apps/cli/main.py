@@ -23,12 +23,17 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("\nstopped; run the same command again to continue where it was", err=True)
+            typer.echo(
+                "\nstopped; run the same command again: training and the making of shards go on from what is finished",
+                err=True,
+            )
             raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
             if os.environ.get("DDT_TRACEBACK"):
                 raise
-            typer.echo(f"error: {_one_line(error)}", err=True)
+            from ddt_data.terminal import printable
+
+            typer.echo(f"error: {printable(_one_line(error))}", err=True)
             raise typer.Exit(2) from None
 
 

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 
 from ddt_apps.models import load_pair, need_instructions
-from ddt_apps.run.atomic import writing
 from ddt_apps.run.devices import pick_device
+from ddt_data.shards.images import file_format, save_image
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import as_images, to_uint8
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names of the formats
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
 
@@ -40,7 +39,7 @@ def reconstruct_images(
     Raises:
         ValueError: If a setting or the range does not fit the decoder.
     """
-    _format(out)
+    file_format(out)
     codec = Codec.from_pretrained(tokenizer, pick_device(), renderer=renderer)
     last = codec.num_tokens
     coarsest = [2**i for i in range(last.bit_length()) if 2**i < last]
@@ -75,7 +74,7 @@ def generate_image(
     keep_tokens: int | None = None,
 ) -> None:
     """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
-    _format(out)
+    file_format(out)
     lm, codec = load_pair(model, tokenizer)
     settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
     if sketch is not None:
@@ -86,7 +85,7 @@ def generate_image(
 
 def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer: Path | None, seed: int) -> None:
     """Change a picture as a sentence says."""
-    _format(out)
+    file_format(out)
     lm, codec = load_pair(model, tokenizer)
     need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)
@@ -111,12 +110,4 @@ def save_picture(picture: np.ndarray, out: Path) -> None:
     """Write a uint8 picture [H, W, 3]; small ones are enlarged by a whole factor."""
     factor = max(1, SIDE // picture.shape[0])
     enlarged = Image.fromarray(picture).resize((picture.shape[1] * factor, picture.shape[0] * factor), Image.NEAREST)
-    with writing(out) as file:
-        enlarged.save(file, format=_format(out))
-
-
-def _format(out: Path) -> str:
-    """Pillow's name of the format of a file; called before any work is done."""
-    if out.suffix.lower() not in PICTURES:
-        raise ValueError(f"--out '{out}' must end in {', '.join(PICTURES)}")
-    return PICTURES[out.suffix.lower()]
+    save_image(enlarged, out)

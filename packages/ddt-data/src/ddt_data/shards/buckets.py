@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ddt_data.shards.pack_pictures import PackConfig, pack_records, record_ident
 from ddt_data.shards.pictures import image_shape
 
 Shape = tuple[int, int]  # (width, height)
+NOTE = ".task"  # file in a finished bucket: hash of the records and settings that it was made of
 
 
 def pack_buckets(
@@ -64,7 +66,7 @@ def pack_buckets(
         }
         tasks = {folder: _task(*bucket) for folder, bucket in buckets.items()}
         for folder in finished_buckets(out):
-            if not _note(folder).is_file() or _note(folder).read_text(encoding="utf-8") != tasks.get(folder):
+            if tasks.get(folder) not in _noted(folder):
                 raise FileExistsError(f"{folder} holds other pictures, or in another way; choose another folder")
         for folder, (found, shaped) in buckets.items():
             if (folder / MANIFEST).is_file():
@@ -83,12 +85,19 @@ def pack_buckets(
             named = tuple(entry for entry in lost if entry not in manifest.skipped)
             manifests[name] = replace(manifest, skipped=manifest.skipped + named)
             manifests[name].write(out / name)
+        for name in manifests:
+            if _note(out / name).is_file():
+                os.replace(_note(out / name), out / name / NOTE)
     return manifests
 
 
 def _note(folder: Path) -> Path:
-    """Where it stands what a bucket is made of."""
-    return folder.with_name(f".{folder.name}.task")
+    """Where it stands what a bucket is made of while buckets are made; afterwards it is in the bucket, as `NOTE`."""
+    return folder.with_name(f".{folder.name}{NOTE}")
+
+
+def _noted(folder: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in (_note(folder), folder / NOTE) if path.is_file()]
 
 
 def _task(found: list, config: PackConfig) -> str:

@@ -46,11 +46,16 @@ def writable(folder: Path) -> Iterator[None]:
         OSError: If nothing can be written there, or another command is at it.
     """
     with _locked(folder):
+        real, there = Path(os.path.realpath(folder)), folder.is_dir()
         with _named(folder):
-            Path(os.path.realpath(folder)).mkdir(exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
+            real.mkdir(exist_ok=True)
+            if not os.access(real, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "it may not be written to")
-        yield
+        try:
+            yield
+        finally:
+            if not there and not any(real.iterdir()):
+                real.rmdir()
 
 
 @contextmanager
