@@ -161,7 +161,7 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
     shards = tuple(Shard(**note["shard"]) for note in notes if note["shard"])
     if not shards:
         shutil.rmtree(part, ignore_errors=True)
-        first = f"; {skipped[0]['name']}: {skipped[0]['why']}" if skipped else ""
+        first = "".join(f"; {entry['name']}: {entry['why']}" for entry in skipped[:3])
         raise ValueError(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from ddt_data.readers.captions import NAMES, read_rows
+from ddt_data.readers.records import Refused, is_utf8, reason
+from ddt_data.readers.tables import NAMES, pick, read_rows
+from ddt_data.readers.text import read_lines
 from ddt_data.scenes.captions import caption
 from ddt_data.scenes.config import SceneConfig
 from ddt_data.scenes.edits import make_edit
@@ -104,24 +106,27 @@ def pack_text(
     Raises:
         FileNotFoundError: If the file is missing.
         FileExistsError: If `out` holds something.
-        ValueError: If there is no text, or a line of the .jsonl is malformed.
+        ValueError: If there is no text, a line of the .jsonl is malformed, or the file is not UTF-8.
 
     Example:
         >>> import tempfile
         >>> pack_text(["A fox is red.", "A bell rings."], Path(tempfile.mkdtemp(), "prose")).samples
         2
     """
+    skipped: tuple[dict, ...] = ()
     if isinstance(lines, str | Path):
         source = source or Path(lines).name
-        lines = _read_texts(Path(lines))
+        lines, skipped = _read_texts(Path(lines))
     with ShardWriter(out, samples_per_shard=10_000, source=source, parts=parts) as writer:
         for index, text in enumerate(text for line in lines if (text := line.strip())):
             writer.write({"key": f"{index:08d}", "text": text})
+        for entry in skipped:
+            writer.skip(**entry)
     return writer.manifest
 
 
 def holds_texts(source: str | Path) -> bool:
-    """Return whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
+    """Return whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines are texts without pictures.
 
     Example:
         >>> import tempfile
@@ -131,22 +136,35 @@ def holds_texts(source: str | Path) -> bool:
         True
     """
     source = Path(source)
-    if source.suffix != ".jsonl" or not source.is_file():
-        return source.suffix == ".txt" and source.is_file()
-    _, first = next(read_rows(source), ("", None))
-    return isinstance(first, dict) and not any(name in first for name in NAMES)
+    if source.suffix.lower() != ".jsonl" or not source.is_file():
+        return source.suffix.lower() == ".txt" and source.is_file()
+    first = next((row[1] for row in read_rows(source) if not isinstance(row, Refused)), {})
+    return "text" in first and pick(first, NAMES) is None
 
 
-def _read_texts(path: Path) -> list[str]:
+def _read_texts(path: Path) -> tuple[list[str], tuple[dict, ...]]:
+    """Return the texts of a file, and what is not kept of it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of texts")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if path.suffix != ".jsonl":
-        return lines
-    texts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(json.loads(line)["text"].strip())
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f'{path}, line {number}: not {{"text": ...}}; correct the line') from error
-    return texts
+    if path.suffix.lower() != ".jsonl":
+        return [_written(path, f"line {number}", line) for number, line in read_lines(path)], ()
+    texts, empty, columns = [], [], set()
+    for row in read_rows(path):
+        where = (row.name if isinstance(row, Refused) else row[0]).removeprefix(f"{path.name}, ")
+        if isinstance(row, Refused) or not isinstance(row[1].get("text"), str):
+            raise ValueError(f'{path}, {where}: not {{"text": ...}}; correct the line')
+        text = _written(path, where, row[1]["text"])
+        texts.append(text)
+        columns |= set(row[1]) - {"text"}
+        if not text.strip():
+            empty.append({"name": f"{path.name}, {where}", "why": "its text is empty; write one or remove the line"})
+    if columns:
+        why = f"not read: of texts only `text` is kept, not {', '.join(sorted(columns))}"
+        empty.append({"name": path.name, "why": reason(why)})
+    return texts, tuple(empty)
+
+
+def _written(path: Path, where: str, text: str) -> str:
+    if not is_utf8(text):
+        raise ValueError(f"{path}, {where}: not UTF-8; convert the file")
+    return text
