@@ -11,7 +11,8 @@ PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".png", ".apng",
 PICTURES += (".tif", ".tiff")
 CAPTIONS = (".txt", ".caption")  # beside a picture
 DESCRIPTIONS = (*CAPTIONS, ".json")
-# Files about the others, whatever their ending, and folders of programs, beside those whose names begin with a dot: thumbnails, what was deleted.
+# Files about the others, whatever their ending; and folders that programs make, of thumbnails or of what was deleted,
+# beside those whose names begin with a dot.
 ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "desktop", "thumbs", "attribution")
 PROGRAMS = ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found")
 
