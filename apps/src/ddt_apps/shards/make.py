@@ -97,6 +97,10 @@ def pack_source(
             made = {".": ddt_data.pack_folder(source, out, config, **options, progress=show)}
     for name, manifest in made.items():
         _told(manifest, out / name)
+    said = next(iter(made.values())).source
+    albums = kind == "auto" and said.startswith("folder ") and any(source.glob("[!.]*/"))
+    note = "; names of folders in it are no captions, --kind classes makes labels of them" if albums else ""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"read as {said}{note}", markup=False)
 
 
 def fetch_set(

@@ -61,12 +61,13 @@ def find_edits(listing: Listing) -> Path | None:
 def find_pairs(listing: Listing) -> list[Pair]:
     """Return each prompt with the source pictures beside it, as InstructPix2Pix comes; none in any other layout."""
     prompts, sources = [], defaultdict(list)
-    for path in map(Path, listing.files):
-        if path.name.lower() == PAIRS and path.parent.parent == listing.folder:
-            prompts.append(path)
-        elif path.stem.endswith("_0") and ending(path.name) in PICTURES:
-            sources[path.parent].append(str(path))
-    return [(str(prompt), sources[prompt.parent]) for prompt in prompts]
+    for file in listing.files:
+        folder, name = os.path.split(file)
+        if name.lower() == PAIRS and os.path.dirname(folder) == str(listing.folder):
+            prompts.append(file)
+        elif name.endswith(f"_0{os.path.splitext(name)[1]}") and ending(name) in PICTURES:
+            sources[folder].append(file)
+    return [(prompt, sources[os.path.dirname(prompt)]) for prompt in prompts]
 
 
 def target_of(source: str) -> str:

@@ -48,4 +48,6 @@ def _words(beside: Sequence[str]) -> tuple[str | None, dict]:
     for file in beside:
         if not os.path.isfile(file):
             raise ValueError(f"its {os.path.basename(file)} is no file, or a link that leads nowhere; remove that")
+    if len({ending(file) for file in beside}) < len(beside):
+        raise ValueError(f"has words in {' and '.join(sorted(map(os.path.basename, beside)))}; remove one")
     return read_words({ending(file): Path(file).read_bytes for file in sorted(beside)})

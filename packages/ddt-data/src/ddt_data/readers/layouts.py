@@ -10,7 +10,7 @@ from ddt_data.readers.classes import has_classes, read_classes
 from ddt_data.readers.coco import is_coco, read_coco
 from ddt_data.readers.edits import LIST, MAGICBRUSH, find_edits, find_pairs, read_edits, target_of
 from ddt_data.readers.folder import read_folder
-from ddt_data.readers.leftovers import account
+from ddt_data.readers.leftovers import SHARDS, account
 from ddt_data.readers.listing import CAPTIONS, PICTURES, Listing, ending, find_described, find_pictures
 from ddt_data.readers.llava import is_llava, read_llava
 from ddt_data.readers.records import Record, Refused
@@ -100,10 +100,8 @@ def _reader(found: str, at: Path, listing: Listing, images: str | Path | None) -
             return partial(read_edits, at, pairs), used, "no edit that is read names it; add one or remove the picture"
         case _:
             tars = [str(at)] if at.is_file() else find_tars(listing)
-            names = {Path(tar).stem for tar in tars}
-            # Of img2dataset, and of shards: what they say about each tar.
-            about = [file for file in listing.files if Path(file).stem.removesuffix("_stats") in {*names, "manifest"}]
-            used = [*tars, *(file for file in about if Path(file).parent == listing.folder and _is_about_tars(file))]
+            keys = {Path(tar).stem for tar in tars}
+            used = [*tars, *(str(listing.folder / name) for name in listing.top[1] if _is_about_tar(name, keys))]
             return (
                 partial(read_webdataset, listing.folder, tars),
                 used,
@@ -111,8 +109,10 @@ def _reader(found: str, at: Path, listing: Listing, images: str | Path | None) -
             )
 
 
-def _is_about_tars(file: str) -> bool:
-    return ending(file) in (".json", ".parquet", ".idx")
+def _is_about_tar(name: str, keys: set[str]) -> bool:
+    """Return whether a file beside tars says something about one, as img2dataset writes it, or about the shards."""
+    key, kind = Path(name).stem.removesuffix("_stats"), ending(name)
+    return name == SHARDS or (key in keys and kind in (".json", ".parquet", ".idx"))
 
 
 def _detect_file(source: Path) -> tuple[str, Path]:

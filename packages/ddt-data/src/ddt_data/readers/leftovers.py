@@ -56,7 +56,9 @@ def _named(left: dict[str, str], root: str, unlisted: str, wordless: bool) -> It
     for file, name in left.items():
         kind, about = ending(name), is_about(name)
         if os.path.dirname(name) in shards:
-            rest["shards"].append(name)
+            if os.path.basename(name) == SHARDS:
+                why = f"{NOT_READ}shards that are packed already; name their folder itself"
+                yield Refused(f"{os.path.dirname(name)}/", why, fault=False)
         elif not os.path.exists(file):
             if not os.path.realpath(file).startswith(os.path.join(root, "")):  # else its end is listed, if it has one
                 yield Refused(name, f"{NOT_READ}a link that leads nowhere; mend or remove it")
@@ -80,8 +82,6 @@ def _named(left: dict[str, str], root: str, unlisted: str, wordless: bool) -> It
 
 
 def _why(kind: str, wordless: bool) -> str:
-    if kind == "shards":
-        return f"{NOT_READ}shards that are packed already; name their folder itself"
     if kind not in WORDS:
         return f"{NOT_READ}neither a picture nor words of one"
     if wordless:

@@ -78,19 +78,21 @@ def find_pictures(folder: Path, files: Sequence[str] | None = None) -> list[Path
 
 
 def find_described(files: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files of words that share the name of a picture, up to its ending, by the paths of the pictures.
+    """Return the files of words that share the name of a picture, with or without its ending, by the pictures' paths.
 
     Names are compared in their normal form: systems write the same ü in one letter or in two.
 
     Example:
-        >>> find_described(["a.jpg", "a.txt", "b.jpg", "readme.txt"])
-        {'a.jpg': ['a.txt']}
+        >>> find_described(["a.jpg", "a.txt", "b.jpg", "c.jpg", "c.jpg.json", "readme.txt"])
+        {'a.jpg': ['a.txt'], 'c.jpg': ['c.jpg.json']}
     """
     words: dict[str, list[str]] = {}
     for file in files:
         if ending(file) in DESCRIPTIONS:
             words.setdefault(stem(file), []).append(file)
-    return {file: words[stem(file)] for file in files if ending(file) in PICTURES and stem(file) in words}
+    pictures = (file for file in files if ending(file) in PICTURES)
+    found = ((file, [*words.get(stem(file), ()), *words.get(stem(f"{file}."), ())]) for file in pictures)
+    return {file: beside for file, beside in found if beside}
 
 
 def ending(name: str) -> str:

@@ -105,7 +105,8 @@ def _record(name: str, found: Members) -> tuple[Record, set[str]]:
     """Return the record of a sample, and the endings of the members that went into it."""
     pictures = _pictures(found)
     if len(pictures) != 1:
-        raise ValueError(f"holds {len(pictures)} pictures instead of one, of {', '.join(sorted(found)) or 'no ending'}")
+        kinds = ", ".join(sorted(found)) or "no ending"
+        raise ValueError(f"holds {len(pictures)} pictures instead of one, but {kinds}; add, convert or remove one")
     beside = {kind: spans for kind, spans in found.items() if kind in DESCRIPTIONS}
     if twice := [kind for kind, spans in beside.items() if len(spans) > 1]:
         raise ValueError(f"holds two {twice[0]}; remove one")

@@ -20,6 +20,8 @@ from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import ShardWriter
 from ddt_data.shards.manifest import Manifest
 
+TEXT = ("text",)  # what the column of texts is called
+
 
 def make_sample(generator: SceneGenerator, index: int, edits: bool = True, questions: int = 3) -> Sample:
     """Make sample `index` of a generator, with its words; a function of the generator and the index alone.
@@ -139,7 +141,7 @@ def holds_texts(source: str | Path) -> bool:
     if source.suffix.lower() != ".jsonl" or not source.is_file():
         return source.suffix.lower() == ".txt" and source.is_file()
     first = next((row[1] for row in read_rows(source) if not isinstance(row, Refused)), {})
-    return "text" in first and pick(first, NAMES) is None
+    return pick(first, TEXT) is not None and pick(first, NAMES) is None
 
 
 def _read_texts(path: Path) -> tuple[list[str], tuple[dict, ...]]:
@@ -151,11 +153,12 @@ def _read_texts(path: Path) -> tuple[list[str], tuple[dict, ...]]:
     texts, empty, columns = [], [], set()
     for row in read_rows(path):
         where = (row.name if isinstance(row, Refused) else row[0]).removeprefix(f"{path.name}, ")
-        if isinstance(row, Refused) or not isinstance(row[1].get("text"), str):
+        key = None if isinstance(row, Refused) else pick(row[1], TEXT)
+        if key is None or not isinstance(row[1][key], str):
             raise ValueError(f'{path}, {where}: not {{"text": ...}}; correct the line')
-        text = _written(path, where, row[1]["text"])
+        text = _written(path, where, row[1][key])
         texts.append(text)
-        columns |= set(row[1]) - {"text"}
+        columns |= set(row[1]) - {key}
         if not text.strip():
             empty.append({"name": f"{path.name}, {where}", "why": "its text is empty; write one or remove the line"})
     if columns:
