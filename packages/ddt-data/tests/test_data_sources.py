@@ -239,6 +239,7 @@ BAD_TARS = {
     "no files": bytes(10240),
     "other": b"<html>" * 500,
     "back": pax(b"14 size=-1024\n") + bytes(1024),
+    "round": header(b"z.png") + pax(b"14 size=-1536\n") + bytes(1024),  # followed, it would never end
     "far back": pax(b"17 size=-9999999\n") + bytes(1024),
     "no number": pax(b"11 size=ten\n") + bytes(1024),
     "no record": pax(b"99999 size\n") + bytes(1024),
