@@ -126,7 +126,7 @@ def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
         (["data", "pack", "nowhere"], ["nowhere", "no such folder"]),
         (["data", "pack", "empty"], ["empty", "no pictures"]),
         (["data", "pack", "torn"], ["no sample to write", "fox.jpg"]),
-        (["data", "pack", "orphan", "--strict"], ["fox.jpg", "no caption"]),
+        (["data", "pack", "orphan", "--strict"], ["owl.txt", "caption without a picture"]),
         (["data", "pack", "photos", "--kind", "zip"], ["kind of source 'zip'", "webdataset"]),
         (["data", "pack", "photos", "--buckets", "--workers", "2"], ["workers (2)", "buckets"]),
         (["data", "fetch", "coco"], ["set 'coco'", "emoji"]),

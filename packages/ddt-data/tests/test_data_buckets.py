@@ -65,3 +65,14 @@ def test_pictures_are_packed_by_shape_and_batches_stack(tmp_path):
     assert set(shapes) == {(4, 80, 48, 3), (4, 64, 64, 3), (4, 48, 80, 3)}
     with pytest.raises(FileNotFoundError, match="holds no buckets"):
         open_buckets(tmp_path / "photos")
+
+
+def test_what_is_no_picture_goes_with_the_fullest_bucket(tmp_path):
+    """A README beside pictures that are all wide makes no square bucket."""
+    (tmp_path / "photos").mkdir()
+    for number, size in enumerate([(160, 90), (160, 90), (90, 160)]):
+        Image.new("RGB", size).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "README.md").write_text("about these")
+    made = pack_buckets(open_reader(tmp_path / "photos")[1], tmp_path / "out", PackConfig(image_size=64))
+    assert {name: manifest.samples for name, manifest in made.items()} == {"48x80": 1, "80x48": 2}
+    assert [entry["name"] for entry in made["80x48"].skipped] == ["README.md"]

@@ -17,7 +17,8 @@ def folder(tmp_path):
     with ShardWriter(tmp_path / "shards", samples_per_shard=4, image_size=8) as writer:
         for index in range(12):
             picture = np.full((8, 8, 3), 20 * (index % 10), np.uint8)
-            sample = {"key": str(index), "image": picture, "meta": {"questions": [{}] * 2}}
+            asked = [{"question": "What?", "answer": "a fox"}] * 2
+            sample = {"key": str(index), "image": picture, "meta": {"questions": asked}}
             writer.write(sample | ({"text": "x" * (index + 1)} if index else {}))
     return tmp_path / "shards"
 
@@ -82,3 +83,42 @@ def test_a_sheet_holds_every_picture():
         assert (sheet == 10 * i).all(-1).any()
     with pytest.raises(ValueError, match="7 pictures with 1 captions"):
         contact_sheet(pictures, ["one"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"meta": {"questions": "how many?"}}, "questions are not"),
+        ({"meta": {"questions": [{"question": "What?", "answer": 5}]}}, "questions are not"),
+        ({"meta": {"edit": {"kind": "colour"}}}, "edit is not"),
+        ({"text": " "}, "text is empty"),
+        ({"image": np.zeros((8, 9, 3), np.uint8)}, "image is 9 x 8, the manifest says 8 x 8"),
+        ({"target": np.zeros((8, 8, 3), np.uint8)}, "target and no edit"),
+    ],
+)
+def test_what_training_would_trip_over_is_found(tmp_path, change, words):
+    with ShardWriter(tmp_path / "shards", image_size=8) as writer:
+        good = {"image": np.zeros((8, 8, 3), np.uint8), "text": "a fox", "meta": {"questions": []}}
+        writer.write({"key": "0", **good})
+        writer.write({"key": "1", **good, **change})
+    found = check_folder(tmp_path / "shards")
+    assert not found.broken and [entry["name"] for entry in found.unusable] == ["sample 1"]
+    assert words in found.unusable[0]["why"]
+
+
+@pytest.mark.parametrize("ids", [[7, 8], [-1, 0], [1], [[1, 2]], None])
+def test_ids_that_are_not_the_tokenizers_are_found(tmp_path, ids):
+    tokenizer = {"fingerprint": "f", "codebook_size": 8, "num_tokens": 2}
+    with ShardWriter(tmp_path / "shards", tokenizer=tokenizer) as writer:
+        writer.write({"key": "0", "ids": np.array([0, 7]), "text": "a fox"})
+
+    def spoil(members):
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(ids))
+        return [(name, buffer.getvalue() if name.endswith(".npy") else data) for name, data in members]
+
+    rewrite(
+        tmp_path / "shards", "000000.tar", spoil if ids else lambda members: [m for m in members if "npy" not in m[0]]
+    )
+    found = check_folder(tmp_path / "shards")
+    assert not found.broken and "ids" in found.unusable[0]["why"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ddt_data import PackConfig, Record, Refused, ShardDataset, open_reader, pack_folder
-from ddt_data.readers import captions as captions_module
+from ddt_data.readers import tables
 from ddt_data.readers.layouts import find_reader
 from ddt_data.readers.records import Span
 
@@ -103,7 +103,7 @@ def test_a_csv_that_breaks_off_is_read_so_far(photos):
 
 def test_a_parquet_of_captions(photos, monkeypatch):
     (photos / "captions.parquet").touch()
-    monkeypatch.setattr(captions_module, "_parquet", lambda file: [{"path": "a.jpg", "caption": "a fox"}])
+    monkeypatch.setattr(tables, "_parquet", lambda file: [{"path": "a.jpg", "caption": "a fox"}])
     assert texts(read(photos, "captions")[0]) == {"a.jpg": "a fox"}
 
 
@@ -263,7 +263,7 @@ def test_one_pack_lists_each_folder_once(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(os, "scandir", counted(scandir))
     monkeypatch.setattr(os, "listdir", counted(listdir))
     assert pack_folder(source, tmp_path / "out", PackConfig(image_size=8, samples_per_shard=1)).samples
-    assert len(walks) == (layout != "edits")  # they are listed in a file
+    assert len(walks) == 1
     assert all(listed[name] <= 1 for name in listed if ".out.part" not in name), listed
     if layout in ("pictures", "words", "list", "one file"):
         assert sum(str(tmp_path / "out") not in name and ".out.part" not in name for name in listed) == 2

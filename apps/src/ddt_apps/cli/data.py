@@ -47,7 +47,9 @@ def data_pack(
     kind: Annotated[
         str, typer.Option(help="auto, or folder, classes, captions, coco, llava, edits, webdataset.")
     ] = "auto",
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, where SOURCE is a list.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, where SOURCE is a list of captions.")
+    ] = None,
     background: Annotated[str, typer.Option(help="Colour behind transparent parts.")] = "white",
     licence: Annotated[str, typer.Option(help="Of the pictures and words, for manifest.json.")] = "",
     buckets: Annotated[
@@ -60,9 +62,10 @@ def data_pack(
 
     Example: [bold]ddt data pack ~/photos --out data/photos --image-size 64[/]
 
-    Reads what is there: name.jpg with name.txt beside it; class folders; captions.jsonl, .csv or .parquet; COCO
-    captions and LLaVA-style instructions (.json); edits (edits.jsonl, MagicBrush, InstructPix2Pix); webdataset tars.
-    What cannot be used is named in manifest.json with the reason. Goes on where it was when it is run again.
+    Reads what is there: name.jpg with name.txt, .caption or .json beside it; class folders; captions or metadata,
+    .jsonl, .csv, .tsv or .parquet; COCO captions and LLaVA-style instructions (.json); edits (edits.jsonl, MagicBrush,
+    InstructPix2Pix); webdataset tars. Every other file is named in manifest.json with the reason. Goes on where it was
+    when it is run again.
     """
     from ddt_apps.shards.make import pack_source
     from ddt_data import PackConfig

@@ -164,7 +164,7 @@ def _behind(folder: str | None, side: int) -> list[np.ndarray]:
     if folder is None:
         return []
     from ddt_data import load_image
-    from ddt_data.readers.folder import find_pictures
+    from ddt_data.readers.listing import find_pictures
 
     if not Path(folder).is_dir() or not (paths := find_pictures(Path(folder))):
         raise FileNotFoundError(f"{folder}: no folder with pictures to put behind scenes")

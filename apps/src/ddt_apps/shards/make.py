@@ -8,6 +8,7 @@ from rich.console import Console
 
 import ddt_data
 from ddt_apps.run.progress import StageProgress
+from ddt_data.readers.leftovers import NOT_READ
 from ddt_data.sets.fetching import fetch_set as fetch
 from ddt_data.shards.building import Progress
 from ddt_data.terminal import printable
@@ -79,6 +80,8 @@ def pack_source(
         2
     """
     if kind == "auto" and ddt_data.holds_texts(source):
+        if images:
+            raise ValueError(f"images ({images}) is for lists of pictures, and {source} holds texts; leave it out")
         _told(ddt_data.pack_text(source, out), out)
         return
     if buckets and workers > 1:
@@ -94,6 +97,10 @@ def pack_source(
             made = {".": ddt_data.pack_folder(source, out, config, **options, progress=show)}
     for name, manifest in made.items():
         _told(manifest, out / name)
+    said = next(iter(made.values())).source
+    albums = kind == "auto" and said.startswith("folder ") and any(source.glob("[!.]*/"))
+    note = "; names of folders in it are no captions, --kind classes makes labels of them" if albums else ""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"read as {said}{note}", markup=False)
 
 
 def fetch_set(
@@ -148,13 +155,14 @@ def check_shards(folder: Path, sheet: Path | None = None) -> bool:
         f"twice     {sum(map(len, found.repeated_pictures))} samples show the same as another"
         + "".join(f"\n          {', '.join(keys[:5])}" for keys in found.repeated_pictures[:5]),
         f"broken    {len(found.broken)}" + "".join(_few(found.broken)),
+        f"unusable  {len(found.unusable)}" + "".join(_few(found.unusable)) if found.unusable else "",
         f"keys twice {', '.join(found.repeated_keys[:5])}" if found.repeated_keys else "",
         f"sheet     {sheet}" if sheet and sheet.is_file() else "",
     ]
     console = Console(highlight=False, soft_wrap=True)
     said = "\n".join(line for line in lines if line).split("\n")
     console.print("\n".join(map(printable, said)), markup=False)
-    return not found.broken and not found.repeated_keys
+    return not (found.broken or found.unusable or found.repeated_keys)
 
 
 @contextmanager
@@ -170,11 +178,11 @@ def _progress(stage: str, total: int) -> Iterator[Progress]:
 
 
 def _told(manifest: ddt_data.Manifest, out: Path) -> ddt_data.Manifest:
-    """Print on stderr what was written, and the first few inputs that were not."""
+    """Print on stderr what was written, and the first few inputs that were not: first what no reader took."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left_out = f", {len(manifest.skipped)} inputs left out" if manifest.skipped else ""
     console.print(f"{manifest.samples} samples in {len(manifest.shards)} shards{left_out}: {out}", markup=False)
-    for line in _few(manifest.skipped, "skipped "):
+    for line in _few(sorted(manifest.skipped, key=lambda entry: not entry["why"].startswith(NOT_READ)), "skipped "):
         console.print(line.strip(), markup=False)
     return manifest
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ddt_data.readers.folder import find_pictures, name_in
+from ddt_data.readers.listing import find_described, find_pictures, name_in
 from ddt_data.readers.records import Record, Refused
 
 
@@ -32,8 +32,8 @@ def read_classes(folder: str | Path, files: Sequence[str] | None = None) -> Iter
 
 
 def has_classes(folder: Path, files: Sequence[str]) -> bool:
-    """Return whether the files of a folder are class folders: two or more, pictures right inside, and nothing else."""
+    """Return whether a folder holds class folders: two or more, with pictures right inside and no words beside them."""
     pictures = find_pictures(folder, files)
     within = {path.parent for path in pictures}
     deep = any(path.parent.parent != folder for path in pictures)
-    return len(within) > 1 and not deep and len(pictures) == len(files)
+    return len(within) > 1 and not deep and not find_described(files)

@@ -1,14 +1,16 @@
 """Read edit triples (source, instruction, target): a list of ours, MagicBrush, or InstructPix2Pix."""
 
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ddt_data.readers.captions import inside, read_rows
-from ddt_data.readers.coco import read_json
-from ddt_data.readers.folder import Listing, name_in
-from ddt_data.readers.records import Record, Refused, one_line
+from ddt_data.readers.listing import PICTURES, Listing, ending, inside, name_in
+from ddt_data.readers.records import Record, Refused, one_line, reason
+from ddt_data.readers.tables import read_rows
+from ddt_data.readers.text import decode, parse_object, read_json
 
-LIST, MAGICBRUSH, PAIRS = "edits.jsonl", "edit_turns.json", "prompt.json"
+LIST, MAGICBRUSH, PAIRS = "edits.jsonl", "edit_turns.json", "prompt.json"  # in any case
 Pair = tuple[str, list[str]]  # paths of a prompt and of its source pictures
 
 
@@ -21,10 +23,12 @@ def read_edits(folder: str | Path, pairs: Sequence[Pair] | None = None) -> Itera
     `<number>/prompt.json` beside `<seed>_0.jpg` and `<seed>_1.jpg`, as InstructPix2Pix comes.
 
     Args:
+        folder: That of the edits, or the list itself.
         pairs: What `find_pairs` has found there, if it is listed already.
 
     Raises:
         FileNotFoundError: If the folder is laid out in none of these ways.
+        ValueError: If the list cannot be read.
 
     Example:
         >>> import tempfile
@@ -36,79 +40,113 @@ def read_edits(folder: str | Path, pairs: Sequence[Pair] | None = None) -> Itera
         'make it blue'
     """
     folder = Path(folder)
-    if (folder / LIST).is_file():
-        yield from _listed(folder)
-    elif (folder / MAGICBRUSH).is_file():
-        yield from _magicbrush(folder)
+    file = folder if folder.is_file() else None if pairs else find_edits(Listing(folder))
+    if file and file.name.lower() == MAGICBRUSH:
+        yield from _magicbrush(file)
+    elif file:
+        yield from _listed(file)
     elif pairs := pairs or find_pairs(Listing(folder)):
         yield from _pairs(folder, pairs)
     else:
         raise FileNotFoundError(f"{folder} holds neither {LIST}, {MAGICBRUSH} nor */{PAIRS}; write an {LIST}")
 
 
-def has_list(folder: Path) -> bool:
-    """Return whether a file of a folder lists its edits."""
-    return (folder / LIST).is_file() or (folder / MAGICBRUSH).is_file()
-
-
-def find_prompts(listing: Listing) -> Iterator[Path]:
-    """Yield the prompts of a folder that is laid out as InstructPix2Pix, sorted; none of any other."""
-    prompts = (listing.folder / name / PAIRS for name in sorted(listing.top[0]))
-    return (prompt for prompt in prompts if prompt.exists())
+def find_edits(listing: Listing) -> Path | None:
+    """Return the file of a folder that lists its edits, if one does."""
+    lists = {name.lower(): name for name in listing.top[1] if name.lower() in (LIST, MAGICBRUSH)}
+    name = lists.get(LIST) or lists.get(MAGICBRUSH)
+    return listing.folder / name if name else None
 
 
 def find_pairs(listing: Listing) -> list[Pair]:
-    """Return each prompt with the source pictures beside it; none where a file lists the edits."""
-    prompts = [] if has_list(listing.folder) else find_prompts(listing)
-    return [(str(prompt), sorted(map(str, prompt.parent.glob("*_0.*")))) for prompt in prompts]
+    """Return each prompt with the source pictures beside it, as InstructPix2Pix comes; none in any other layout."""
+    prompts, sources = [], defaultdict(list)
+    for file in listing.files:
+        folder, name = os.path.split(file)
+        if name.lower() == PAIRS and os.path.dirname(folder) == str(listing.folder):
+            prompts.append(file)
+        elif name.endswith(f"_0{os.path.splitext(name)[1]}") and ending(name) in PICTURES:
+            sources[folder].append(file)
+    return [(prompt, sources[os.path.dirname(prompt)]) for prompt in prompts]
 
 
-def _listed(folder: Path) -> Iterator[Record | Refused]:
-    for where, row in read_rows(folder / LIST):
+def target_of(source: str) -> str:
+    """Return the path of the picture that an edit of InstructPix2Pix leads to.
+
+    Example:
+        >>> target_of("0001/11_0.jpg")
+        '0001/11_1.jpg'
+    """
+    name, kind = os.path.splitext(source)
+    return f"{name[:-1]}1{kind}"
+
+
+def _listed(file: Path) -> Iterator[Record | Refused]:
+    for row in read_rows(file):
+        if isinstance(row, Refused):
+            yield row
+            continue
         try:
-            if not isinstance(row, dict):
-                raise ValueError("no JSON object; correct the line")
-            yield _edit(where, folder, row)
-        except (ValueError, KeyError) as error:
-            why = f'not {{"source", "target", "instruction"}}: {error} is missing' if type(error) is KeyError else error
-            yield Refused(where, str(why))
+            yield _edit(row[0], file.parent, row[1])
+        except ValueError as error:
+            yield Refused(row[0], reason(error))
 
 
-def _magicbrush(folder: Path) -> Iterator[Record | Refused]:
-    turns = read_json(folder / MAGICBRUSH)
-    for number, turn in enumerate(turns if isinstance(turns, list) else []):
-        name = f"{MAGICBRUSH}, entry {number}"
+def _magicbrush(file: Path) -> Iterator[Record | Refused]:
+    turns = read_json(file)
+    if not isinstance(turns, list):
+        raise ValueError(f"{file}: no list of edits, as MagicBrush has them; correct or rename it")
+    for number, turn in enumerate(turns):
+        name = f"{file.name}, entry {number}"
         try:
-            image_id = turn["input"].split("-")[0]
-            row = {"source": f"images/{image_id}/{turn['input']}", "target": f"images/{image_id}/{turn['output']}"}
-            yield _edit(name, folder, {**row, "instruction": turn["instruction"]})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Refused(name, str(error))
+            if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("input", "output")):
+                raise ValueError('not {"input", "output", "instruction"}; correct the entry')
+            place = f"images/{turn['input'].split('-')[0]}"
+            pair = {"source": f"{place}/{turn['input']}", "target": f"{place}/{turn['output']}"}
+            yield _edit(name, file.parent, {**pair, "instruction": turn.get("instruction")})
+        except ValueError as error:
+            yield Refused(name, reason(error))
 
 
 def _pairs(folder: Path, pairs: Sequence[Pair]) -> Iterator[Record | Refused]:
     for prompt, sources in pairs:
         name = name_in(folder, Path(prompt))
         try:
-            words = read_json(Path(prompt))
-            row = {"instruction": words["edit"], "caption": words["input"], "target_caption": words["output"]}
+            if not Path(prompt).is_file():
+                raise ValueError("is no file, or a link that leads nowhere; remove it")
+            words = parse_object(decode(Path(prompt).read_bytes()))
+            row = {
+                "instruction": words.get("edit"),
+                "caption": words.get("input"),
+                "target_caption": words.get("output"),
+            }
+            if missing := [key for key in ("edit", "input", "output") if key not in words]:
+                raise ValueError(f'lacks "{missing[0]}"; add it')
             if not sources:
                 raise ValueError("no pictures named <seed>_0 and <seed>_1 beside it")
-        except (ValueError, KeyError, TypeError) as error:
-            yield Refused(name, str(error))
+        except (ValueError, OSError) as error:
+            yield Refused(name, reason(error))
             continue
-        for source in map(Path, sources):
-            target = source.with_name(source.stem[:-1] + "1" + source.suffix)
-            pair = {"source": name_in(folder, source), "target": name_in(folder, target)}
+        for source in sources:
+            pair = {"source": name_in(folder, Path(source)), "target": name_in(folder, Path(target_of(source)))}
             try:
                 yield _edit(pair["source"], folder, {**pair, **row})
             except ValueError as error:
-                yield Refused(pair["source"], str(error))
+                yield Refused(pair["source"], reason(error))
 
 
 def _edit(name: str, folder: Path, row: dict) -> Record:
+    for key in ("source", "target", "instruction"):
+        if row.get(key) is None:
+            raise ValueError(f'not {{"source", "target", "instruction"}}: {key!r} is missing')
     source, target = inside(folder, row["source"]), inside(folder, row["target"])
-    edit = {"kind": row.get("kind", "instruction"), "instruction": one_line(row["instruction"])}
+    kind = row.get("kind", "instruction")
+    if not isinstance(kind, str):
+        raise ValueError('its "kind" is no text; correct it')
+    try:
+        edit = {"kind": kind, "instruction": one_line(row["instruction"])}
+    except ValueError as error:
+        raise ValueError("its instruction is empty or no text; write one") from error
     if row.get("target_caption"):
         edit["caption"] = one_line(row["target_caption"])
     text = one_line(row["caption"]) if row.get("caption") else None

@@ -1,20 +1,25 @@
 """Find out how pictures and words are laid out, and open the reader for that."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from ddt_data.readers.captions import read_captions
+from ddt_data.readers.captions import find_lists, read_captions
 from ddt_data.readers.classes import has_classes, read_classes
-from ddt_data.readers.coco import is_coco, read_coco, read_json
-from ddt_data.readers.edits import find_pairs, find_prompts, has_list, read_edits
-from ddt_data.readers.folder import PICTURES, Listing, find_pictures, read_folder
+from ddt_data.readers.coco import is_coco, read_coco
+from ddt_data.readers.edits import LIST, MAGICBRUSH, find_edits, find_pairs, read_edits, target_of
+from ddt_data.readers.folder import read_folder
+from ddt_data.readers.leftovers import SHARDS, account
+from ddt_data.readers.listing import CAPTIONS, PICTURES, Listing, ending, find_described, find_pictures
 from ddt_data.readers.llava import is_llava, read_llava
 from ddt_data.readers.records import Record, Refused
+from ddt_data.readers.tables import LISTS
+from ddt_data.readers.text import read_json
 from ddt_data.readers.webdataset import find_tars, read_webdataset
 
 KINDS = ("folder", "classes", "captions", "coco", "llava", "edits", "webdataset")
-LISTS = (".jsonl", ".csv", ".parquet")
+LISTED = ("captions", "coco", "llava")  # by a file, so that the pictures may be elsewhere
 Reader = Callable[[], Iterator[Record | Refused]]
 
 
@@ -23,13 +28,16 @@ def open_reader(
 ) -> tuple[str, Iterator[Record | Refused]]:
     """Open what a source holds; return its kind, and an iterator over records and what is refused.
 
+    Every file of a folder is in a record, or refused by name; only hidden ones are passed over.
+
     Args:
-        source: A folder, or a file that lists pictures (captions .jsonl, .csv, .parquet; COCO or LLaVA-style .json).
+        source: A folder; or a file that lists pictures (captions .jsonl, .csv, .tsv, .parquet; COCO or LLaVA-style
+            .json; edits.jsonl), or a .tar.
         kind: One of `KINDS`, or "auto" to go by what is there.
-        images: For "coco" and "llava", the folder of the pictures.
+        images: Where a file lists the pictures, other than edits: their folder.
 
     Raises:
-        FileNotFoundError: If the source is missing.
+        FileNotFoundError: If the source or the folder of pictures is missing.
         ValueError: If it holds no pictures, two kinds of captions, or is of no known kind.
 
     Example:
@@ -54,52 +62,130 @@ def find_reader(source: str | Path, kind: str, images: str | Path | None) -> tup
         raise FileNotFoundError(f"{source}: no such folder of pictures, or file that lists them")
     if kind not in ("auto", *KINDS):
         raise ValueError(f"kind of source {kind!r} is not known; use auto, {', '.join(KINDS)}")
-    listing = Listing(source)
-    found, at = _detect(source, listing) if kind == "auto" else (kind, _place(source, kind))
+    if images and not Path(images).is_dir():
+        raise FileNotFoundError(f"images ({images}): no such folder of pictures")
+    listing = Listing(source if source.is_dir() else source.parent)
+    if source.is_dir():
+        found, at = _detect(listing) if kind == "auto" else (kind, _place(listing, kind))
+    else:
+        found, at = _detect_file(source) if kind == "auto" else (kind, source)
+    if images and found not in LISTED:
+        raise ValueError(f"images ({images}) is for lists of captions, and {source} is of kind {found}; leave it out")
+    if source.is_file() and found in ("folder", "classes"):
+        raise ValueError(f"{source} is a file, and kind {found} is a folder; name its folder")
+    read, used, unlisted = _reader(found, at, listing, images)
+    return found, partial(account, read, source, listing.files, used, unlisted) if source.is_dir() else read
+
+
+def _reader(found: str, at: Path, listing: Listing, images: str | Path | None) -> tuple[Reader, list[str], str]:
+    """Return the reader, what it takes beside pictures, and why pictures may be left."""
     match found:
         case "folder":
-            return found, partial(read_folder, at, listing.files)
+            used = [file for beside in find_described(listing.files).values() for file in beside]
+            return partial(read_folder, at, listing.files), used, ""
         case "classes":
-            return found, partial(read_classes, at, listing.files)
+            return partial(read_classes, at, listing.files), [], ""
         case "captions":
-            beside = listing if source.is_dir() else Listing(at.parent)
-            return found, partial(read_captions, at, beside.files)
-        case "coco":
-            return found, partial(read_coco, at, images)
-        case "llava":
-            return found, partial(read_llava, at, images)
+            elsewhere = "the pictures of the list are in another folder; pack this by itself"
+            return partial(read_captions, at, listing.files, images), [str(at)], elsewhere
+        case "coco" | "llava":
+            read = partial(read_coco if found == "coco" else read_llava, at, images)
+            return read, [str(at)], f"no entry of {at.name} that is read names it; add one or remove the picture"
         case "edits":
-            return found, partial(read_edits, at, find_pairs(listing))
+            pairs = [] if at.is_file() else find_pairs(listing)
+            used = [
+                str(at),
+                *(file for prompt, sources in pairs for file in (prompt, *sources, *map(target_of, sources))),
+            ]
+            return partial(read_edits, at, pairs), used, "no edit that is read names it; add one or remove the picture"
         case _:
-            return found, partial(read_webdataset, at, find_tars(listing))
+            tars = [str(at)] if at.is_file() else find_tars(listing)
+            keys = {Path(tar).stem for tar in tars}
+            used = [*tars, *(str(listing.folder / name) for name in listing.top[1] if _is_about_tar(name, keys))]
+            return (
+                partial(read_webdataset, listing.folder, tars),
+                used,
+                "it lies beside tars; pack it from another folder",
+            )
 
 
-def _detect(source: Path, listing: Listing) -> tuple[str, Path]:
-    if source.is_file():
-        if source.suffix in LISTS:
-            return "captions", source
-        found = read_json(source) if source.suffix == ".json" else None
-        if is_coco(found) or is_llava(found):
-            return ("coco" if is_coco(found) else "llava"), source
-        raise ValueError(f"{source} lists no pictures; it may be .jsonl, .csv, .parquet, or COCO or LLaVA-style .json")
-    if has_list(source) or any(find_prompts(listing)):
+def _is_about_tar(name: str, keys: set[str]) -> bool:
+    """Return whether a file beside tars says something about one, as img2dataset writes it, or about the shards."""
+    key, kind = Path(name).stem.removesuffix("_stats"), ending(name)
+    return name == SHARDS or (key in keys and kind in (".json", ".parquet", ".idx"))
+
+
+def _detect_file(source: Path) -> tuple[str, Path]:
+    if source.name.lower() in (LIST, MAGICBRUSH):
         return "edits", source
-    lists = [path for path in map(source.joinpath, map("captions{}".format, LISTS)) if path.is_file()]
-    if lists:
-        files = [*lists[1:], *map(Path, listing.files)]
-        if len(lists) > 1 or any(path.suffix == ".txt" for path in files):
-            other = next(path for path in files if path.suffix in (*LISTS, ".txt") and path != lists[0])
-            raise ValueError(f"{source} holds both {lists[0].name} and {other.name}; keep one kind of captions")
+    if ending(source.name) in LISTS:
+        return "captions", source
+    if ending(source.name) == ".tar":
+        return "webdataset", source
+    if found := _kind_of_json(source) if ending(source.name) == ".json" else None:
+        return found, source
+    raise ValueError(f"{source} lists no pictures; it may be {', '.join(LISTS)}, .tar, or COCO or LLaVA-style .json")
+
+
+def _kind_of_json(file: Path) -> str | None:
+    found = read_json(file)
+    return "coco" if is_coco(found) else "llava" if is_llava(found) else None
+
+
+def _detect(listing: Listing) -> tuple[str, Path]:
+    source = listing.folder
+    if edits := find_edits(listing):
+        return "edits", edits
+    if find_pairs(listing):
+        return "edits", source
+    described = find_described(listing.files)
+    beside = [file for files in described.values() for file in files if ending(file) in CAPTIONS]
+    if lists := find_lists(listing):
+        if others := [*lists[1:], *map(Path, beside)]:
+            raise ValueError(f"{source} holds both {lists[0].name} and {others[0].name}; keep one kind of captions")
         return "captions", lists[0]
     if find_tars(listing):
         return "webdataset", source
     if not find_pictures(source, listing.files):
-        raise ValueError(f"{source} holds no pictures ({', '.join(PICTURES)}); put some there or name another folder")
+        held = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in _endings(listing)) or "nothing"
+        raise ValueError(
+            f"{source} holds no pictures ({', '.join(PICTURES)}) but {held}; put some there or name another folder"
+        )
+    if not beside and (found := _described_by(listing)):
+        return found
     return ("classes" if has_classes(source, listing.files) else "folder"), source
 
 
-def _place(source: Path, kind: str) -> Path:
+def _endings(listing: Listing) -> list[tuple[str, int]]:
+    return Counter(ending(file) for file in listing.files).most_common(4)
+
+
+def _described_by(listing: Listing) -> tuple[str, Path] | None:
+    """Find a .json right inside of a folder that describes its pictures, as COCO or LLaVA do, whatever its name."""
+    described = {file for files in find_described(listing.files).values() for file in files}
+    found = []
+    for name in sorted(listing.top[1]):
+        path = listing.folder / name
+        if ending(name) == ".json" and str(path) not in described and path.is_file():
+            try:
+                kind = _kind_of_json(path)
+            except ValueError:  # it is named among what is not read
+                continue
+            found += [(kind, path)] if kind else []
+    if len(found) > 1:
+        raise ValueError(
+            f"{listing.folder} holds both {found[0][1].name} and {found[1][1].name}; name one as the source"
+        )
+    return found[0] if found else None
+
+
+def _place(listing: Listing, kind: str) -> Path:
     """Find the file that a reader of lists needs, where the folder was named."""
-    if kind == "captions" and source.is_dir():
-        return next((path for end in LISTS if (path := source / f"captions{end}").is_file()), source / "captions.jsonl")
-    return source
+    if kind == "captions":
+        return next(iter(find_lists(listing)), listing.folder / "captions.jsonl")
+    if kind in ("coco", "llava"):
+        found = _described_by(listing)
+        if not found or found[0] != kind:
+            raise ValueError(f"{listing.folder} holds no .json of kind {kind}; name the file itself")
+        return found[1]
+    return find_edits(listing) or listing.folder if kind == "edits" else listing.folder

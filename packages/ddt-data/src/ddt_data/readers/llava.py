@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddt_data.readers.captions import inside
-from ddt_data.readers.coco import find_pictures_of, read_json
-from ddt_data.readers.records import Record, Refused, one_line
+from ddt_data.readers.coco import find_pictures_of
+from ddt_data.readers.listing import inside
+from ddt_data.readers.records import Record, Refused, one_line, reason
+from ddt_data.readers.text import read_json
 
 MARK = "<image>"
 
@@ -44,7 +45,7 @@ def read_llava(file: str | Path, images: str | Path | None = None) -> Iterator[R
             meta = {"questions": _questions(entry.get("conversations")), "picture": entry["image"]}
             yield Record(name, image=path, meta=meta)
         except ValueError as error:
-            yield Refused(name, str(error))
+            yield Refused(name, reason(error))
 
 
 def is_llava(found: object) -> bool:
@@ -58,9 +59,9 @@ def _questions(turns: object) -> list[dict]:
     questions = []
     for asked, told in zip(turns[::2], turns[1::2], strict=True):
         try:
-            speakers, question, answer = (asked["from"], told["from"]), asked["value"], told["value"]
+            speakers, question, answer = (asked["from"], told["from"]), _text(asked["value"]), _text(told["value"])
             question = one_line(question.replace(MARK, " "))
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise ValueError('a turn is not {"from": ..., "value": ...}') from error
         if speakers != ("human", "gpt"):
             raise ValueError(f"its turns are of {speakers[0]} and {speakers[1]}, not of human and gpt")
@@ -68,3 +69,10 @@ def _questions(turns: object) -> list[dict]:
             raise ValueError("an answer is empty or holds a picture")
         questions.append({"kind": "instruction", "question": question, "answer": answer.strip()})
     return questions
+
+
+def _text(value: object) -> str:
+    """Return what was said as text; answers to "how many" are written as numbers, too."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"{type(value)} is no text")
+    return str(value)

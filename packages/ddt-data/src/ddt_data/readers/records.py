@@ -1,7 +1,10 @@
 """What readers yield: records of pictures and words, and what had to be left out."""
 
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
+
+LONGEST = 200  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Refused:
 
     name: str
     why: str  # and what to do about it; does not repeat the name
+    fault: bool = True  # False: named all the same, but no loss, such as a README, so that `strict` goes on
 
 
 def bytes_or_path(picture: Picture) -> bytes | Path:
@@ -63,7 +67,7 @@ def one_line(text: object) -> str:
     r"""Join all white space, as captions are stored.
 
     Raises:
-        ValueError: If it is no text, or empty.
+        ValueError: If it is no text, or empty, or holds what UTF-8 cannot.
 
     Example:
         >>> one_line(" a cat \n on a sofa ")
@@ -71,4 +75,38 @@ def one_line(text: object) -> str:
     """
     if not isinstance(text, str) or not (words := " ".join(text.split())):
         raise ValueError("its caption is empty or no text; write one")
+    if not is_utf8(words):
+        raise ValueError("its caption is not UTF-8; convert the file")
     return words
+
+
+def is_utf8(text: str) -> bool:
+    r"""Return whether a text can be written; bytes that are not UTF-8 were read as halves of letters.
+
+    Example:
+        >>> is_utf8("größe"), is_utf8("gr\udcf6\udcdfe")
+        (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def reason(error: Exception | str) -> str:
+    r"""Return what is wrong in one line that may be shown and kept: short, printable, the same on every machine.
+
+    Example:
+        >>> reason("torn \n in \x1b[31m two")
+        'torn in �[31m two'
+        >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
+        'is gone, or a link that leads nowhere; remove it'
+    """
+    system = error.__cause__ if isinstance(error, Exception) and isinstance(error.__cause__, OSError) else error
+    if isinstance(system, OSError) and system.errno:
+        return SYSTEM.get(system.errno, "cannot be read from the disk; copy it again")
+    if isinstance(error, UnicodeEncodeError):  # by whoever writes it
+        return "holds letters that UTF-8 does not know; convert the file"
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(str(error).split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 65]} ... {text[-60:]}"
+
+
+SYSTEM = dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "is gone, or a link that leads nowhere; remove it")
+SYSTEM |= dict.fromkeys((errno.EACCES, errno.EPERM), "may not be read; change its permissions")

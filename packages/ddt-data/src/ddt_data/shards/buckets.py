@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -163,7 +164,9 @@ def nearest_bucket(width: int, height: int, buckets: tuple[tuple[int, int], ...]
 
 
 def split_by_shape(records: Iterable[Record | Refused], image_size: int, step: int = 16) -> dict[tuple[int, int], list]:
-    """Sort records into aspect-ratio buckets by the shape of their picture; what cannot be read goes with the square.
+    """Sort records into aspect-ratio buckets by the shape of their picture.
+
+    What cannot be read goes with the square, or, if there is none, with the bucket that holds most.
 
     Returns:
         Records by (width, height), for one shard folder each: batches of one shape then come from one folder.
@@ -177,11 +180,17 @@ def split_by_shape(records: Iterable[Record | Refused], image_size: int, step: i
     """
     buckets = aspect_buckets(image_size, step)
     found: dict[tuple[int, int], list] = {bucket: [] for bucket in buckets}
+    square, readable = (image_size, image_size), Counter()
     for record in records:
-        shape = (image_size, image_size)
+        shape = square
         if isinstance(record, Record) and record.image is not None:
             # What is wrong is named when it is packed.
             with suppress(ValueError, OSError), warnings.catch_warnings(action="ignore"):
                 shape = nearest_bucket(*image_shape(bytes_or_path(record.image)), buckets)
+                readable[shape] += 1
         found[shape].append(record)
+    if readable and not readable[square]:
+        most = max(readable, key=lambda shape: (readable[shape], shape))
+        found[most] += found[square]
+        found[square] = []
     return found

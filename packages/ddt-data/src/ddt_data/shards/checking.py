@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ddt_data.shards.block_writing import Sample
+from ddt_data.readers.records import reason
+from ddt_data.readers.tars import DAMAGE
+from ddt_data.shards.block_writing import Sample, checked_ids
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import check_shard, open_shard
 from ddt_data.shards.images import file_format, save_image
 from ddt_data.shards.manifest import MANIFEST, Manifest
+from ddt_data.shards.meta import misfits
 from ddt_data.shards.sheet import contact_sheet
+
+UNREADABLE = (*DAMAGE, AttributeError)  # what damaged shards raise
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Findings:
     questions: int = 0
     caption_lengths: list[int] = field(default_factory=list)  # in characters
     broken: list[dict] = field(default_factory=list)  # {"name", "why"}
+    unusable: list[dict] = field(default_factory=list)  # the same of what can be read, and training would trip over
     repeated_keys: list[str] = field(default_factory=list)
     repeated_pictures: list[list[str]] = field(default_factory=list)  # keys of the samples that show the same
     repeated_captions: int = 0  # samples whose caption an earlier one has
@@ -73,6 +79,7 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
     for number, sample in _samples(folder, manifest, found.broken):
         keys[sample["key"]] += 1
         _note(found, sample, texts, pictures)
+        found.unusable += ({"name": f"sample {sample['key']}", "why": why} for why in _unusable(sample, manifest))
         if number in wanted and "image" in sample:
             shown.append(sample)
         if progress:
@@ -94,14 +101,18 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
             opened = open_shard(folder / shard.name, manifest)
             if len(opened) != shard.samples:
                 raise ValueError(f"holds {len(opened)} samples, the manifest says {shard.samples}")
-        except (ValueError, OSError) as error:
-            broken.append({"name": shard.name, "why": str(error)})
+        except UNREADABLE as error:
+            broken.append({"name": shard.name, "why": reason(error)})
         else:
             for index in range(len(opened)):
                 try:
                     sample = opened[index]
-                except ValueError as error:
-                    broken.append({"name": f"{shard.name}, sample {index}", "why": str(error)})
+                    if not isinstance(sample.get("key"), str) or not isinstance(sample.get("meta", {}), dict):
+                        raise ValueError("has no key, or its meta is no object; make the shards again")
+                    if not isinstance(sample.get("text", ""), str):
+                        raise ValueError("its text is none; make the shards again")
+                except UNREADABLE as error:
+                    broken.append({"name": f"{shard.name}, sample {index}", "why": reason(error)})
                 else:
                     yield first + index, sample
         first += shard.samples
@@ -109,10 +120,37 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
         broken.append({"name": MANIFEST, "why": f"says {manifest.samples} samples, its shards hold {first}"})
 
 
+def _unusable(sample: Sample, manifest: Manifest) -> Iterator[str]:
+    """Yield what training would trip over in a sample that can be read."""
+    remedy = "make the shards again"
+    for why in misfits(sample.get("meta", {})).values():
+        yield f"its {why}; {remedy}"
+    if not sample.get("text", "text").strip():
+        yield f"its text is empty; {remedy}"
+    if not {"image", "ids", "latents", "text"} & set(sample):
+        yield f"it has neither picture, ids nor text; {remedy}"
+    if {"target", "target_ids"} & set(sample) and "edit" not in sample.get("meta", {}):
+        yield f"it has a target and no edit; {remedy}"
+    size = manifest.image_size
+    shape = (size, size) if isinstance(size, int) else size
+    for name in ("image", "target"):
+        if shape and name in sample and (found := sample[name].shape[1::-1]) != shape:
+            yield f"its {name} is {found[0]} x {found[1]}, the manifest says {shape[0]} x {shape[1]}; {remedy}"
+    if manifest.tokenizer and "ids" not in sample:
+        yield f"it has no ids; {remedy}"
+    for name in ("ids", "target_ids"):
+        if name in sample:
+            try:
+                checked_ids(sample["key"], sample[name], manifest.tokenizer)
+            except (ValueError, TypeError) as error:
+                yield f"{reason(error)}; {remedy}"
+
+
 def _note(found: Findings, sample: Sample, texts: set[str], pictures: dict[bytes, list[str]]) -> None:
     found.samples += 1
     found.fields.update(name for name in sample if name != "key")
-    found.questions += len(sample.get("meta", {}).get("questions", ()))
+    questions = sample.get("meta", {}).get("questions", ())
+    found.questions += len(questions) if isinstance(questions, list) else 0
     if "image" in sample:
         height, width = sample["image"].shape[:2]
         found.shapes[width, height] += 1

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from ddt_data.readers.captions import NAMES, read_rows
+from ddt_data.readers.records import Refused, is_utf8, reason
+from ddt_data.readers.tables import NAMES, pick, read_rows
+from ddt_data.readers.text import read_lines
 from ddt_data.scenes.captions import caption
 from ddt_data.scenes.config import SceneConfig
 from ddt_data.scenes.edits import make_edit
@@ -19,6 +21,8 @@ from ddt_data.shards.manifest import Manifest
 from ddt_data.shards.tar_shard import TarShardWriter
 
 SCENES, TEXTS = 1000, 10_000  # samples of a shard
+
+TEXT = ("text",)  # what the column of texts is called
 
 
 def make_sample(generator: SceneGenerator, index: int, edits: bool = True, questions: int = 3) -> Sample:
@@ -107,41 +111,44 @@ def pack_text(
     Raises:
         FileNotFoundError: If the file is missing.
         FileExistsError: If `out` holds something.
-        ValueError: If there is no text, or a line of the .jsonl is malformed.
+        ValueError: If there is no text, a line of the .jsonl is malformed, or the file is not UTF-8.
 
     Example:
         >>> import tempfile
         >>> pack_text(["A fox is red.", "A bell rings."], Path(tempfile.mkdtemp(), "prose")).samples
         2
     """
+    skipped: tuple[dict, ...] = ()
     if isinstance(lines, str | Path):
         source = source or Path(lines).name
-        lines = _read_texts(Path(lines))
+        lines, skipped = _read_texts(Path(lines))
     texts = [text for line in lines if (text := line.strip())]
-    starts = range(0, len(texts), TEXTS)
+    starts = range(0, max(len(texts), 1), TEXTS)  # what was left out is told with the first
     plan = Plan(
-        lambda: (([first, texts[first : first + TEXTS]], first) for first in starts),
+        lambda: (([first, texts[first : first + TEXTS], skipped if first == 0 else ()], first) for first in starts),
         lambda path, first: _write(
-            path, ({"key": f"{i:08d}", "text": text} for i, text in enumerate(texts[first : first + TEXTS], first))
+            path,
+            ({"key": f"{i:08d}", "text": text} for i, text in enumerate(texts[first : first + TEXTS], first)),
+            skipped if first == 0 else (),
         ),
         Manifest(0, (), source=source, parts=parts),
     )
     return build(out, plan)
 
 
-def _write(path: Path, samples: Iterable[Sample]) -> Made:
+def _write(path: Path, samples: Iterable[Sample], skipped: tuple[dict, ...] = ()) -> Made:
     writer = TarShardWriter(path)
     try:
         for sample in samples:
             writer.write(sample)
-        return Made(writer.close())
+        return Made(writer.close(), skipped)
     except ValueError:
         writer.abort()
         raise
 
 
 def holds_texts(source: str | Path) -> bool:
-    """Return whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines name no picture.
+    """Return whether `pack_text` reads a source: a .txt file, or a .jsonl file whose lines are texts without pictures.
 
     Example:
         >>> import tempfile
@@ -151,22 +158,36 @@ def holds_texts(source: str | Path) -> bool:
         True
     """
     source = Path(source)
-    if source.suffix != ".jsonl" or not source.is_file():
-        return source.suffix == ".txt" and source.is_file()
-    _, first = next(read_rows(source), ("", None))
-    return isinstance(first, dict) and not any(name in first for name in NAMES)
+    if source.suffix.lower() != ".jsonl" or not source.is_file():
+        return source.suffix.lower() == ".txt" and source.is_file()
+    first = next((row[1] for row in read_rows(source) if not isinstance(row, Refused)), {})
+    return pick(first, TEXT) is not None and pick(first, NAMES) is None
 
 
-def _read_texts(path: Path) -> list[str]:
+def _read_texts(path: Path) -> tuple[list[str], tuple[dict, ...]]:
+    """Return the texts of a file, and what is not kept of it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of texts")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if path.suffix != ".jsonl":
-        return lines
-    texts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(json.loads(line)["text"].strip())
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f'{path}, line {number}: not {{"text": ...}}; correct the line') from error
-    return texts
+    if path.suffix.lower() != ".jsonl":
+        return [_written(path, f"line {number}", line) for number, line in read_lines(path)], ()
+    texts, empty, columns = [], [], set()
+    for row in read_rows(path):
+        where = (row.name if isinstance(row, Refused) else row[0]).removeprefix(f"{path.name}, ")
+        key = None if isinstance(row, Refused) else pick(row[1], TEXT)
+        if key is None or not isinstance(row[1][key], str):
+            raise ValueError(f'{path}, {where}: not {{"text": ...}}; correct the line')
+        text = _written(path, where, row[1][key])
+        texts.append(text)
+        columns |= set(row[1]) - {key}
+        if not text.strip():
+            empty.append({"name": f"{path.name}, {where}", "why": "its text is empty; write one or remove the line"})
+    if columns:
+        why = f"not read: of texts only `text` is kept, not {', '.join(sorted(columns))}"
+        empty.append({"name": path.name, "why": reason(why)})
+    return texts, tuple(empty)
+
+
+def _written(path: Path, where: str, text: str) -> str:
+    if not is_utf8(text):
+        raise ValueError(f"{path}, {where}: not UTF-8; convert the file")
+    return text

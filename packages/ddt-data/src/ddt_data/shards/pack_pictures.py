@@ -12,11 +12,12 @@ from typing import Any
 from PIL import ImageColor
 
 from ddt_data.readers.layouts import find_reader
-from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path
+from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path, reason
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Made, Plan, Progress, build
 from ddt_data.shards.images import ENCODINGS
 from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.meta import apart, misfits, usable
 from ddt_data.shards.pictures import load_image
 from ddt_data.shards.tar_shard import TarShardWriter
 
@@ -89,7 +90,10 @@ def pack_folder(
     config = config or PackConfig()
     found, read = find_reader(source, kind, images)  # fails early
     said = f"{found} {Path(source).name}"
-    return build(out, _plan(read, config, source=said, licence=licence), workers, progress=progress)
+    plan = _plan(read, config, source=said, licence=licence)
+    if (made := build(out, plan, workers, progress=progress)) is None:
+        raise ValueError(f"{source} changed while it was packed; run again, which packs what is new")
+    return made
 
 
 def pack_records(
@@ -141,12 +145,20 @@ def write_records(config: PackConfig, path: Path, records: list[Numbered]) -> Ma
     try:
         for number, record in records:
             try:
+                odd = misfits(record.meta) if isinstance(record, Record) else {}
+                if config.strict and odd:
+                    raise ValueError("; ".join(odd.values()))
                 with warnings.catch_warnings(action="ignore"):  # what is wrong raises, or does not matter
                     writer.write(read_record(number, record, config))
+                skipped += [
+                    {"name": f"{record.name}, {key}", "why": reason(f"{why}; it is kept as {apart(key)}")}
+                    for key, why in odd.items()
+                ]
             except (ValueError, OSError) as error:
-                why = " ".join(str(error).split()).removeprefix(f"{record.name}: ")
-                if config.strict:
-                    raise ValueError(f"{record.name}: {why}; or leave such inputs out: strict=False") from error
+                why = reason(error).removeprefix(f"{reason(record.name)}: ")
+                if config.strict and getattr(record, "fault", True):
+                    name = reason(record.name)
+                    raise ValueError(f"{name}: {why}; or leave such inputs out: strict=False") from error
                 skipped.append({"name": record.name, "why": why})
         return Made(writer.close(), tuple(skipped))
     except ValueError:
@@ -169,7 +181,7 @@ def read_record(number: int, record: Record | Refused, config: PackConfig) -> Sa
             sample[field] = load_image(bytes_or_path(picture), config.image_size, name, config.background)
     if record.text is not None:
         sample["text"] = record.text
-    return {**sample, "meta": {**record.meta, "source": record.name}}
+    return {**sample, "meta": {**usable(record.meta), "source": record.name}}
 
 
 def _chunks(read: Callable[[], Iterable], config: PackConfig) -> Iterator[tuple[Any, list[Numbered]]]:
