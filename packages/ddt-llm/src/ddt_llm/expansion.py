@@ -154,8 +154,8 @@ def _check_text_tokenizer(text_tokenizer: "PreTrainedTokenizerFast", rows: int) 
         )
     if holes := sorted(set(range(last)) - ids):
         raise ValueError(
-            f"text_tokenizer has no token of id {holes[0]}, but one of id {last}: new tokens would take the ids of words; "
-            f"use a tokenizer without holes"
+            f"text_tokenizer has a token of id {last} and none of id {holes[0]}: new tokens would take ids of words; "
+            f"use one without holes"
         )
 
 

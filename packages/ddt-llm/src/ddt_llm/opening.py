@@ -104,7 +104,7 @@ def named_errors(source: str | Path) -> Iterator[None]:
     except FOREIGN_ERRORS as error:
         said = " ".join(str(error).split("\n\n")[0].split())[:300]
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        raise ValueError(f"'{source}' cannot be opened as a language model: {kind}{said}") from error
+        raise ValueError(f"'{source}' is no language model that can be used: {kind}{said}") from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100  # label of a position that is not trained, as in torch's cross-entropy
+REMEDY = "raise row_length, or take a model of more positions (max_positions) or a tokenizer of fewer num_tokens"
 USER, ASSISTANT = "USER:", " ASSISTANT:"
 
 Template = Literal["caption", "instruction"]
@@ -62,7 +63,7 @@ class Sequences:
         if text_tokenizer.eos_token_id is None:
             raise ValueError("text_tokenizer has no eos_token: set one, a sequence could not end without it")
         if longest is not None and longest < (least := vocabulary.image_length + 3):
-            raise ValueError(f"an image and a word take {least} tokens, {longest} are the most")
+            raise ValueError(f"an image and a word take {least} tokens, {longest} are the most: {REMEDY}")
         self.vocabulary = vocabulary
         self.text_tokenizer = text_tokenizer
         self.longest = longest
@@ -156,7 +157,9 @@ class Sequences:
         if self.longest is not None and length > self.longest:
             least = length - sum(map(len, texts)) + bool(texts)
             if least > self.longest:
-                raise ValueError(f"an example takes {least} tokens with one of its text, {self.longest} are the most")
+                raise ValueError(
+                    f"an example takes {least} tokens with one of its text, {self.longest} are the most: {REMEDY}"
+                )
             for _ in range(length - self.longest):
                 max(texts, key=len).pop()
         labels = [token if piece.trained else IGNORED for piece in pieces for token in piece.tokens]
