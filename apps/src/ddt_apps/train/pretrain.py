@@ -1,13 +1,14 @@
 """ddt pretrain: a causal language model with a visual vocabulary, on captions, ids and text."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.train.examples import Views, pretraining_example, split_lines, text_lines
-from ddt_apps.train.language import fit_language_model, longest_text
+from ddt_apps.train.examples import pretraining_example, split_lines, text_lines
+from ddt_apps.train.language import fit_language_model, fitting_examples, longest_example
 from ddt_apps.train.settings import Pretrain
 from ddt_data import Mixture, open_shards
 from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_tokenizer
@@ -64,7 +65,8 @@ def train(config: Pretrain) -> Path:
 
     Raises:
         FileNotFoundError: If the id shards are missing.
-        ValueError: If they hold no ids, the run is of another config, or a gradient is not finite.
+        ValueError: If they hold no ids or none that fit, the backbone cannot be trained so, the run is of another
+            config, or a gradient is not finite.
     """
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
@@ -76,6 +78,6 @@ def train(config: Pretrain) -> Path:
     lm = build_model(config, dataset, text)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
-    make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))
-    fit_language_model(run, lm, Views(dataset, make, config.seed))
+    make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))
+    fit_language_model(run, lm, fitting_examples(lm, config, dataset, make))
     return run.folder

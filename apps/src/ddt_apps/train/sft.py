@@ -1,11 +1,12 @@
 """ddt sft: instruction tuning on edits and questions, with the loss on the answers alone."""
 
+from functools import partial
 from pathlib import Path
 
 from ddt_apps.models import load_language_model
 from ddt_apps.run.folder import RUNS, Run
-from ddt_apps.train.examples import Views, instruction_example
-from ddt_apps.train.language import fit_language_model
+from ddt_apps.train.examples import instruction_example
+from ddt_apps.train.language import fit_language_model, fitting_examples
 from ddt_apps.train.settings import Tune
 from ddt_data import open_shards
 from ddt_llm import MultimodalLM
@@ -25,6 +26,6 @@ def train(config: Tune) -> Path:
     if run.finished:
         return run.folder
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
-    examples = Views(dataset, instruction_example(tuned.sequences, config.tasks), config.seed)
+    examples = fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))
     fit_language_model(run, tuned, examples)
     return run.folder

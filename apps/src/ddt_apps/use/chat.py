@@ -77,7 +77,7 @@ class Chat:
     def _make_room(self, question: list[Part]) -> None:
         """Forget the oldest turns until the question and an answer with a picture fit."""
         answer = self.lm.vocabulary.num_tokens + 2 + self.settings["max_text_tokens"]
-        room = self.lm.model.config.max_position_embeddings - answer
+        room = (self.lm.sequences.longest or 2**31) - answer
         while self.history and len(self.lm.sequences.prompt(question, "instruction", self.history)) > room:
             self.history = self.history[1:]
 

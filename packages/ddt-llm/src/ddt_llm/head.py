@@ -20,18 +20,20 @@ LARGEST_LOGITS = 2**25  # entries of a matrix of logits, 128 MiB in float32; bey
 def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS) -> Tensor:
     """Compute float32 logits [N, R] from hidden states [N, D] of `model.base_model`, equal to those of `model`.
 
-    The three ways in which transformers models rescale logits after the head are followed: Gemma's soft cap,
-    Cohere's factor and Granite's divisor.
+    The ways in which transformers models rescale logits after the head are followed: a factor (Cohere, Falcon-H1), a
+    divisor (Granite) and a soft cap (Gemma, RecurrentGemma). `ddt_llm.self_test` finds those that have another one.
     """
-    head, config = model.get_output_embeddings(), model.config
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
     bias = getattr(head, "bias", None)
     logits = F.linear(hidden, head.weight[rows], None if bias is None else bias[rows]).float()
-    if (factor := getattr(config, "logit_scale", None)) is not None:
-        logits = logits * factor
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) is not None:
+            logits = logits * factor
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
     return logits
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from torch import Tensor
 
 from ddt_llm.head import head_nats
+from ddt_llm.self_test import check_packing
 from ddt_llm.sequences import IGNORED
 from ddt_llm.vocabulary import VisualVocabulary
 
@@ -61,8 +62,12 @@ def token_loss(
         input_ids: int64 [B, L], padded on the right.
         labels: int64 [B, L], -100 where not trained. `labels[:, i]` is the token at i, predicted from those before it.
         position_ids: int64 [B, L] of packed rows, from `collate_packed`.
+
+    Raises:
+        ValueError: If rows are packed and the model cannot keep their examples apart.
     """
     if position_ids is not None:
+        check_packing(model)
         position_ids = position_ids[:, :-1]
     hidden = model.base_model(input_ids=input_ids[:, :-1], position_ids=position_ids, use_cache=False).last_hidden_state
     targets = labels[:, 1:]

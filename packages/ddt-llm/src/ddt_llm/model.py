@@ -6,7 +6,6 @@ Shape letters: B prompts, N images, K visual tokens of an image; H, W space.
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,9 +14,12 @@ import torch
 from torch import Tensor
 
 from ddt_llm.choices import check_choices
-from ddt_llm.expansion import unused_rows
+from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.loss import TokenLoss, token_loss
+from ddt_llm.opening import open_folder
+from ddt_llm.positions import most_positions
+from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
 from ddt_llm.visual_tokenizer import VisualTokenizer
@@ -53,7 +55,8 @@ class MultimodalLM:
         visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
 
     Raises:
-        ValueError: If the model has no visual vocabulary or the template is unknown.
+        ValueError: If the model has no visual vocabulary or too few positions for an image and a word, or the template
+            is unknown.
     """
 
     template: Template
@@ -71,7 +74,7 @@ class MultimodalLM:
         self.text_tokenizer = text_tokenizer
         self.visual_fingerprint = visual_fingerprint
         self.vocabulary = VisualVocabulary.from_config(model.config)
-        self.sequences = Sequences(self.vocabulary, text_tokenizer)
+        self.sequences = Sequences(self.vocabulary, text_tokenizer, most_positions(model.config))
         # Text tokens that no answer holds.
         special = {*text_tokenizer.all_special_ids, *unused_rows(text_tokenizer).values()}
         self.never = sorted(special - {self.sequences.eos})
@@ -82,22 +85,19 @@ class MultimodalLM:
 
         Raises:
             FileNotFoundError: If the folder is missing or unfinished.
-            ValueError: If its format is unknown, or its `ddt.json` belongs to another model.
+            ValueError: If its format is unknown, its `ddt.json` belongs to another model, or `open_folder` refuses it.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         settings_file = Path(folder) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
-        settings = json.loads(settings_file.read_text())
-        if settings["format"] != FORMAT:
-            raise ValueError(f"{settings_file} has format {settings['format']}, this version of ddt-llm reads {FORMAT}")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        text_tokenizer = AutoTokenizer.from_pretrained(folder)
+        settings = _read_settings(settings_file)
+        vocabulary = VisualVocabulary.from_settings(settings, str(settings_file))
+        model, text_tokenizer = open_folder(folder)
         lm = cls(model.to(device), text_tokenizer, settings["template"], settings["visual_fingerprint"])
-        recorded = {key: settings[key] for key in asdict(lm.vocabulary)}
-        if recorded != asdict(lm.vocabulary):
+        if vocabulary != lm.vocabulary:
             raise ValueError(f"{settings_file} does not belong to the config.json beside it: save the model again")
+        check_vocabulary(model, text_tokenizer, vocabulary)
+        check_backbone(model)
         return lm
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -169,7 +169,7 @@ class MultimodalLM:
         if sketches is not None:
             requests = self._with_sketches(requests, _parts(sketches, visual), keep_tokens)
         answers = []
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for first in range(0, len(requests), batch_size):
                 *_, writers = self._write(requests[first : first + batch_size], sampling)
                 answers += [writer.tokens for writer in writers]
@@ -199,14 +199,14 @@ class MultimodalLM:
         """
         (request,) = self._requests([prompt], visual, output, seed, history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for (writer,) in self._write([request], Sampling(**settings)):
                 yield from reader.read(writer.tokens)
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
         """Compute the cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
         losses = []
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             for first in range(0, len(examples), batch_size):
                 batch = collate(examples[first : first + batch_size], self.sequences.pad)
                 batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
@@ -292,11 +292,16 @@ def _is_picture(part: Any) -> bool:
     return not isinstance(part, str) and not (isinstance(part, Tensor) and not part.is_floating_point())
 
 
-@contextmanager
-def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
-    training = model.training
-    model.eval()
+def _read_settings(file: Path) -> dict[str, Any]:
+    """Read `ddt.json`."""
     try:
-        yield
-    finally:
-        model.train(training)
+        settings = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}): save the model again") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        found = settings.get("format") if isinstance(settings, dict) else None
+        raise ValueError(f"{file} has format {found}, this version of ddt-llm reads {FORMAT}")
+    for name in ("template", "visual_fingerprint"):
+        if name not in settings or not isinstance(settings[name], str | None):
+            raise ValueError(f"{file} must give {name}, a text: save the model again")
+    return settings

@@ -1,24 +1,42 @@
-"""A backbone with a static key-value cache: prompts of any lengths first, padded on the left, then token by token.
+"""A backbone read step by step: prompts of any lengths first, then token by token, with a cache where it has one.
 
 Shape letters: R rows, T tokens of one call, S tokens seen so far, H heads, D width, E width of a head.
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ddt_llm.head import head_logits
+from ddt_llm.opening import FOREIGN_ERRORS
+from ddt_llm.positions import most_positions
+from ddt_llm.self_test import agree, check_backbone, trial, trial_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel
 
 
-class CachedNetwork:
-    """Any transformers backbone, read step by step.
+class Network(Protocol):
+    """A backbone that has read prompts, rows of token ids, and reads at most `new_tokens` after them."""
 
-    The cache is made for the prompts, rows of token ids, and at most `new_tokens` after them.
-    """
+    def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int): ...
+
+    def start(self) -> Tensor:
+        """Read the prompts and return hidden states [R, D] at their last position."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token [R] a row and return its hidden states [R, D]."""
+        ...
+
+
+class CachedNetwork:
+    """A backbone with a static key-value cache; prompts are padded on the left."""
 
     def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int):
         length = max(map(len, rows))
@@ -26,6 +44,7 @@ class CachedNetwork:
         self.input_ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
         lengths = torch.tensor([len(row) for row in rows], device=model.device)
         self.position = lengths[:, None]  # [R, 1], of the next token
+        self.last = (most_positions(model.config) or 2**31) - 1  # position; a row that has ended may be beyond
         self.read = 0  # tokens in the cache
         self.padded = min(map(len, rows)) < length
         places = torch.arange(length + new_tokens, device=model.device)
@@ -40,7 +59,7 @@ class CachedNetwork:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token [R] a row and return its hidden states [R, D]."""
-        hidden = self._read(tokens[:, None], self.position)
+        hidden = self._read(tokens[:, None], self.position.clamp(max=self.last))
         self.position = self.position + 1
         return hidden
 
@@ -64,6 +83,36 @@ class CachedNetwork:
             use_cache=True,
         )
         return output.last_hidden_state
+
+
+class GrowingNetwork(CachedNetwork):
+    """The same with a cache that grows by each token, for backbones that cannot work on a static one."""
+
+    def make_cache(self, length: int) -> None:
+        """Begin an empty cache."""
+        from transformers import DynamicCache
+
+        self.cache = DynamicCache(config=self.model.config)
+
+
+class UncachedNetwork:
+    """A backbone that reads everything again for each token: slow, and right for any causal model."""
+
+    def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int):
+        self.model, self.rows = model, rows
+        self.most = most_positions(model.config)
+
+    def start(self) -> Tensor:
+        """Read the prompts and return hidden states [R, D] at their last position."""
+        rows = [torch.tensor(row[: self.most]) for row in self.rows]  # a row that has ended may be longer
+        tokens = pad_sequence(rows, batch_first=True).to(self.model.device)
+        hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return hidden[range(len(rows)), [len(row) - 1 for row in rows]]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token [R] a row and return its hidden states [R, D]."""
+        self.rows = [[*row, token] for row, token in zip(self.rows, tokens.tolist(), strict=True)]
+        return self.start()
 
 
 class LlamaNetwork(CachedNetwork):
@@ -122,12 +171,46 @@ class LlamaNetwork(CachedNetwork):
         return (x * self.gains[norm] / torch.hypot(length, self.floor)).to(x.dtype)
 
 
-def cached_network(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> CachedNetwork:
-    """Return the quickest network for a model."""
-    from transformers import LlamaForCausalLM
+_quickest: "WeakKeyDictionary[PreTrainedModel, type[Network]]" = WeakKeyDictionary()
 
-    network = LlamaNetwork if isinstance(model, LlamaForCausalLM) else CachedNetwork
-    return network(model, rows, new_tokens)
+
+def quickest_network(model: "PreTrainedModel") -> type[Network]:
+    """Return the quickest network that reads as the model itself does. It is measured once.
+
+    Raises:
+        ValueError: If there is none, or the weights are not finite.
+    """
+    if model not in _quickest:
+        from transformers import LlamaForCausalLM
+
+        check_backbone(model)
+        networks = [LlamaNetwork] if isinstance(model, LlamaForCausalLM) else []
+        networks += [CachedNetwork, GrowingNetwork, UncachedNetwork]
+        right = (network for network in networks if _reads_right(network, model))
+        if (quickest := next(right, None)) is None:
+            raise ValueError(f"{type(model).__name__} cannot write: read in steps, it gives other logits than at once")
+        _quickest[model] = quickest
+    return _quickest[model]
+
+
+def _reads_right(network: type[Network], model: "PreTrainedModel") -> bool:
+    """Compare two steps after prompts of the same and of different lengths with the model's own logits."""
+    with trial(model):
+        tokens = trial_tokens(model)
+        own, length = model(input_ids=tokens, use_cache=False).logits.float(), tokens.shape[1]
+        for ends in ([length - 2, length - 2], [length - 2, length // 2]):
+            rows = [row[:end] for row, end in zip(tokens.tolist(), ends, strict=True)]
+            expected = torch.stack([row[end - 1 : end + 2] for row, end in zip(own, ends, strict=True)])
+            try:
+                reader = network(model, rows, new_tokens=3)
+                steps = (reader.step(tokens[range(2), [end + step for end in ends]]) for step in range(2))
+                hidden = torch.stack([reader.start(), *steps], dim=1)
+                same = agree(model, head_logits(model, hidden), expected)
+            except FOREIGN_ERRORS:
+                same = False
+            if not same:
+                return False
+    return True
 
 
 def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

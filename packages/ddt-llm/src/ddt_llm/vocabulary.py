@@ -3,8 +3,8 @@
 Shape letters: B batch, N images, K visual tokens of an image; H, W space.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from torch import Tensor
 
@@ -37,8 +37,8 @@ class VisualVocabulary:
 
     def __post_init__(self):
         for name in ("text_size", "codebook_size", "num_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a whole number of at least 1")
         check_choices(self)
 
     @property
@@ -95,8 +95,20 @@ class VisualVocabulary:
         """Read the vocabulary that `expand_vocabulary` recorded in a transformers config.
 
         Raises:
-            ValueError: If the model was never expanded.
+            ValueError: If the model was never expanded, or what is recorded is no vocabulary.
         """
         if getattr(config, "ddt", None) is None:
             raise ValueError("the language model has no visual vocabulary: call expand_vocabulary(model, ...) first")
-        return cls(**config.ddt)
+        return cls.from_settings(config.ddt, "'ddt' in the model's config")
+
+    @classmethod
+    def from_settings(cls, settings: Any, where: str) -> Self:
+        """Take the vocabulary out of what a file of a checkpoint says; `where` names the file.
+
+        Raises:
+            ValueError: If an entry is missing or is none of its kind.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(settings, dict) or not set(names) <= settings.keys():
+            raise ValueError(f"{where} must give {', '.join(names)}: save the model again")
+        return cls(**{name: settings[name] for name in names})

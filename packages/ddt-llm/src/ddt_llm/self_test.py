@@ -1,0 +1,119 @@
+"""What this package takes for granted of a backbone, measured on a few random tokens before anything relies on it.
+
+Architectures differ in heads, caches, masks and positions, and none says so. So nothing is looked up by name.
+
+Shape letters: B rows, L sequence length, V rows of the head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ddt_llm.head import head_logits
+from ddt_llm.opening import FOREIGN_ERRORS, named_errors, quiet_transformers
+from ddt_llm.positions import most_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LENGTH = 12  # tokens of a row of the test
+
+_packs: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
+
+
+def check_backbone(model: "PreTrainedModel") -> None:
+    """Refuse a model that does not predict the next token from those before it, in the way in which it is trained here.
+
+    Raises:
+        ValueError: If its logits are not those that `head_logits` makes of its hidden states, depend on later tokens,
+            or are not finite.
+    """
+    name = type(model).__name__
+    with trial(model):
+        tokens = trial_tokens(model)
+        with named_errors(name):
+            own = model(input_ids=tokens, use_cache=False).logits.float()
+        if not own.isfinite().all():
+            raise ValueError(f"the weights of this {name} are not finite (NaN or infinite): train or load it again")
+        if not agree(model, own[0, :-1], own[1, :-1]):
+            raise ValueError(f"{name} cannot be the backbone: it sees tokens that come later; use a causal model")
+        try:
+            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            same = agree(model, head_logits(model, hidden), own)
+        except FOREIGN_ERRORS:
+            same = False
+    if not same:
+        raise ValueError(
+            f"{name} cannot be the backbone: between its hidden states and its logits lies more than a linear head, "
+            f"a factor and a soft cap"
+        )
+
+
+def check_packing(model: "PreTrainedModel") -> None:
+    """Refuse a model that predicts other tokens for examples in a packed row than for the same in rows of their own.
+
+    It is measured once.
+
+    Raises:
+        ValueError: If it is such a model.
+    """
+    if model.device.type == "meta":
+        return
+    if model not in _packs:
+        _packs[model] = _packs_apart(model)
+    if not _packs[model]:
+        raise ValueError(
+            f"{type(model).__name__} cannot train on packed rows, its examples would see one another: "
+            f"set row_length=0 (or use collate, not collate_packed)"
+        )
+
+
+def _packs_apart(model: "PreTrainedModel") -> bool:
+    with trial(model):
+        row = trial_tokens(model)[1:]
+        parts = row.split([row.shape[1] // 2, row.shape[1] - row.shape[1] // 2], dim=1)
+        positions = torch.cat([torch.arange(part.shape[1]) for part in parts])[None].to(row.device)
+        try:
+            hidden = model.base_model(input_ids=row, position_ids=positions, use_cache=False).last_hidden_state
+            apart = [model.base_model(input_ids=part, use_cache=False).last_hidden_state for part in parts]
+            return agree(model, head_logits(model, hidden), head_logits(model, torch.cat(apart, dim=1)))
+        except FOREIGN_ERRORS:
+            return False
+
+
+def trial_tokens(model: "PreTrainedModel") -> Tensor:
+    """Draw tokens [2, L] for a test of a model: two rows that differ in the last one."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    length = min(LENGTH, most_positions(model.config) or LENGTH)
+    row = torch.randint(rows, (length,), generator=torch.Generator().manual_seed(0))
+    other = torch.cat([row[:-1], (row[-1:] + 1) % rows])
+    return torch.stack([row, other]).to(model.device)
+
+
+def agree(model: "PreTrainedModel", logits: Tensor, expected: Tensor) -> bool:
+    """Whether logits [..., V] are equal but for rounding: half of the digits, measured by the spread of all."""
+    plain = torch.get_float32_matmul_precision() == "highest"
+    digits = max(torch.finfo(dtype).eps for dtype in (model.dtype, *(() if plain else (torch.bfloat16,))))
+    return bool((logits - expected).abs().max() <= 3 * digits**0.5 * expected.std())
+
+
+@contextmanager
+def trial(model: "PreTrainedModel") -> Iterator[None]:
+    """Prepare for a test of a model within the block: no gradients, no dropout, no autocast, no warnings."""
+    with evaluating(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False), quiet_transformers():
+        yield
+
+
+@contextmanager
+def evaluating(model: "PreTrainedModel") -> Iterator[None]:
+    """Put a model into evaluation mode within the block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
