@@ -118,6 +118,38 @@ def test_peek_draws_the_batch_of_a_step(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("ending", "image_format"),
+    [("jpg", "JPEG"), ("JPEG", "JPEG"), ("webp", "WEBP"), ("png", "PNG"), ("tif", None), ("", None)],
+)
+def test_a_picture_is_what_its_ending_says(tmp_path, ending, image_format):
+    assert ddt("data", "scenes", "--out", tmp_path / "a", "--count", 5, "--level", "tiny").exit_code == 0
+    out = tmp_path / f"sheet.{ending}" if ending else tmp_path / "sheet"
+    for verb in (["peek", tmp_path / "a", "--out", out], ["check", tmp_path / "a", "--sheet", out]):
+        result = ddt("data", *verb)
+        assert result.exit_code == (0 if image_format else 2), result.stderr
+        if image_format:
+            with Image.open(out) as picture:
+                assert picture.format == image_format
+            out.unlink()
+        else:
+            assert f"'{out}' must end in .png, .jpg" in result.stderr and not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_words_of_strangers_do_nothing_on_the_screen(photos, tmp_path):
+    (photos / "torn\x1b[2J.jpg").write_bytes(b"no picture")
+    for name in ("fox", "torn\x1b[2J"):
+        (photos / f"{name}.txt").write_text("a \x1b]0;title\x07 fox")
+    packed = ddt("data", "pack", photos, "--out", tmp_path / "a", "--licence", "\x1b[31mnone")
+    checked = ddt("data", "check", tmp_path / "a")
+    peeked = ddt("data", "peek", tmp_path / "a", "--out", tmp_path / "b.png")
+    refused = ddt("data", "check", tmp_path / "\x1b[2Jnone")
+    said = "".join(result.stdout + result.stderr for result in (packed, checked, peeked, refused))
+    assert "\x1b" not in said and "\x07" not in said and said.count("[2J") >= 3
+    assert [result.exit_code for result in (packed, checked, peeked, refused)] == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["data", "scenes", "--count", "0"], ["count (0)"]),

@@ -47,12 +47,16 @@ def _list(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-def _dict(**checks: Check) -> Check:
+def _part(**checks: Check) -> Check:
+    """Whether it is a dict with some of these entries and no other."""
     return lambda value: (
-        isinstance(value, dict)
-        and value.keys() == checks.keys()
-        and all(check(value[name]) for name, check in checks.items())
+        isinstance(value, dict) and all(name in checks and checks[name](each) for name, each in value.items())
     )
+
+
+def _dict(**checks: Check) -> Check:
+    """Whether it is a dict with just these entries."""
+    return lambda value: _part(**checks)(value) and len(value) == len(checks)
 
 
 FIELDS = {  # what holds of each field of a manifest, which may come from anybody
@@ -62,7 +66,7 @@ FIELDS = {  # what holds of each field of a manifest, which may come from anybod
     "licence": _text,
     "image_size": _maybe(_size),
     "tokenizer": _maybe(_dict(fingerprint=_text, codebook_size=_count, num_tokens=_count)),
-    "latents": _maybe(lambda value: isinstance(value, dict)),
+    "latents": _maybe(_part(channels=_count, downscale=_count, shift=_number, scale=_number, vae=_maybe(_text))),
     "skipped": _list(_dict(name=_text, why=_text)),
     "parts": _list(_dict(name=_text, samples=_number, source=_text, licence=_text)),
     "format": _text,

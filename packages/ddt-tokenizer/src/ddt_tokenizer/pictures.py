@@ -38,6 +38,7 @@ def load_image(
     image_size: int | tuple[int, int],
     name: str | None = None,
     background: str = "white",
+    max_pixels: int | None = None,
 ) -> NDArray[np.uint8]:
     """Read a picture and give it the wanted shape.
 
@@ -48,13 +49,14 @@ def load_image(
         image_size: Side of a square in pixels, or (width, height).
         name: What errors call the picture; by default its path.
         background: Colour behind transparent parts, in words or as "#rrggbb".
+        max_pixels: That the picture may have, where that is known; at most `MAX_PIXELS`.
 
     Returns:
         uint8 [height, width, 3], RGB in 0..255.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the picture cannot be read, is cut off, has more than `MAX_PIXELS` or values of unknown range,
+        ValueError: If the picture cannot be read, is cut off, has too many pixels or values of unknown range,
             or `image_size` is below 1.
 
     Example:
@@ -65,7 +67,7 @@ def load_image(
     shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if min(shape) < 1:
         raise ValueError(f"image_size ({image_size}) must be at least 1 pixel")
-    with open_image(source, name) as file:
+    with open_image(source, name, max_pixels=max_pixels) as file:
         image = read_image(file, background)
     return np.asarray(ImageOps.fit(image, shape, Image.Resampling.LANCZOS))
 
@@ -154,8 +156,11 @@ def open_image(
     except FileNotFoundError:
         raise
     except UNREADABLE as error:
-        # Pillow's own words name a temporary object, or the whole path.
-        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        # Pillow's own words name a temporary object, those of the system the whole path, as the machine speaks.
+        if isinstance(error, UnidentifiedImageError):
+            why = "of no known format"
+        else:
+            why = "it cannot be opened" if isinstance(error, OSError) and error.errno else error
         name = name or (str(source) if isinstance(source, str | Path) else "picture")
         raise ValueError(f"{name}: not a readable picture ({why}); {remedy}") from error
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ddt_data.shards.lock import locked
-from ddt_data.shards.manifest import MANIFEST, Manifest
+from .lock import locked
+from .manifest import MANIFEST, Manifest
 
 
 def part_of(folder: Path) -> Path:
