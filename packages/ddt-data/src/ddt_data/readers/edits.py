@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ddt_data.readers.listing import PICTURES, Listing, ending, inside, name_in
+from ddt_data.readers.listing import PICTURES, Listing, inside, name_in
 from ddt_data.readers.records import Record, Refused, one_line, reason
 from ddt_data.readers.tables import read_rows
 from ddt_data.readers.text import decode, parse_object, read_json
@@ -60,14 +60,14 @@ def find_edits(listing: Listing) -> Path | None:
 
 def find_pairs(listing: Listing) -> list[Pair]:
     """Return each prompt with the source pictures beside it, as InstructPix2Pix comes; none in any other layout."""
-    prompts, sources = [], defaultdict(list)
-    for file in listing.files:
-        folder, name = os.path.split(file)
-        if name.lower() == PAIRS and os.path.dirname(folder) == str(listing.folder):
-            prompts.append(file)
-        elif name.endswith(f"_0{os.path.splitext(name)[1]}") and ending(name) in PICTURES:
-            sources[folder].append(file)
-    return [(prompt, sources[os.path.dirname(prompt)]) for prompt in prompts]
+    ends = [Path(file) for file in listing.files if file.lower().endswith(PAIRS)]
+    prompts = [path for path in ends if path.name.lower() == PAIRS and path.parent.parent == listing.folder]
+    sources = defaultdict(list)
+    for file in listing.files if prompts else ():
+        name, kind = os.path.splitext(file)
+        if name.endswith("_0") and kind.lower() in PICTURES:
+            sources[os.path.dirname(file)].append(file)
+    return [(str(prompt), sources[str(prompt.parent)]) for prompt in prompts]
 
 
 def target_of(source: str) -> str:

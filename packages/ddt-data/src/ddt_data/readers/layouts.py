@@ -11,7 +11,7 @@ from ddt_data.readers.coco import is_coco, read_coco
 from ddt_data.readers.edits import LIST, MAGICBRUSH, find_edits, find_pairs, read_edits, target_of
 from ddt_data.readers.folder import read_folder
 from ddt_data.readers.leftovers import SHARDS, account
-from ddt_data.readers.listing import CAPTIONS, PICTURES, Listing, ending, find_described, find_pictures
+from ddt_data.readers.listing import CAPTIONS, PICTURES, Listing, ending, find_pictures
 from ddt_data.readers.llava import is_llava, read_llava
 from ddt_data.readers.records import Record, Refused
 from ddt_data.readers.tables import LISTS
@@ -81,7 +81,7 @@ def _reader(found: str, at: Path, listing: Listing, images: str | Path | None) -
     """Return the reader, what it takes beside pictures, and why pictures may be left."""
     match found:
         case "folder":
-            used = [file for beside in find_described(listing.files).values() for file in beside]
+            used = [file for beside in listing.described.values() for file in beside]
             return partial(read_folder, at, listing.files), used, ""
         case "classes":
             return partial(read_classes, at, listing.files), [], ""
@@ -138,7 +138,7 @@ def _detect(listing: Listing) -> tuple[str, Path]:
         return "edits", edits
     if find_pairs(listing):
         return "edits", source
-    described = find_described(listing.files)
+    described = listing.described
     beside = [file for files in described.values() for file in files if ending(file) in CAPTIONS]
     if lists := find_lists(listing):
         if others := [*lists[1:], *map(Path, beside)]:
@@ -162,7 +162,7 @@ def _endings(listing: Listing) -> list[tuple[str, int]]:
 
 def _described_by(listing: Listing) -> tuple[str, Path] | None:
     """Find a .json right inside of a folder that describes its pictures, as COCO or LLaVA do, whatever its name."""
-    described = {file for files in find_described(listing.files).values() for file in files}
+    described = {file for files in listing.described.values() for file in files}
     found = []
     for name in sorted(listing.top[1]):
         path = listing.folder / name
