@@ -1,5 +1,8 @@
 """`python -m ddt_apps` is `ddt`."""
 
-from ddt_apps.cli.main import app
+from ddt_apps.run.signals import handled, leave
 
-app(prog_name="ddt")
+with handled(leave):  # also while the command is still being loaded
+    from ddt_apps.cli.main import app
+
+    app(prog_name="ddt")

@@ -18,13 +18,14 @@ class NaNGuard(Callback):
     Args:
         checkpoint: File that `save_checkpoint` writes.
         save_checkpoint: See `ddt_apps.run.folder.Run.save_checkpoint`.
+        mendable: Settings that the run can be continued with other values of.
 
     Raises:
         ValueError: If a gradient is not finite; names the step and the weight.
     """
 
-    def __init__(self, checkpoint: Path, save_checkpoint: Callable[[Trainer], None]):
-        self.checkpoint, self.save_checkpoint = checkpoint, save_checkpoint
+    def __init__(self, checkpoint: Path, save_checkpoint: Callable[[Trainer], None], mendable: tuple[str, ...] = ()):
+        self.checkpoint, self.save_checkpoint, self.mendable = checkpoint, save_checkpoint, mendable
         self.before: dict[str, Tensor] = {}  # buffers as they were before the step
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -38,9 +39,19 @@ class NaNGuard(Callback):
         broken = next((name for name, grad in named if not grad.isfinite().all()), "the largest weights (overflow)")
         for name, buffer in module.named_buffers():
             buffer.copy_(self.before[name])
+        self._forget_batches(trainer)
         self.save_checkpoint(trainer)
+        others = f"; this run goes on with other values of {', '.join(self.mendable)}" if self.mendable else ""
         raise ValueError(
             f"the gradient of {broken} is not finite at step {trainer.global_step}; the state before it is in "
             f"{self.checkpoint}; lower the learning rate (now {optimizer.param_groups[0]['lr']:.3g}) or clip "
-            f"gradients, and look for broken pictures"
+            f"gradients, and look for broken pictures{others}"
         )
+
+    def _forget_batches(self, trainer: Trainer) -> None:
+        """Count the earlier batches of this step as not seen, for they come again."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        seen = progress.current.completed % trainer.accumulate_grad_batches
+        for count in (progress.current, progress.total):
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(count, name, getattr(count, name) - seen)
