@@ -1,5 +1,6 @@
 """A guard that stops a run before numbers that are not finite reach its weights."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
     A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. What the
-    codebook took from its batches is undone. Not for fp16 with loss scaling, where gradients overflow as a rule.
+    codebook took from its batches is undone. The checkpoint before goes to `before.ckpt`: steps since then may have
+    spoiled the weights, and a run that goes on with other rates begins there. Not for fp16 with loss scaling, where
+    gradients overflow as a rule.
 
     Args:
         checkpoint: File that `save_checkpoint` writes.
@@ -27,6 +30,16 @@ class NaNGuard(Callback):
     def __init__(self, checkpoint: Path, save_checkpoint: Callable[[Trainer], None], mendable: tuple[str, ...] = ()):
         self.checkpoint, self.save_checkpoint, self.mendable = checkpoint, save_checkpoint, mendable
         self.before: dict[str, Tensor] = {}  # buffers as they were before the step
+        self.stopped = False  # at this step: what the checkpoint of a stopped run says
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.stopped = state_dict["stopped"]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.stopped = False
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
@@ -40,6 +53,9 @@ class NaNGuard(Callback):
         for name, buffer in module.named_buffers():
             buffer.copy_(self.before[name])
         self._forget_batches(trainer)
+        if self.checkpoint.exists() and not self.stopped:
+            os.replace(self.checkpoint, before_of(self.checkpoint))
+        self.stopped = True
         self.save_checkpoint(trainer)
         others = f"; this run goes on with other values of {', '.join(self.mendable)}" if self.mendable else ""
         raise ValueError(
@@ -55,3 +71,18 @@ class NaNGuard(Callback):
         for count in (progress.current, progress.total):
             for name in ("ready", "started", "processed", "completed"):
                 setattr(count, name, getattr(count, name) - seen)
+
+
+def before_of(checkpoint: Path) -> Path:
+    """Return where the checkpoint before that of a stopped run lies."""
+    return checkpoint.with_name("before.ckpt")
+
+
+def leave_out_spoiled(checkpoint: Path, found: dict[str, Any]) -> bool:
+    """Put the checkpoint before in the place of one that the guard saved, or none; return whether it was such a one."""
+    stopped = found["callbacks"].get(NaNGuard.__name__, {}).get("stopped", False)
+    if stopped and before_of(checkpoint).exists():
+        os.replace(before_of(checkpoint), checkpoint)
+    elif stopped:
+        checkpoint.unlink()
+    return stopped
