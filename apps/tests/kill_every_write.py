@@ -3,8 +3,8 @@
     python apps/tests/kill_every_write.py       # at every write
     python apps/tests/kill_every_write.py 5     # at five of each verb, drawn at random
 
-A write is a file opened to write, a rename, or a removal within the folder of runs: between two of them nothing changes.
-Libraries
+A write is a file opened to write, a rename, or a removal in the folder of runs: between two nothing changes.
+Libraries are loaded once: runs are forks of this process.
 """
 
 import os

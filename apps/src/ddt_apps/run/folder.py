@@ -21,7 +21,7 @@ from ddt_apps.run.config import differences, load_config, save_config
 from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.settings import RunSettings
-from ddt_apps.run.signals import Noted, handled, stop
+from ddt_apps.run.signals import Noted
 
 if TYPE_CHECKING:
     import lightning
@@ -149,7 +149,7 @@ class Run:
         import lightning
 
         from ddt_apps.run.checkpoint import RunCheckpoints
-        from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, named_workers, quiet_lightning
+        from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
@@ -170,7 +170,7 @@ class Run:
         logger = False
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
-        with quiet_lightning(), named_workers(), handled(noted):
+        with quiet_lightning(), named_workers(), listening(noted):
             trainer = lightning.Trainer(
                 accelerator=device.type,
                 devices=1,
@@ -190,8 +190,6 @@ class Run:
             )
             self.start(precision, found["global_step"] if found else 0)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
-        if noted.number is not None:
-            raise stop(noted.number)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""

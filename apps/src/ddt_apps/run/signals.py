@@ -79,6 +79,11 @@ class Noted:
     def __init__(self):
         self.number: int | None = None
 
+    def listen(self) -> None:
+        """Take the signals."""
+        for number in SIGNALS:
+            signal.signal(number, self)
+
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
         if self.number is not None:
             leave(number)
