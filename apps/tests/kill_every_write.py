@@ -17,49 +17,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tiny_runs import VERBS, make_all, train
 
-from ddt_apps.run.config import load_config
 from ddt_apps.run.fitting import RunRecorder
-from ddt_apps.shards.make import make_scenes
-from ddt_apps.shards.tokenize import tokenize_shards
-from ddt_apps.train import pretrain, renderer, sft, tokenizer
-from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
 
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 TIMES = {"throughput.csv"}  # what depends on the clock
-ALL = ["batch_size=4", "watch_every=2", "tensorboard=false", "precision=32-true", "device=cpu"]
-CODEC = [f"codec.{part}.{size}" for part in ("encoder", "network") for size in ("width=16", "depth=1", "num_heads=2")]
-CODEC += ["codec.quantizer.codebook_size=16", "codec.schedule=[4]", "held_out=2", "training.continuous_steps=1"]
-SCHEDULE = ["optimizer.steps=4", "optimizer.warmup_steps=1"]
-LLAMA = ["llama.width=16", "llama.depth=1", "llama.num_heads=2", "text_vocabulary=300", "retention_limit=100"]
-RENDERER = [f"training.{each}" for each in ("second_phase_step=2", "warmup_steps=1")]
-RENDERER += [f"training.discriminator_{each}" for each in ("width=8", "depth=2")]
-VERBS = {
-    "tokenizer": (tokenizer.train, TrainTokenizer, ["data=sc", *CODEC, *(f"training.{each}" for each in SCHEDULE)]),
-    "renderer": (
-        renderer.train,
-        TrainRenderer,
-        ["data=sc", "tokenizer=runs/tokenizer", "steps=4", "held_out=2", *RENDERER],
-    ),
-    "pretrain": (pretrain.train, Pretrain, ["data=ids", *SCHEDULE, *LLAMA]),
-    "sft": (sft.train, Tune, ["data=ids", "model=runs/pretrain", *SCHEDULE]),
-}
+MORE = {"pretrain": ["retention_limit=100"]}
 
 
 def prepare() -> None:
-    """Make data and, in `runs/`, undisturbed runs of all verbs, in the working directory."""
+    """Make data and undisturbed runs of all verbs, in the working directory."""
     torch.set_num_threads(1)
     RunRecorder.log_every, RunRecorder.save_every_seconds = 1, 0.0
-    assert in_fork(lambda: make_scenes(Path("sc"), 12, level="tiny")) == 0
+    assert in_fork(make_all) == 0
+    shutil.rmtree("runs/pretrain")
+    assert in_fork(lambda: carry("pretrain", "runs")) == 0
     for verb in VERBS:
-        assert in_fork(lambda verb=verb: train(verb)) == 0, verb
-        if verb == "tokenizer":
-            assert in_fork(lambda: tokenize_shards(Path("sc"), Path("runs/tokenizer"), Path("ids"))) == 0
+        assert in_fork(lambda verb=verb: carry(verb, "whole")) == 0, verb
 
 
-def train(verb: str, runs: str = "runs") -> None:
-    work, settings, overrides = VERBS[verb]
-    work(load_config(settings, f"tiny/{verb}", [*ALL, *overrides, f"name={verb}"]), Path(runs))
+def carry(verb: str, runs: str) -> None:
+    train(verb, verb, *MORE.get(verb, ()), runs=Path(runs))
 
 
 def in_fork(work: Callable[[], object]) -> int:
@@ -93,7 +72,7 @@ def dying(verb: str, at: int, count: Path | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    train(verb, "killed")
+    carry(verb, "killed")
     if count:
         count.write_text(str(seen))
 
@@ -115,9 +94,9 @@ def writes_of(verb: str) -> int:
 def check(verb: str, at: int) -> None:
     """Compare a run that was killed at a write, and run again, with an undisturbed one."""
     assert in_fork(lambda: dying(verb, at)) == -signal.SIGKILL, (verb, at)
-    assert in_fork(lambda: train(verb, "killed")) == 0, (verb, at, "does not go on")
+    assert in_fork(lambda: carry(verb, "killed")) == 0, (verb, at, "does not go on")
     assert os.listdir("killed") == [verb], (verb, at, "something was left beside the run")
-    cut, whole = files(Path("killed", verb)), files(Path("runs", verb))
+    cut, whole = files(Path("killed", verb)), files(Path("whole", verb))
     assert cut.keys() == whole.keys(), (verb, at, cut.keys() ^ whole.keys())
     for file in whole:
         assert cut[file] == whole[file], (verb, at, file)

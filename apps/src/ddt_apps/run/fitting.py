@@ -107,7 +107,7 @@ class RunRecorder(EverySteps):
 
 
 class SettingsOfNow(lightning.Callback):
-    """Gives the optimizers the rates of the settings, where a checkpoint brings those of its time."""
+    """Sets the optimizers to the rates of the settings, where a checkpoint brings those of its time."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         found = module.configure_optimizers()

@@ -52,17 +52,15 @@ def unwinding() -> Iterator[None]:
         >>> signal.getsignal(signal.SIGTERM) == signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored from then on
         True
     """
-    before = {number: signal.signal(number, _unwind) for number in SIGNALS}
+    after = {number: signal.signal(number, _unwind) for number in SIGNALS}
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        after = dict.fromkeys(SIGNALS, signal.SIG_IGN)
         raise
-    except BaseException:
-        _restore(before)
-        raise
-    _restore(before)
+    finally:
+        for number, handler in after.items():
+            signal.signal(number, handler)
 
 
 def leave(number: int, frame: FrameType | None = None) -> None:
@@ -97,8 +95,3 @@ def _unwind(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, leave)
     raise stop(number)
-
-
-def _restore(before: dict) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
