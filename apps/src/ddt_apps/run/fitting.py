@@ -139,7 +139,7 @@ def listening(noted: Noted) -> Iterator[None]:
 
 @contextmanager
 def named_workers() -> Iterator[None]:
-    """Say in a line what happened to a process that reads data."""
+    """Turn into a line what happened to a process that reads data."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
