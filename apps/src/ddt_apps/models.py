@@ -26,15 +26,28 @@ def load_language_model(run: str | Path) -> MultimodalLM:
 
 
 def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Codec:
-    """Load the codec of a finished run: the tokenizer and decoder that its config names, with its renderer.
+    """Load the codec of a finished run: its tokenizer and decoder, with its renderer.
+
+    The tokenizer run is the one that its config names, or one beside it, whichever has the fingerprint of the renderer.
 
     Raises:
         FileNotFoundError: If a part is missing.
         ValueError: If they do not belong together.
     """
-    from omegaconf import OmegaConf
+    import yaml
 
-    return Codec.from_pretrained(OmegaConf.load(Path(run) / "config.yaml").tokenizer, device, renderer=run)
+    run = Path(run)
+    if not (run / "renderer" / "config.json").is_file():
+        raise FileNotFoundError(f"no finished renderer run in '{run}'; train one with: ddt train-renderer")
+    try:
+        named = Path(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["tokenizer"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        named = None  # the fingerprint says which it is
+    wanted = _read(run / "renderer" / "config.json").get("tokenizer_fingerprint")
+    for folder in [*([named] if named else []), *_beside(run)]:
+        if _fingerprint(folder) == wanted:
+            return Codec.from_pretrained(folder, device, renderer=run)
+    raise FileNotFoundError(f"no tokenizer run of fingerprint {wanted} in '{named}' or beside '{run}'; put it there")
 
 
 def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
@@ -51,12 +64,31 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
     lm.model.to(pick_device())
     if tokenizer is not None:
         return lm, Codec.from_pretrained(tokenizer, pick_device())
-    for config in sorted(Path(run).resolve().parent.glob("*/tokenizer/config.json")):
-        if json.loads(config.read_text()).get("fingerprint") == lm.visual_fingerprint:
-            return lm, Codec.from_pretrained(config.parent.parent, pick_device())
+    for folder in _beside(run):
+        if _fingerprint(folder) == lm.visual_fingerprint:
+            return lm, Codec.from_pretrained(folder, pick_device())
     raise FileNotFoundError(
         f"no tokenizer run of fingerprint {lm.visual_fingerprint} beside '{run}'; name its folder with --tokenizer"
     )
+
+
+def _beside(run: Path) -> list[Path]:
+    return sorted(config.parents[1] for config in Path(run).resolve().parent.glob("*/tokenizer/config.json"))
+
+
+def _fingerprint(run: Path) -> str | None:
+    """Return the fingerprint of a finished tokenizer run; None for what is unfinished, broken or none."""
+    if not (run / "decoder" / "config.json").is_file():
+        return None
+    return _read(run / "tokenizer" / "config.json").get("fingerprint")
+
+
+def _read(config: Path) -> dict:
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def need_instructions(lm: MultimodalLM, run: Path) -> None:

@@ -13,6 +13,7 @@ from ddt_apps.cli import train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Overrides
+from ddt_apps.run.signals import LINE, Terminated, unwinding
 
 
 class Verbs(TyperGroup):
@@ -21,13 +22,11 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours show what takes time
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(
-                "\nstopped; run the same command again: training and the making of shards go on from what is finished",
-                err=True,
-            )
-            raise typer.Exit(130) from None
+            with unwinding():
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as stopped:
+            typer.echo(f"\n{LINE}", err=True)
+            raise typer.Exit(stopped.code if isinstance(stopped, Terminated) else 130) from None
         except (ValueError, OSError) as error:
             if os.environ.get("DDT_TRACEBACK"):
                 raise
@@ -80,6 +79,7 @@ PANELS = {
         train.tokenize,
         train.pretrain,
         train.sft,
+        train.export_run,
         data,
     ),
     "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, evaluate),

@@ -132,3 +132,13 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None
     from ddt_apps.train.sft import train
 
     train(settings)
+
+
+def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:
+    """Export the model of a run that was stopped, from its last checkpoint; the run can go on afterwards.
+
+    Example: [bold]ddt export-run runs/my-lm[/]
+    """
+    from ddt_apps.train.export import export_run as export
+
+    export(run)

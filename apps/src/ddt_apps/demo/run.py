@@ -19,8 +19,9 @@ from ddt_apps.demo.report import demo_report, overview
 from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
+from ddt_apps.run.carrying_out import run_folder
 from ddt_apps.run.config import load_config
-from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.folder import Run
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import pretrain, sft
@@ -61,19 +62,15 @@ def run_demo(overrides: list[str]) -> None:
     routed = tuple(o for o in overrides if o.split(".")[0] in STAGES)
     demo = load_config(Demo, None, [o for o in overrides if o not in routed])
     demo = replace(demo, stages=routed)
-    folder, data = RUNS / demo.name, RUNS / demo.name / "data"
+    folder = run_folder(demo.name)
+    data = folder / "data"
     forced = {
-        "tokenizer": [f"data={data / 'train'}", f"name={demo.name}/tokenizer", f"seed={demo.seed}"],
-        "pretrain": [f"data={data / 'train-ids'}", f"name={demo.name}/pretrain", f"seed={demo.seed}"],
-        "sft": [
-            f"data={data / 'train-ids'}",
-            f"name={demo.name}/sft",
-            f"seed={demo.seed}",
-            f"model={folder / 'pretrain'}",
-        ],
+        "tokenizer": [f"data={data / 'train'}"],
+        "pretrain": [f"data={data / 'train-ids'}"],
+        "sft": [f"data={data / 'train-ids'}", f"model={folder / 'pretrain'}"],
     }
     configs = {
-        stage: load_config(cls, source, [*_of(stage, routed), *forced[stage]])
+        stage: load_config(cls, source, [*_of(stage, routed), *forced[stage], f"name={stage}", f"seed={demo.seed}"])
         for stage, (cls, source) in STAGES.items()
     }
     run = Run(folder, demo)
@@ -83,10 +80,10 @@ def run_demo(overrides: list[str]) -> None:
     run.start()
     todo: list[tuple[str, Callable[[], object]]] = [
         ("scenes", lambda: _scenes(data / "train", demo.scenes, demo.seed)),
-        ("train-tokenizer", lambda: train_tokenizer.train(configs["tokenizer"])),
+        ("train-tokenizer", lambda: train_tokenizer.train(configs["tokenizer"], folder)),
         ("tokenize", lambda: _tokenize(data, folder / "tokenizer")),
-        ("pretrain", lambda: pretrain.train(configs["pretrain"])),
-        ("sft", lambda: sft.train(configs["sft"])),
+        ("pretrain", lambda: pretrain.train(configs["pretrain"], folder)),
+        ("sft", lambda: sft.train(configs["sft"], folder)),
     ]
     seconds = {}
     for number, (stage, work) in enumerate(todo, 1):

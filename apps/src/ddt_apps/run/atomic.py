@@ -10,7 +10,8 @@ from pathlib import Path
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it takes the name `path` when the block ends without an error.
 
-    An older file of that name is replaced, and parent folders are made.
+    An older file of that name is replaced, and parent folders are made. The new one is on the disk before it has the
+    name, so that not even a power cut leaves an empty file.
 
     Example:
         >>> import tempfile
@@ -24,6 +25,8 @@ def writing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

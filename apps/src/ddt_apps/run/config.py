@@ -111,26 +111,29 @@ def save_config(config: Any, path: str | Path) -> None:
         file.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
 
 
-def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    """Find the first field in which two configs of one class differ: its dotted name and both values, or None.
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields in which two configs of one class differ: dotted name, and both values.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
         ... class Steps:
         ...     steps: int
-        >>> first_difference(Steps(10), Steps(20))
-        ('steps', 10, 20)
+        >>> list(differences(Steps(10), Steps(20)))
+        [('steps', 10, 20)]
     """
     if old == new:
-        return None
+        return
     if dataclasses.is_dataclass(old) and type(old) is type(new):
         for field in dataclasses.fields(old):
-            found = first_difference(
-                getattr(old, field.name), getattr(new, field.name), f"{where}.{field.name}" if where else field.name
-            )
-            if found:
-                return found
-    return where, old, new
+            name = f"{where}.{field.name}" if where else field.name
+            yield from differences(getattr(old, field.name), getattr(new, field.name), name)
+    else:
+        yield where, old, new
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """Return the first of the `differences` of two configs, or None."""
+    return next(differences(old, new, where), None)
 
 
 def _find(source: str | Path) -> Path:

@@ -1,7 +1,6 @@
 """What happens between training steps: rows of metrics, progress, checkpoints, and a clean stop on Ctrl-C."""
 
 import logging
-import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,9 +12,9 @@ import lightning
 
 from ddt_apps.run.metrics import MetricsFile
 from ddt_apps.run.progress import StageProgress
+from ddt_apps.run.signals import Noted, handled, stop
 from ddt_tokenizer.every_steps import EverySteps
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAST_PAUSE = 20  # between two checkpoints, in times that it takes to write one: at most 5 % of a run is writing
 UNWANTED_ADVICE = (
     ".*does not have many workers",  # small runs are quicker without
@@ -38,23 +37,27 @@ class RunRecorder(EverySteps):
         save_checkpoint: Writes what a resume needs, atomically.
         stage: The word on the progress line.
         steps: Optimizer steps of the whole run.
+        noted: Has the signal that ends training: stopping in the middle of a step would save half of it.
 
     Attributes:
         log_every: Steps between rows of the metrics file.
         save_every_seconds: Time between two checkpoints, but at least 20 times what writing one takes; 0 writes one
             after every step.
-        stopped_by: The signal that ended training, or None.
     """
 
     log_every = 10
     save_every_seconds = 30.0
 
     def __init__(
-        self, metrics_file: Path, save_checkpoint: Callable[[lightning.Trainer], None], stage: str, steps: int
+        self,
+        metrics_file: Path,
+        save_checkpoint: Callable[[lightning.Trainer], None],
+        stage: str,
+        steps: int,
+        noted: Noted,
     ):
         self.metrics_file, self.save_checkpoint = metrics_file, save_checkpoint
-        self.stage, self.steps = stage, steps
-        self.stopped_by: int | None = None
+        self.stage, self.steps, self.noted = stage, steps, noted
         self.values: dict[str, float] = {}  # of the last row
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,9 +71,7 @@ class RunRecorder(EverySteps):
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
         self._saved, self._took = time.monotonic(), 0.0
-        # Stopping in the middle of an optimizer step would save half of it, so a signal only leaves a note; a second
-        # one acts at once.
-        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        self.noted.listen()  # Lightning has put a handler of its own before
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,7 +83,7 @@ class RunRecorder(EverySteps):
             self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.metrics.append(step, self.values)
             self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
-        if self.stopped_by is not None:
+        if self.noted.number is not None:
             trainer.should_stop = True
         started = time.monotonic()
         pause = self.save_every_seconds and max(self.save_every_seconds, LEAST_PAUSE * self._took)
@@ -102,12 +103,55 @@ class RunRecorder(EverySteps):
     def _let_go(self) -> None:
         if hasattr(self, "progress"):
             self.progress.__exit__(None, None, None)
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: object) -> None:
-        self.stopped_by = number
-        signal.signal(number, self._handlers[number])
+
+class SettingsOfNow(lightning.Callback):
+    """Sets the optimizers to the rates of the settings, where a checkpoint brings those of its time."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        found = module.configure_optimizers()
+        named = found if isinstance(found, dict) else {"optimizer": found}
+        fresh = named["optimizer"] if isinstance(named["optimizer"], list) else [named["optimizer"]]
+        for optimizer, new in zip(trainer.optimizers, fresh, strict=True):
+            for group, wanted in zip(optimizer.param_groups, new.param_groups, strict=True):
+                group |= {name: value for name, value in wanted.items() if name != "params"}
+        for config in trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            scheduler.base_lrs = named["lr_scheduler"]["scheduler"].base_lrs
+            factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+            scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
+
+
+@contextmanager
+def listening(noted: Noted) -> Iterator[None]:
+    """Note signals while Lightning is at work, and raise the exception of the first one after it."""
+    try:
+        with handled(noted):
+            yield
+    except SystemExit:  # a second one came; or Lightning's own, where one came before the first step
+        if noted.number is None:
+            raise
+    if noted.number is not None:
+        raise stop(noted.number)
+
+
+@contextmanager
+def named_workers() -> Iterator[None]:
+    """Turn into a line what happened to a process that reads data."""
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError) as error:
+        said = str(error).strip()
+        if said.startswith("Caught ") and "DataLoader worker" in said:  # with a traceback of the worker
+            raise ValueError(said.splitlines()[-1].partition(": ")[2]) from error
+        if isinstance(error, RuntimeError) and said.startswith("DataLoader worker"):
+            raise ValueError(
+                "a process that reads data died, perhaps for lack of memory; run the same command again to continue, "
+                "with fewer workers=... if need be"
+            ) from error
+        raise
 
 
 @contextmanager

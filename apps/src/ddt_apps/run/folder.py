@@ -1,39 +1,45 @@
 """Run folders: `runs/<name>/` holds everything of one training run, and running the same command again continues it.
 
-config.yaml    the resolved configuration
+config.yaml    the resolved configuration, as it is now
+origin.json    what the run was begun with, and what was changed since
 last.ckpt      what Lightning needs to continue (never needed to use the model)
+before.ckpt    the one before, of a run that the guard against NaN stopped
 metrics.csv    one row per logged step
 tensorboard/   the same for TensorBoard, where a run asks for it
 done.json      written last: the run is complete and is not repeated
 """
 
-import dataclasses
 import importlib.util
-import signal
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.config import first_difference, load_config, save_config
+from ddt_apps.run.config import differences, load_config, save_config
 from ddt_apps.run.devices import pick_device, pick_precision
+from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.settings import RunSettings
+from ddt_apps.run.signals import Noted
 
 if TYPE_CHECKING:
     import lightning
 
-RUNS = Path("runs")
+LEFTOVERS = (".*.part", "*.partial", ".saving-*")  # of writes that a kill cut off
 
 
 class Run:
     """One run folder.
 
     Args:
-        folder: Such as `runs/tokenizer`; it is made if it does not exist.
+        folder: Such as `runs/tokenizer`; it is made when the run starts.
         config: The dataclass that determines the run; for `fit` a `RunSettings`.
+        only_export: `fit` takes the weights of `last.ckpt` and does not train; `finish` does nothing.
 
     Raises:
-        ValueError: If the folder was started with another configuration; names the first setting that differs.
+        ValueError: If the folder was started with another configuration; names the first setting that differs. What
+            changes no result may differ, and what may be changed on the way while the run is not finished.
 
     Example:
         >>> import dataclasses, tempfile
@@ -47,18 +53,62 @@ class Run:
         True
     """
 
-    def __init__(self, folder: Path, config: Any):
-        self.folder, self.config = Path(folder), config
+    def __init__(self, folder: Path, config: Any, only_export: bool = False):
+        self.folder, self.config, self.only_export = Path(folder), config, only_export
         self.checkpoint = self.folder / "last.ckpt"
         self.metrics = self.folder / "metrics.csv"
         self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
-        if self._config_file.exists():
-            self._check_config()
+        self._origin_file = self.folder / "origin.json"
+        self._started = self._config_file.exists()
+        self._origin = Origin.read(self._origin_file) if self._started and self._origin_file.exists() else None
+        self._sources: tuple[Source, ...] = ()
+        self._differences = self._compare_config() if self._started else []
 
-    def start(self) -> None:
-        """Write `config.yaml`, once everything that a setting can spoil has been tried."""
-        if not self._config_file.exists():
+    def begin_with(self, sources: tuple[Source, ...]) -> None:
+        """Take what the run starts from.
+
+        Raises:
+            ValueError: If it was begun with something else.
+        """
+        self._sources = sources
+        if self._origin:
+            self._origin.compare(sources, self.folder)
+
+    def start(self, precision: str = "", step: int = 0) -> None:
+        """Write `config.yaml` and `origin.json`, once everything that a setting can spoil has been tried."""
+        if isinstance(self.config, RunSettings):
+            origin = self._origin or Origin(self.config.verb, precision, self._sources)
+            changed = [
+                {"step": step, "setting": name, "from": old, "to": new}
+                for name, old, new in self._differences
+                if self.config.may_change(name, old, new)
+            ]
+            new = tuple(change for change in changed if change not in origin.changes)
+            if new or self._origin is None:
+                replace(origin, changes=origin.changes + new).write(self._origin_file)
+        if not self._started or self._differences:
             save_config(self.config, self._config_file)
+
+    def clear_leftovers(self) -> None:
+        """Remove what a killed process left."""
+        for pattern in LEFTOVERS:
+            for path in list(self.folder.rglob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.finished:
+            self._remove_checkpoints()
+
+    def exported(self) -> str:
+        """Return in words where the exported models lie.
+
+        Raises:
+            FileNotFoundError: If one is gone.
+        """
+        folders = [self.folder / name for name in self.config.exports]
+        if gone := [folder for folder in folders if not (folder / "config.json").is_file()]:
+            raise FileNotFoundError(
+                f"{self.folder} is finished, but the model in {gone[0]} is gone; delete {self.folder} to train it again"
+            )
+        return f"its model is in {' and '.join(map(str, folders))}"
 
     @property
     def finished(self) -> bool:
@@ -67,9 +117,11 @@ class Run:
 
     def finish(self) -> None:
         """Mark the run as complete; the resume checkpoint is no longer needed and goes."""
+        if self.only_export:
+            return
         with writing(self._done_file) as file:
             file.write_text("{}\n")
-        self.checkpoint.unlink(missing_ok=True)
+        self._remove_checkpoints()
 
     def fit(
         self,
@@ -90,23 +142,35 @@ class Run:
             callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
 
         Raises:
-            ValueError: If the device is not there, or a gradient is not finite.
+            ValueError: If the device is not there, the precision is another than before, `last.ckpt` is damaged, a
+                gradient is not finite, or a process that reads data died.
             KeyboardInterrupt: If Ctrl-C was pressed; everything is saved.
         """
         import lightning
 
-        from ddt_apps.run.fitting import RunRecorder, quiet_lightning
+        from ddt_apps.run.checkpoint import RunCheckpoints
+        from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
         precision = pick_precision(config.precision, device)
+        if self._origin and self._origin.precision != precision:
+            before = self._origin.precision
+            raise ValueError(f"{self.folder} computes in {before}, not {precision}; set precision={before} to go on")
+        found = self._read_checkpoint(module)
+        if self.only_export:
+            if found is None:
+                raise FileNotFoundError(f"{self.checkpoint} is not there, so there is nothing to export yet")
+            module.load_state_dict(found["state_dict"])
+            return
         # With loss scaling gradients overflow now and then, and their step is left out.
-        guards = [] if precision == "16-mixed" else [NaNGuard(self.checkpoint, self.save_checkpoint)]
-        recorder = RunRecorder(self.metrics, self.save_checkpoint, config.verb, config.steps)
+        guards = [] if precision == "16-mixed" else [NaNGuard(self.checkpoint, self.save_checkpoint, config.mendable)]
+        noted = Noted()
+        recorder = RunRecorder(self.metrics, self.save_checkpoint, config.verb, config.steps, noted)
         logger = False
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
-        with quiet_lightning():
+        with quiet_lightning(), named_workers(), listening(noted):
             trainer = lightning.Trainer(
                 accelerator=device.type,
                 devices=1,
@@ -115,39 +179,56 @@ class Run:
                 max_epochs=-1,
                 gradient_clip_val=config.gradient_clip,
                 accumulate_grad_batches=config.accumulate,
+                plugins=[RunCheckpoints(found)],
                 logger=logger,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[*guards, *callbacks, recorder],
+                callbacks=[SettingsOfNow(), *guards, *callbacks, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
-            self.start()
-            resume = self.checkpoint if self.checkpoint.exists() else None
-            trainer.fit(module, stream, ckpt_path=resume, weights_only=True)
-        if recorder.stopped_by == signal.SIGINT:
-            raise KeyboardInterrupt
-        if recorder.stopped_by is not None:
-            raise SystemExit(128 + recorder.stopped_by)
+            self.start(precision, found["global_step"] if found else 0)
+            trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""
-        with writing(self.checkpoint) as file:
-            trainer.save_checkpoint(file)
+        trainer.save_checkpoint(self.checkpoint)
 
-    def _check_config(self) -> None:
+    def _read_checkpoint(self, module: "lightning.LightningModule") -> dict[str, Any] | None:
+        from ddt_apps.run.checkpoint import read_checkpoint
+        from ddt_apps.run.nan_guard import leave_out_spoiled
+
+        if not self.checkpoint.exists():
+            return None
+        found = read_checkpoint(self.checkpoint, module, self.config.steps)
+        mended = any(self.config.may_change(*difference) for difference in self._differences)
+        if mended and leave_out_spoiled(self.checkpoint, found):
+            print("the steps before the gradient that was not finite are made anew, with other settings", flush=True)
+            return self._read_checkpoint(module)
+        return found
+
+    def _compare_config(self) -> list[tuple[str, Any, Any]]:
         remedy = f"use another name=..., or delete {self.folder} to start over"
+        settings = isinstance(self.config, RunSettings)
         try:
-            upgraded = self.config.upgraded if isinstance(self.config, RunSettings) else dict
-            old = load_config(type(self.config), self._config_file, upgraded=upgraded)
+            old = load_config(type(self.config), self._config_file, upgraded=self.config.upgraded if settings else dict)
         except ValueError as error:
             raise ValueError(
                 f"{self._config_file} is of another version of this command ({error}); {remedy}"
             ) from error
-        # How many processes load the data changes neither its order nor any result.
-        same = {"workers": self.config.workers} if isinstance(self.config, RunSettings) else {}
-        difference = first_difference(dataclasses.replace(old, **same), self.config)
-        if difference:
-            key, before, now = difference
+        found = list(differences(old, self.config))
+        # What a run knows from its record is compared by what it is, not by its name.
+        known = ("precision", *self.config.sources) if self._origin else ()
+        for key, before, now in found:
+            if settings and (key in (*self.config.free, *known) or self._may_change(key, before, now)):
+                continue
             raise ValueError(f"{self.folder} was started with {key}={before}, not {now}; {remedy}")
+        return found
+
+    def _remove_checkpoints(self) -> None:
+        for file in (self.checkpoint, self.folder / "before.ckpt"):
+            file.unlink(missing_ok=True)
+
+    def _may_change(self, key: str, before: Any, now: Any) -> bool:
+        return not self.finished and self.config.may_change(key, before, now)

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import sys
 from pathlib import Path
 
 from ddt_apps.run.atomic import writing
@@ -12,7 +14,8 @@ class MetricsFile:
 
     Args:
         path: The file; it need not exist.
-        step: The step that training continues from: later rows, and one that was cut off, are dropped.
+        step: The step that training continues from: later rows, and one that was cut off, are dropped. A file that
+            another program has changed beyond reading is set aside.
 
     Example:
         >>> import tempfile
@@ -28,8 +31,17 @@ class MetricsFile:
         self.path = path
         self.columns: list[str] = ["step"]
         if path.exists():
-            text = path.read_text()
-            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+            try:
+                rows = _rows(path)
+            except ValueError as error:
+                aside = next(
+                    aside for i in range(1, sys.maxsize) if not (aside := path.with_suffix(f".{i}.csv")).exists()
+                )
+                os.replace(path, aside)
+                print(
+                    f"{error}; it is {aside} now, and a new one begins after step {step}", file=sys.stderr, flush=True
+                )
+                return
             kept = [row for row in rows if int(row["step"]) <= step]
             self.columns = list(
                 dict.fromkeys(["step", *(name for row in kept for name, value in row.items() if value)])
@@ -55,7 +67,11 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Read a metrics file as one curve per column: name -> (steps, values)."""
+    """Read a metrics file as one curve per column: name -> (steps, values).
+
+    Raises:
+        ValueError: If it is none.
+    """
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in _rows(path):
         for name, value in row.items():
@@ -67,7 +83,16 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a file, each with all columns: numbers, or nothing."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before it
+        header, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
+        if header[0] != "step" or len(set(header)) < len(header):
+            raise ValueError("no column step")
+        for row in rows:
+            _ = int(row[0]), [float(value) for value in row[1:] if value]
+        return [dict(zip(header, row, strict=True)) for row in rows]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path} is not as a run wrote it; another program may have changed it") from error

@@ -10,6 +10,11 @@ class RunSettings(ABC):
     """What `Run.fit` has to know of a run; the settings of a verb add what is trained, and on what."""
 
     verb: ClassVar[str]  # of the command, and on the progress line
+    exports: ClassVar[tuple[str, ...]] = ()  # folders of the models that it leaves
+    sources: ClassVar[tuple[str, ...]] = ()  # settings that name what it starts from
+    # Settings that change no result, and may differ when it is continued.
+    free: ClassVar[tuple[str, ...]] = ("name", "device", "workers", "watch_every", "tensorboard")
+    mendable: ClassVar[tuple[str, ...]] = ("gradient_clip",)  # settings that may be changed on the way
 
     name: str  # of the run: runs/<name>
     seed: int = 0  # of the first weights, the order of samples and all noise
@@ -30,6 +35,10 @@ class RunSettings(ABC):
     def batches(self) -> int:
         """Batches of the whole run, steps * accumulate."""
         return self.steps * self.accumulate
+
+    def may_change(self, setting: str, before: Any, now: Any) -> bool:
+        """Return whether a run that is under way may go on with another value of a setting."""
+        return setting in self.mendable
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, fitting_examples, longest_example
 from ddt_apps.train.settings import Pretrain
@@ -60,24 +61,25 @@ def _words(sample: dict) -> list[str]:
     return words + [f"{q['question']} {q['answer']}" for q in meta.get("questions", [])]
 
 
-def train(config: Pretrain) -> Path:
-    """Train, or continue, and export the model to `model/` in the run folder, which is returned.
+def train(config: Pretrain, runs: Path = RUNS, only_export: bool = False) -> Path:
+    """Train, or continue, and export the model to `model/` in the run folder, which is returned; see `carry_out`.
 
     Raises:
         FileNotFoundError: If the id shards are missing.
         ValueError: If they hold no ids or none that fit, the backbone cannot be trained so, the run is of another
             config, or a gradient is not finite.
     """
+    return carry_out(config, _work, runs, only_export)
+
+
+def _work(run: Run) -> None:
+    config: Pretrain = run.config
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
         raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
-    run = Run(RUNS / config.name, config)
-    if run.finished:
-        return run.folder
     text = text_lines(config.text)
     lm = build_model(config, dataset, text)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))
     fit_language_model(run, lm, fitting_examples(lm, config, dataset, make))
-    return run.folder

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainRenderer
 from ddt_data.shards.datamodule import ShardStream
@@ -62,21 +63,23 @@ class RendererSamples(EverySteps):
             Image.fromarray(sheet).save(file, format="png")
 
 
-def train(config: TrainRenderer) -> Path:
-    """Train, or continue, and export `renderer/` in the run folder, which is returned.
+def train(config: TrainRenderer, runs: Path = RUNS, only_export: bool = False) -> Path:
+    """Train, or continue, and export `renderer/` in the run folder, which is returned; more in `carry_out`.
 
     Raises:
         FileNotFoundError: If the shards or the tokenizer are missing.
         ValueError: If they are of different sizes, the shards hold no pictures, the run is of another config, or a
             gradient is not finite.
     """
+    return carry_out(config, _work, runs, only_export)
+
+
+def _work(run: Run) -> None:
+    config: TrainRenderer = run.config
     codec = Codec.from_pretrained(config.tokenizer)
     pictures = open_pictures(config.data, codec.image_size, config.held_out)
     if pictures.space is not None:
         raise ValueError(f"'{config.data}' holds latents, and a renderer learns pictures; name their picture shards")
-    run = Run(RUNS / config.name, config)
-    if run.finished:
-        return run.folder
     renderer = DDTRenderer.from_decoder(codec.decoder).train()
     order = (config.batch_size, config.batches, config.seed, config.workers)
     module = RendererTraining(renderer, config.training, seed=config.seed)
@@ -87,4 +90,3 @@ def train(config: TrainRenderer) -> Path:
     run.fit(module, stream, watchers)
     renderer.save_pretrained(run.folder / "renderer")
     run.finish()
-    return run.folder

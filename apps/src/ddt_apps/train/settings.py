@@ -14,12 +14,22 @@ from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
 from ddt_tokenizer.training_config import TrainingConfig
 
+SCHEDULE = ("lr", "warmup_steps", "steps", "cooldown_share", "betas")  # of an optimizer, that a run may change
+
+
+def _within(group: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{group}.{name}" for name in names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizer(RunSettings):
     """Settings of `ddt train-tokenizer`."""
 
     verb: ClassVar[str] = "train-tokenizer"
+    exports: ClassVar[tuple[str, ...]] = ("tokenizer", "decoder")
+    sources: ClassVar[tuple[str, ...]] = ("data", "vae", "init_from", "init_sd3")
+    free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "codec.network.activation_checkpointing")
+    mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
 
     # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
     data: str
@@ -69,6 +79,12 @@ class TrainRenderer(RunSettings):
     """Settings of `ddt train-renderer`."""
 
     verb: ClassVar[str] = "train-renderer"
+    exports: ClassVar[tuple[str, ...]] = ("renderer",)
+    sources: ClassVar[tuple[str, ...]] = ("data", "tokenizer")
+    mendable: ClassVar[tuple[str, ...]] = (
+        *_within("training", "lr", "discriminator_lr", "gradient_clip", "warmup_steps", "betas"),
+        "steps",
+    )
 
     data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
     tokenizer: str  # run of `ddt train-tokenizer`
@@ -97,6 +113,14 @@ class TrainRenderer(RunSettings):
 class LanguageRun(RunSettings):
     """Settings that `ddt pretrain` and `ddt sft` share."""
 
+    exports: ClassVar[tuple[str, ...]] = ("model",)
+    free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "activation_checkpointing")
+    mendable: ClassVar[tuple[str, ...]] = (
+        *_within("optimizer", *SCHEDULE, "schedule", "weight_decay"),
+        "gradient_clip",
+        "retention_limit",
+    )
+
     data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))  # and how many steps
@@ -111,6 +135,10 @@ class LanguageRun(RunSettings):
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.optimizer.steps
+
+    def may_change(self, setting: str, before: Any, now: Any) -> bool:
+        """Return whether a run may go on with another value; with a retention limit it trains on less text."""
+        return super().may_change(setting, before, now) and (setting != "retention_limit" or None not in (before, now))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +156,7 @@ class Pretrain(LanguageRun):
     """Settings of `ddt pretrain`; more in `LanguageRun`."""
 
     verb: ClassVar[str] = "pretrain"
+    sources: ClassVar[tuple[str, ...]] = ("data", "text", "backbone", "codebook")
 
     name: str = "pretrain"
     # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
@@ -157,6 +186,7 @@ class Tune(LanguageRun):
     """Settings of `ddt sft`; more in `LanguageRun`, where `text` serves to measure how much text is kept."""
 
     verb: ClassVar[str] = "sft"
+    sources: ClassVar[tuple[str, ...]] = ("data", "text", "model")
 
     model: str  # folder of a `ddt pretrain` run
     name: str = "sft"

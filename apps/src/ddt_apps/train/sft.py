@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from ddt_apps.models import load_language_model
-from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import instruction_example
 from ddt_apps.train.language import fit_language_model, fitting_examples
 from ddt_apps.train.settings import Tune
@@ -12,20 +13,21 @@ from ddt_data import open_shards
 from ddt_llm import MultimodalLM
 
 
-def train(config: Tune) -> Path:
-    """Tune, or continue, and export the model to `model/` in the run folder, which is returned.
+def train(config: Tune, runs: Path = RUNS, only_export: bool = False) -> Path:
+    """Tune, or continue, and export the model to `model/` in the run folder, which is returned; see `carry_out`.
 
     Raises:
         FileNotFoundError: If the id shards or the model are missing.
         ValueError: If the ids are of another tokenizer than the model was trained on, the run is of another config, or
             a gradient is not finite.
     """
+    return carry_out(config, _work, runs, only_export)
+
+
+def _work(run: Run) -> None:
+    config: Tune = run.config
     lm = load_language_model(config.model)
     dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
-    run = Run(RUNS / config.name, config)
-    if run.finished:
-        return run.folder
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))
     fit_language_model(run, tuned, examples)
-    return run.folder

@@ -8,8 +8,9 @@ import lightning
 import torch
 from torch import Tensor
 
+from ddt_apps.run.carrying_out import RUNS, carry_out
 from ddt_apps.run.config import first_difference
-from ddt_apps.run.folder import RUNS, Run
+from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainTokenizer
 from ddt_data.shards.datamodule import ShardStream
@@ -82,19 +83,21 @@ def watchers(config: TrainTokenizer, folder: Path, held_out: Tensor) -> list[lig
     return callbacks
 
 
-def train(config: TrainTokenizer) -> Path:
+def train(config: TrainTokenizer, runs: Path = RUNS, only_export: bool = False) -> Path:
     """Train, or continue, and export `tokenizer/` and `decoder/` in the run folder, which is returned.
 
     With `training.ema_decay` the exported decoder has the averaged weights. Beside it: `samples/<step>.png` (held-out
-    pictures, and below them what the decoder makes of their ids) and `health.json`.
+    pictures, and below them what the decoder makes of their ids) and `health.json`. More in `carry_out`.
 
     Raises:
         FileNotFoundError: If the shards are missing.
         ValueError: If they are of another picture size, the run is of another config, or a gradient is not finite.
     """
-    run = Run(RUNS / config.name, config)
-    if run.finished:
-        return run.folder
+    return carry_out(config, _work, runs, only_export)
+
+
+def _work(run: Run) -> None:
+    config: TrainTokenizer = run.config
     pictures = open_pictures(config.data, config.codec.image_size, config.held_out, config.vae)
     tokenizer, decoder = build(config, pictures.space)
     held_out = draw_latents(decoder, pictures.held_out) if pictures.space else pictures.held_out
@@ -107,4 +110,3 @@ def train(config: TrainTokenizer) -> Path:
     exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
     exported.save_pretrained(run.folder / "decoder")
     run.finish()
-    return run.folder

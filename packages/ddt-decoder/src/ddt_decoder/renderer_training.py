@@ -91,16 +91,20 @@ class RendererTraining(LightningModule):
         drawn = losses.pop("drawn", None)
         optimizer.zero_grad()
         self.manual_backward(losses["loss"])
-        nn.utils.clip_grad_norm_(self.renderer.parameters(), self.config.gradient_clip)
-        optimizer.step()
-
         self.discriminator.requires_grad_(True)
         if drawn is not None:
             losses["discriminator"] = discriminator_loss(self.discriminator(images), self.discriminator(drawn))
             against.zero_grad()
             self.manual_backward(losses["discriminator"])
+        # Neither steps before both have their gradients, so what looks at them before a step sees both.
+        optimizer.step()
+        if drawn is not None:
             against.step()
         self.log_dict({name: value.detach() for name, value in losses.items()})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the renderer's gradients, once callbacks have seen them as they are."""
+        nn.utils.clip_grad_norm_(self.renderer.parameters(), self.config.gradient_clip)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return one AdamW for the renderer, one for the discriminator."""

@@ -78,6 +78,7 @@ class HealthMonitor(EverySteps):
     def __init__(self, file: str | Path | None, every: int, recent: int = 50):
         self.file, self.every = None if file is None else Path(file), every
         self.ids: deque[Tensor] = deque(maxlen=recent)
+        self.gathered: list[Tensor] = []  # of the step that is not over: a checkpoint holds whole steps
         self.revived = self.revived_before = 0  # codes, in the whole run and before it was resumed
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +90,11 @@ class HealthMonitor(EverySteps):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         if "ids" in outputs:
-            self.ids.append(outputs["ids"].cpu())
+            self.gathered.append(outputs["ids"].cpu())
+        if trainer.global_step == self._seen:
+            return
+        self.ids.extend(self.gathered)
+        self.gathered.clear()
         quantizer = module.tokenizer.quantizer
         self.revived = self.revived_before + quantizer.revived
         if not self.due(trainer) or not self.ids:

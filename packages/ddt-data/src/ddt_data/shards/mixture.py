@@ -110,6 +110,21 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
         >>> open_shards(f"{folders[0]}:0.8, {folders[1]}:0.2").weights
         [0.8, 0.2]
     """
+    folders, weights = folders_and_shares(data)
+    sources = [ShardDataset(folder, tokenizer) for folder in folders]
+    return Mixture(sources, None if None in weights else weights)
+
+
+def folders_and_shares(data: str | Path) -> tuple[list[str], list[float | None]]:
+    """Return the folders that `data` of `open_shards` names, and their shares, or None for each.
+
+    Raises:
+        ValueError: If a share is no number, or only some folders have one.
+
+    Example:
+        >>> folders_and_shares("foxes:0.8, bells:0.2")
+        (['foxes', 'bells'], [0.8, 0.2])
+    """
     entries = [entry.strip() for entry in str(data).split(",")]
     folders, weights = [], []
     for entry in entries:
@@ -125,5 +140,4 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
         folders.append(folder)
     if None in weights and any(weights):
         raise ValueError(f"data ({data}): give every folder a share, or none")
-    sources = [ShardDataset(folder, tokenizer) for folder in folders]
-    return Mixture(sources, None if None in weights else weights)
+    return folders, weights
