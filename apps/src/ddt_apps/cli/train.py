@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers
+from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers, out_folder, paths
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
@@ -66,8 +66,8 @@ def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = Fal
 
 def import_selftok(
     checkpoint: Annotated[Path, typer.Argument(help="tokenizer_512_ckpt.pth or tokenizer_1024_ckpt.pth.")],
-    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.")],
-    out: Annotated[Path, typer.Option(help="Run folder to make, such as runs/selftok.")],
+    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.", callback=paths)],
+    out: Annotated[Path, out_folder("Run folder to make, such as runs/selftok.")],
 ) -> None:
     """Make a run of a public Selftok checkpoint, which every --tokenizer takes.
 
@@ -82,7 +82,7 @@ def import_selftok(
 def tokenize(
     shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
     tokenizer: Tokenizer,
-    out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+    out: Annotated[Path, out_folder("Folder of id shards to make.")],
     latents: Annotated[
         bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
     ] = False,
