@@ -16,9 +16,7 @@ MODEL is the folder of a run, or file.py:function for a model of your own behind
 index.html to MODEL/evaluation, or where --out says.""",
 )
 
-Source = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.", callback=paths)
-]
+Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.", callback=paths)]
 Folder = Annotated[Path | None, typer.Option("--out", help="Where to write; by default into the run.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")]
 

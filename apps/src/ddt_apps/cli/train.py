@@ -34,6 +34,12 @@ def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
     return load_config(cls, config, overrides or [])
 
 
+def _tell_next(settings: Any, folder: Path) -> None:
+    from ddt_apps.run.telling import next_command
+
+    typer.echo(f"next: {next_command(settings, folder)}")
+
+
 def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
@@ -48,7 +54,7 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     settings = _load(TrainTokenizer, config, overrides)
     from ddt_apps.train.tokenizer import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -61,7 +67,7 @@ def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = Fal
     settings = _load(TrainRenderer, config, overrides)
     from ddt_apps.train.renderer import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def import_selftok(
@@ -104,8 +110,8 @@ def tokenize(
     if verify:
         count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
         typer.echo(f"{count} samples are the same when they are made again: {out}")
-    else:
-        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
+    elif manifest := tokenize_shards(shards, tokenizer, out, batch_size, latents, workers):
+        typer.echo(f"{out} holds {manifest.samples} samples as ids; next: ddt pretrain tiny/pretrain data={out}")
 
 
 def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -118,7 +124,7 @@ def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) ->
     settings = _load(Pretrain, config, overrides)
     from ddt_apps.train.pretrain import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -131,7 +137,7 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None
     settings = _load(Tune, config, overrides)
     from ddt_apps.train.sft import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:

@@ -22,6 +22,7 @@ from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source, sources_of
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import Noted, handled, leave, stop
+from ddt_apps.run.telling import tell_start
 from ddt_data.shards.lock import locked
 
 if TYPE_CHECKING:
@@ -66,12 +67,10 @@ def carry_out(config: RunSettings, work: Callable[["Run"], None], runs: Path = R
         run = Run(folder, config, only_export)
         run.clear_leftovers()
         run.begin_with(sources_of(config))
-        if run.finished:
-            print(f"{folder} is finished: {run.exported()}", flush=True)
-        else:
+        if not run.finished:
             work(run)
-            if only_export:
-                print(f"{folder} is not finished and can go on: {run.exported()}", flush=True)
+        state = "is not finished and can go on" if only_export else "is finished"
+        print(f"{folder} {state}: {run.exported()}", flush=True)
     return folder
 
 
@@ -234,7 +233,9 @@ class Run:
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
-            self.start(precision, found["global_step"] if found else 0)
+            step = found["global_step"] if found else 0
+            self.start(precision, step)
+            tell_start(self.folder, config, f"{device} in {precision}", module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
         if noted.number is not None:
             raise stop(noted.number)

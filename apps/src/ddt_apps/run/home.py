@@ -7,7 +7,13 @@ def at_home(paths: str) -> str:
     """Replace `~` at the beginning of a path, or of each in a list as `data` takes it, by the home folder.
 
     Example:
-        >>> at_home("~/a:0.5,data/b~:0.5") == os.path.expanduser("~/a:0.5") + ",data/b~:0.5"
+        >>> home = os.path.expanduser("~")
+        >>> at_home("~/a:0.5, ~/b:0.5, c~:1") == f"{home}/a:0.5, {home}/b:0.5, c~:1"
         True
     """
-    return ",".join(map(os.path.expanduser, paths.split(",")))
+    return ",".join(_expanded(path) for path in paths.split(","))
+
+
+def _expanded(path: str) -> str:
+    bare = path.lstrip()
+    return path[: len(path) - len(bare)] + os.path.expanduser(bare)
