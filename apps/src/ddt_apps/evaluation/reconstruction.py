@@ -181,7 +181,7 @@ def page(scores: Scores, reconstructed: Reconstructed) -> Page:
         section(
             "From the worst to the best",
             "Drawings from the coarsest ids, from all of them, and the originals.",
-            strip([(f"picture {i}", _row(reconstructed, i)) for i in some]),
+            strip([(f"measured picture {i}", _row(reconstructed, i)) for i in some]),
         )
     ]
     if len(curve) > 1:
