@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 from ddt_apps.cli.main import app
 from ddt_apps.evaluation import Scores
 from ddt_apps.models import load_pair
+from ddt_apps.run.config import load_config
+from ddt_apps.train.settings import TrainTokenizer
+from ddt_apps.train.tokenizer import train
 from ddt_apps.use.chat import Chat
 
 SMALL = [
@@ -225,7 +228,8 @@ def test_how_many_processes_load_may_change(here):
     assert ddt("demo", *SMALL)[0] == 0
     small = [o.removeprefix("tokenizer.") for o in SMALL if o.startswith("tokenizer.")]
     data = f"data={here.relative_to(here.parent.parent) / 'data' / 'train'}"
-    assert ddt("train-tokenizer", "tiny/tokenizer", data, "name=demo/tokenizer", "workers=1", *small)[0] == 0
+    config = load_config(TrainTokenizer, "tiny/tokenizer", [data, "name=tokenizer", "workers=1", *small])
+    assert train(config, here) == here / "tokenizer"
 
 
 def test_id_shards_of_another_tokenizer_are_refused(here, tmp_path):

@@ -66,7 +66,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
     words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
     start, train = (
         ["demo"],
-        ["train-tokenizer", "train-renderer", "import-selftok", "tokenize", "pretrain", "sft", "data"],
+        ["train-tokenizer", "train-renderer", "import-selftok", "tokenize", "pretrain", "sft", "export-run", "data"],
     )
     use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "evaluate"]
     assert words == ["--help", *start, *train, *use]

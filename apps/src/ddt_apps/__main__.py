@@ -1,8 +1,18 @@
-"""`python -m ddt_apps` is `ddt`."""
+"""The command `ddt`, also as `python -m ddt_apps`."""
 
-from ddt_apps.run.signals import handled, leave
+import signal
 
-with handled(leave):  # also while the command is still being loaded
+from ddt_apps.run.signals import SIGNALS, leave
+
+
+def main() -> None:
+    """Run the command; signals end it also while it is being loaded."""
+    for number in SIGNALS:
+        signal.signal(number, leave)
     from ddt_apps.cli.main import app
 
     app(prog_name="ddt")
+
+
+if __name__ == "__main__":
+    main()

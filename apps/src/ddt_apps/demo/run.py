@@ -19,8 +19,9 @@ from ddt_apps.demo.report import demo_report, overview
 from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
+from ddt_apps.run.carrying_out import run_folder
 from ddt_apps.run.config import load_config
-from ddt_apps.run.folder import Run, run_folder
+from ddt_apps.run.folder import Run
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import pretrain, sft

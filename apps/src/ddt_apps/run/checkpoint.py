@@ -1,5 +1,7 @@
 """`last.ckpt`: what a run needs to continue, written beside itself and read as data, never as code."""
 
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ddt_apps.run.atomic import writing
 
+# What unpickling raises of bytes that are anything, code of others included.
+DAMAGE = (EOFError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
+DAMAGE += (ArithmeticError, AssertionError, ImportError, MemoryError, struct.error)
 NEEDED = {"state_dict", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"}
 
 
@@ -22,7 +27,7 @@ def read_checkpoint(path: Path, module: LightningModule, steps: int) -> dict[str
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         missing = NEEDED - set(found)
-    except Exception as error:  # anything can go wrong in reading what may be any file
+    except DAMAGE as error:
         raise ValueError(f"{path} is damaged or no checkpoint ({type(error).__name__}); {remedy}") from error
     if missing:
         raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}; {remedy}")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ddt_apps.run.metrics import MetricsFile
 from ddt_apps.run.progress import StageProgress
-from ddt_apps.run.signals import Noted
+from ddt_apps.run.signals import Noted, handled, stop
 from ddt_tokenizer.every_steps import EverySteps
 
 LEAST_PAUSE = 20  # between two checkpoints, in times that it takes to write one: at most 5 % of a run is writing
@@ -71,6 +72,7 @@ class RunRecorder(EverySteps):
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
         self._saved, self._took = time.monotonic(), 0.0
+        self.noted.listen()  # Lightning has put a handler of its own before
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -105,7 +107,7 @@ class RunRecorder(EverySteps):
 
 
 class SettingsOfNow(lightning.Callback):
-    """Gives the optimizers the rates of the settings, where a checkpoint brings those of its time."""
+    """Sets the optimizers to the rates of the settings, where a checkpoint brings those of its time."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         found = module.configure_optimizers()
@@ -121,6 +123,18 @@ class SettingsOfNow(lightning.Callback):
             scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
                 group["lr"] = rate
+
+
+@contextmanager
+def listening(noted: Noted) -> Iterator[None]:
+    """Note signals while Lightning is at work, and raise the exception of the first one after it."""
+    try:
+        with handled(noted):
+            yield
+    except SIGTERMException:  # of Lightning, where one came before the first step
+        pass
+    if noted.number is not None:
+        raise stop(noted.number)
 
 
 @contextmanager

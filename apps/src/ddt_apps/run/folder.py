@@ -3,15 +3,15 @@
 config.yaml    the resolved configuration, as it is now
 origin.json    what the run was begun with, and what was changed since
 last.ckpt      what Lightning needs to continue (never needed to use the model)
+before.ckpt    the one before, of a run that the guard against NaN stopped
 metrics.csv    one row per logged step
 tensorboard/   the same for TensorBoard, where a run asks for it
 done.json      written last: the run is complete and is not repeated
 """
 
 import importlib.util
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,59 +19,15 @@ from typing import TYPE_CHECKING, Any
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import differences, load_config, save_config
 from ddt_apps.run.devices import pick_device, pick_precision
-from ddt_apps.run.origin import Origin, Source, sources_of
+from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.settings import RunSettings
-from ddt_apps.run.signals import Noted, handled, leave, stop
+from ddt_apps.run.signals import Noted
 from ddt_apps.run.telling import tell_start
-from ddt_data.shards.lock import locked
 
 if TYPE_CHECKING:
     import lightning
 
-RUNS = Path("runs")
-NAME = re.compile(r"\w[\w .,+=@-]*")
 LEFTOVERS = (".*.part", "*.partial", ".saving-*")  # of writes that a kill cut off
-
-
-def run_folder(name: str, runs: Path = RUNS) -> Path:
-    """Return the folder of a run.
-
-    Raises:
-        ValueError: If the name is none that a folder in `runs` can have.
-
-    Example:
-        >>> run_folder("../mine")
-        Traceback (most recent call last):
-        ValueError: name ('../mine') must be that of one folder in runs: letters, digits, and then . _ - + = , @
-    """
-    if not NAME.fullmatch(name):
-        rule = "letters, digits, and then . _ - + = , @"
-        raise ValueError(f"name ({name!r}) must be that of one folder in {runs}: {rule}")
-    return runs / name
-
-
-def carry_out(config: RunSettings, work: Callable[["Run"], None], runs: Path = RUNS, only_export: bool = False) -> Path:
-    """Do the work of a run, unless it is finished, in this process alone; return its folder.
-
-    Args:
-        work: Trains with `Run.fit`, exports, and calls `Run.finish`.
-        runs: Where run folders lie.
-        only_export: Export what `last.ckpt` holds, and train no further; see `Run`.
-
-    Raises:
-        BlockingIOError: If another process is at it.
-        ValueError: If the run was begun with other settings, data or models.
-    """
-    folder = run_folder(config.name, runs)
-    with handled(leave), locked(folder, "is in training by another command"):
-        run = Run(folder, config, only_export)
-        run.clear_leftovers()
-        run.begin_with(sources_of(config))
-        if not run.finished:
-            work(run)
-        state = "is not finished and can go on" if only_export else "is finished"
-        print(f"{folder} {state}: {run.exported()}", flush=True)
-    return folder
 
 
 class Run:
@@ -140,7 +96,7 @@ class Run:
             for path in list(self.folder.rglob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.finished:
-            self.checkpoint.unlink(missing_ok=True)
+            self._remove_checkpoints()
 
     def exported(self) -> str:
         """Say where the exported models lie.
@@ -166,7 +122,7 @@ class Run:
             return
         with writing(self._done_file) as file:
             file.write_text("{}\n")
-        self.checkpoint.unlink(missing_ok=True)
+        self._remove_checkpoints()
 
     def fit(
         self,
@@ -193,8 +149,8 @@ class Run:
         """
         import lightning
 
-        from ddt_apps.run.checkpoint import RunCheckpoints, read_checkpoint
-        from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, named_workers, quiet_lightning
+        from ddt_apps.run.checkpoint import RunCheckpoints
+        from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
@@ -202,7 +158,7 @@ class Run:
         if self._origin and self._origin.precision != precision:
             before = self._origin.precision
             raise ValueError(f"{self.folder} computes in {before}, not {precision}; set precision={before} to go on")
-        found = read_checkpoint(self.checkpoint, module, config.steps) if self.checkpoint.exists() else None
+        found = self._read_checkpoint(module)
         if self.only_export:
             if found is None:
                 raise FileNotFoundError(f"{self.checkpoint} is not there, so there is nothing to export yet")
@@ -215,7 +171,7 @@ class Run:
         logger = False
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
-        with quiet_lightning(), named_workers(), handled(noted):
+        with quiet_lightning(), named_workers(), listening(noted):
             trainer = lightning.Trainer(
                 accelerator=device.type,
                 devices=1,
@@ -237,12 +193,23 @@ class Run:
             self.start(precision, step)
             tell_start(self.folder, config, f"{device} in {precision}", module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
-        if noted.number is not None:
-            raise stop(noted.number)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""
         trainer.save_checkpoint(self.checkpoint)
+
+    def _read_checkpoint(self, module: "lightning.LightningModule") -> dict[str, Any] | None:
+        from ddt_apps.run.checkpoint import read_checkpoint
+        from ddt_apps.run.nan_guard import leave_out_spoiled
+
+        if not self.checkpoint.exists():
+            return None
+        found = read_checkpoint(self.checkpoint, module, self.config.steps)
+        mended = any(self.config.may_change(*difference) for difference in self._differences)
+        if mended and leave_out_spoiled(self.checkpoint, found):
+            print("the steps before the gradient that was not finite are made anew, with other settings", flush=True)
+            return self._read_checkpoint(module)
+        return found
 
     def _compare_config(self) -> list[tuple[str, Any, Any]]:
         remedy = f"use another name=..., or delete {self.folder} to start over"
@@ -261,6 +228,10 @@ class Run:
                 continue
             raise ValueError(f"{self.folder} was started with {key}={before}, not {now}; {remedy}")
         return found
+
+    def _remove_checkpoints(self) -> None:
+        for file in (self.checkpoint, self.folder / "before.ckpt"):
+            file.unlink(missing_ok=True)
 
     def _may_change(self, key: str, before: Any, now: Any) -> bool:
         return not self.finished and self.config.may_change(key, before, now)

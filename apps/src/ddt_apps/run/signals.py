@@ -57,17 +57,15 @@ def unwinding() -> Iterator[None]:
         >>> signal.getsignal(signal.SIGTERM) == signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored from then on
         True
     """
-    before = {number: signal.signal(number, _unwind) for number in SIGNALS}
+    after = {number: signal.signal(number, _unwind) for number in SIGNALS}
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        after = dict.fromkeys(SIGNALS, signal.SIG_IGN)
         raise
-    except BaseException:
-        _restore(before)
-        raise
-    _restore(before)
+    finally:
+        for number, handler in after.items():
+            signal.signal(number, handler)
 
 
 def leave(number: int, frame: FrameType | None = None) -> None:
@@ -84,6 +82,11 @@ class Noted:
     def __init__(self):
         self.number: int | None = None
 
+    def listen(self) -> None:
+        """Take the signals."""
+        for number in SIGNALS:
+            signal.signal(number, self)
+
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
         if self.number is not None:
             leave(number)
@@ -97,8 +100,3 @@ def _unwind(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, leave)
     raise stop(number)
-
-
-def _restore(before: dict) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.run.folder import RUNS, Run, carry_out
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import Views, pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, longest_text
 from ddt_apps.train.settings import Pretrain

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.folder import RUNS, Run, carry_out
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainRenderer
 from ddt_data.shards.datamodule import ShardStream

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ddt_apps.models import load_language_model
-from ddt_apps.run.folder import RUNS, Run, carry_out
+from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import Views, instruction_example
 from ddt_apps.train.language import fit_language_model
 from ddt_apps.train.settings import Tune

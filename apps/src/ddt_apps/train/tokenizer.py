@@ -8,8 +8,9 @@ import lightning
 import torch
 from torch import Tensor
 
+from ddt_apps.run.carrying_out import RUNS, carry_out
 from ddt_apps.run.config import first_difference
-from ddt_apps.run.folder import RUNS, Run, carry_out
+from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainTokenizer
 from ddt_data.shards.datamodule import ShardStream

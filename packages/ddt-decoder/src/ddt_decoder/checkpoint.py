@@ -2,6 +2,7 @@
 """A published model on disk: `config.json` and `model.safetensors` in a folder, loaded strictly."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ def save_folder(folder: str | Path, model: nn.Module, kind: str, config: dict[st
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors.partial")
+    (folder / "config.json.partial").write_text(json.dumps({"format": FORMAT, "model": kind, **config}, indent=2))
+    shutil.copymode(
+        folder / "config.json.partial", folder / "model.safetensors.partial"
+    )  # safetensors lets nobody read
     (folder / "config.json").unlink(missing_ok=True)
     (folder / "model.safetensors.partial").rename(folder / "model.safetensors")
-    (folder / "config.json.partial").write_text(json.dumps({"format": FORMAT, "model": kind, **config}, indent=2))
     (folder / "config.json.partial").rename(folder / "config.json")
 
 

@@ -4,6 +4,7 @@ Shape letters: B prompts, N images, K visual tokens of an image; H, W space.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,7 @@ class MultimodalLM:
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
             (folder / SETTINGS).unlink(missing_ok=True)
             for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
+                shutil.copymode(Path(scratch) / SETTINGS, file)  # safetensors lets nobody else read
                 file.replace(folder / file.name)
 
     def generate(

@@ -1,0 +1,55 @@
+"""The way that every training run takes: its name, its lock, what an earlier process left, and then its work."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ddt_apps.run.folder import Run
+from ddt_apps.run.origin import sources_of
+from ddt_apps.run.settings import RunSettings
+from ddt_apps.run.signals import handled, leave
+from ddt_data.shards.lock import locked
+
+RUNS = Path("runs")
+NAME = re.compile(r"\w[\w .,+=@-]*")
+
+
+def run_folder(name: str, runs: Path = RUNS) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        ValueError: If the name is none that a folder in `runs` can have.
+
+    Example:
+        >>> run_folder("../mine")
+        Traceback (most recent call last):
+        ValueError: name ('../mine') must be that of one folder in runs: letters, digits, and then . _ - + = , @
+    """
+    if not NAME.fullmatch(name):
+        rule = "letters, digits, and then . _ - + = , @"
+        raise ValueError(f"name ({name!r}) must be that of one folder in {runs}: {rule}")
+    return runs / name
+
+
+def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUNS, only_export: bool = False) -> Path:
+    """Do the work of a run, unless it is finished, in this process alone; return its folder.
+
+    Args:
+        work: Trains with `Run.fit`, exports, and calls `Run.finish`.
+        runs: Where run folders lie.
+        only_export: Export what `last.ckpt` holds, and train no further; see `Run`.
+
+    Raises:
+        BlockingIOError: If another process is at it.
+        ValueError: If the run was begun with other settings, data or models.
+    """
+    folder = run_folder(config.name, runs)
+    with handled(leave), locked(folder, "is in training by another command"):
+        run = Run(folder, config, only_export)
+        run.clear_leftovers()
+        run.begin_with(sources_of(config))
+        if not run.finished:
+            work(run)
+        state = "is finished" if run.finished else "is not finished and can go on"
+        print(f"{folder} {state}: {run.exported()}", flush=True)
+    return folder
