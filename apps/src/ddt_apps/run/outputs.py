@@ -20,7 +20,7 @@ def try_picture(option: str, path: Path) -> None:
     """
     if path.suffix.lower() not in PICTURES:
         raise ValueError(f"{option} '{path}' must end in {', '.join(PICTURES)}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"{option} '{path}' is a folder; name a file in it")
     _try(option, path, path.parent)
 
