@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from ddt_apps.cli.main import CONTINUING, app
 from ddt_apps.run.config import load_config
 from ddt_apps.run.devices import PRECISIONS, SHORT, pick_precision
-from ddt_apps.run.outputs import try_folder, try_picture
+from ddt_apps.run.outputs import PICTURES, try_folder, try_picture
 from ddt_apps.run.terminal import harmless
 from ddt_apps.train.settings import SETTINGS
 from ddt_data import ShardDataset
+from ddt_data.shards.images import FILES
 
 
 def ddt(*arguments, **options):
@@ -215,3 +216,7 @@ def test_what_continues_is_a_verb():
     verbs = {verb.name for verb in app.registered_commands}
     verbs |= {f"{name} {verb.name}" for name, group in groups.items() for verb in group.registered_commands}
     assert verbs > CONTINUING
+
+
+def test_endings_of_pictures_are_those_that_are_written():
+    assert set(PICTURES) == set(FILES)

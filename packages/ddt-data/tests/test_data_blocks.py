@@ -124,12 +124,12 @@ def test_no_samples_make_no_block(tmp_path):
 def test_what_other_packages_copy_stands_alone():
     """These modules import the standard library, numpy, Pillow and one another, so that a copy works anywhere."""
     folder = Path(ddt_data.__file__).parent / "shards"
-    for name in ("pictures", "manifest", "block_writing"):
+    for name in ("pictures", "colours", "manifest", "block_writing", "lock", "claim"):
         text = (folder / f"{name}.py").read_text()
         assert "ddt" not in text.replace("ddt-shards-", "")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1 and node.module == "manifest"
+                assert node.level == 1 and node.module in ("manifest", "colours", "lock")
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
                 assert {n.partition(".")[0] for n in names} <= {*sys.stdlib_module_names, "numpy", "PIL"}

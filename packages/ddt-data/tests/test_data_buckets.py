@@ -1,13 +1,17 @@
 """Aspect-ratio buckets: pictures keep about their shape, batches are of one shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddt_data import (
     PackConfig,
+    Record,
     ShardDataset,
     aspect_buckets,
+    encode_image,
     nearest_bucket,
     open_buckets,
     open_reader,
@@ -65,3 +69,43 @@ def test_pictures_are_packed_by_shape_and_batches_stack(tmp_path):
     assert set(shapes) == {(4, 80, 48, 3), (4, 64, 64, 3), (4, 48, 80, 3)}
     with pytest.raises(FileNotFoundError, match="holds no buckets"):
         open_buckets(tmp_path / "photos")
+
+
+def records(count, size=(90, 90)):
+    return [Record(str(i), image=encode_image(np.full((*size, 3), 20 * i, np.uint8))) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: (records(4), {}),  # one more
+        lambda: (records(2), {}),  # one less
+        lambda: ([*records(2), Record("2", image=encode_image(np.zeros((90, 90, 3), np.uint8)))], {}),  # another one
+        lambda: (records(3, (50, 90)), {}),  # all of another shape
+        lambda: (records(3), {"background": "black"}),
+        lambda: (records(3), {"image_format": "webp"}),
+    ],
+)
+def test_buckets_of_other_pictures_or_settings_are_not_taken_for_finished_ones(tmp_path, changed):
+    config = PackConfig(image_size=64, image_format="png")
+    pack_buckets(records(3), tmp_path / "out", config)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    found, settings = changed()
+    with pytest.raises(FileExistsError, match=r"64x64 holds other pictures, or in another way; choose another"):
+        pack_buckets(found, tmp_path / "out", replace(config, **settings))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    more = [*records(3), *records(2, (50, 90))]  # the others in a bucket of their own: none is missing
+    assert [m.samples for m in pack_buckets(more, tmp_path / "out", config).values()] == [3, 2]
+
+
+def test_a_picture_that_cannot_be_read_stops_no_other_bucket(tmp_path):
+    config = PackConfig(image_size=64, image_format="png")
+    mixed = [*records(2, (50, 90)), Record("torn", image=b"no picture")]  # which would lie in a bucket of its own
+    for _ in range(2):
+        (made,) = pack_buckets(mixed, tmp_path / "out", config).values()
+        assert made.samples == 2 and [entry["name"] for entry in made.skipped] == ["torn"]
+    with pytest.raises(ValueError, match=r"no sample to write, 1 were left out; torn: not a readable picture"):
+        pack_buckets(mixed[2:], tmp_path / "none", config)
+    with pytest.raises(ValueError, match="torn"):
+        pack_buckets(mixed, tmp_path / "strict", replace(config, strict=True))
+    assert not (tmp_path / "none").exists()

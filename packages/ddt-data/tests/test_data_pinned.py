@@ -125,3 +125,37 @@ def test_the_notice_and_the_manifest_name_sources_and_licences(client, tmp_path)
     text = (tmp_path / "out" / "NOTICE").read_text()
     assert "a set" in text and "set 1" in text and "MIT" in text
     assert as_parts({pin(client): 5}) == ({"name": "a set", "samples": 5, "source": "test set 1", "licence": "MIT"},)
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"PIP_NO_BINARY": ":all:"}, {"PIP_NO_BINARY": "spy-set"}, {"PIP_PREFER_BINARY": "0"}]
+)
+def test_nothing_of_a_package_is_run_before_its_checksum_is_compared(tmp_path, monkeypatch, setting):
+    """An index that offers a source archive, whose build would leave a mark, in place of the wheel or beside it."""
+    (tmp_path / "links").mkdir()
+    build = {
+        "setup.py": f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='spy-set')\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: spy-set\nVersion: 1\n",
+    }
+    with tarfile.open(tmp_path / "links" / "spy-set-1.tar.gz", "w:gz") as tar:
+        for name, text in build.items():
+            info = tarfile.TarInfo(f"spy-set-1/{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "links"), "PIP_NO_BUILD_ISOLATION": "0"}
+    for name, value in {**offline, **setting}.items():
+        monkeypatch.setenv(name, value)
+    wanted = Pinned("pip", "spy-set", "1", "0" * 64, "MIT", "a set")
+    with pytest.raises(ValueError, match="spy-set 1 could not be downloaded"):
+        fetch(wanted, cache=tmp_path / "cache")
+    with zipfile.ZipFile(tmp_path / "links" / "spy_set-1-py3-none-any.whl", "w") as archive:
+        archive.writestr("spy_set-1.dist-info/METADATA", build["PKG-INFO"])
+        archive.writestr("spy_set-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("spy_set-1.dist-info/RECORD", "")
+    with pytest.raises(ValueError, match="spy-set 1 is not what was pinned"):
+        fetch(wanted, cache=tmp_path / "cache")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_npm_is_told_to_run_no_script():
+    assert "--ignore-scripts" in module.CLIENTS["npm"]

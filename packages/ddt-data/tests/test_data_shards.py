@@ -1,6 +1,8 @@
 """Shard folders: what is written is read, whole or not at all."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,9 +98,14 @@ def test_a_failing_writer_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_writer_left_does_not_matter(tmp_path):
-    writer = ShardWriter(tmp_path / "shards").__enter__()
-    writer.write({"key": "old", "text": "x"})
-    assert not (tmp_path / "shards").exists()
+    code = (
+        "import os, sys, ddt_data\n"
+        "writer = ddt_data.ShardWriter(sys.argv[1]).__enter__()\n"
+        "writer.write({'key': 'old', 'text': 'x'})\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "shards")]).returncode == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", ".shards.part"]
     write(tmp_path / "shards")
     assert len(ShardDataset(tmp_path / "shards")) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.cli import main
-from ddt_tokenizer.manifest import BLOCKS, Manifest
+from ddt_tokenizer.lock import locked
+from ddt_tokenizer.manifest import BLOCKS, Manifest, checksum
 from ddt_tokenizer.shards import read_ids, read_shards
 
 
@@ -223,3 +226,128 @@ def test_health_of_pictures_ids_and_shards_is_one(tokenizer, folder, tmp_path, c
     (tmp_path / "ids" / "manifest.json").write_text(json.dumps(manifest))
     assert run("health", tokenizer.folder, tmp_path / "ids") == 2
     assert "0000000000000000" in capsys.readouterr().err
+
+
+def encode(tokenizer, source, out, *options):
+    return run("encode", source, "--tokenizer", tokenizer.folder, "--out", out, *options)
+
+
+def test_the_file_that_is_named_is_the_file_that_is_written(tokenizer, folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.npy").symlink_to(tmp_path / "disk" / "far.npy")
+    expected = tokenizer.encode([folder / f"{i}.png" for i in range(5)] + [folder / "more" / "5.jpg"]).numpy()
+    for name in ("ids.npy", "IDS.NPY", "link.npy"):
+        assert encode(tokenizer, folder, tmp_path / name) == 0
+        assert np.array_equal(np.load(tmp_path / name), expected)
+        assert run("health", tokenizer.folder, tmp_path / name) == 0
+    assert encode(tokenizer, folder, tmp_path / "ids.NPZ") == 0
+    assert np.array_equal(np.load(tmp_path / "ids.NPZ")["ids"], expected)
+    assert (tmp_path / "link.npy").is_symlink() and (tmp_path / "disk" / "far.npy").is_file()
+    assert not list(tmp_path.glob(".*"))
+    mask = os.umask(0o027)
+    os.umask(mask)
+    assert (tmp_path / "ids.npy").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("name", ["ids.txt", "ids.json", "ids.pt", "ids.CSV", "ids.tar", "ids.safetensors", "ids.npyz"])
+def test_another_ending_is_refused_and_no_folder_made(tokenizer, folder, tmp_path, name, capsys):
+    assert encode(tokenizer, folder, tmp_path / name) == 2
+    said = capsys.readouterr().err
+    assert name in said and "must end in .npz or .npy" in said and not (tmp_path / name).exists()
+
+
+def test_a_folder_may_have_a_version_in_its_name(tokenizer, folder, tmp_path):
+    assert encode(tokenizer, folder, tmp_path / "ids-1.0") == 0 and Manifest.read(tmp_path / "ids-1.0").samples == 6
+    (tmp_path / "ids.npz").mkdir()
+    assert encode(tokenizer, folder, tmp_path / "ids.npz") == 2
+
+
+@pytest.mark.parametrize("out", ["ids", "ids.npz", "ids.npy"])
+def test_the_second_of_two_commands_is_refused(tokenizer, folder, tmp_path, out, capsys):
+    with locked(tmp_path / out):
+        assert encode(tokenizer, folder, tmp_path / out) == 2
+    assert "is being made by another command" in capsys.readouterr().err and not (tmp_path / out).exists()
+    assert encode(tokenizer, folder, tmp_path / out) == 0 and not list(tmp_path.glob(".*"))
+
+
+def test_a_link_to_an_empty_folder_is_written_through(tokenizer, folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ids").symlink_to(tmp_path / "disk")
+    assert encode(tokenizer, folder, tmp_path / "ids") == 0
+    assert (tmp_path / "ids").is_symlink() and Manifest.read(tmp_path / "disk").samples == 6
+
+
+def test_folders_are_read_as_everywhere(tokenizer, folder, tmp_path, capsys):
+    """Hidden files and what systems keep are no pictures; endings count in any case; marks at the beginning do not."""
+    for hidden in (".trash", "__MACOSX", "@eaDir"):
+        (folder / hidden).mkdir()
+        picture(7).save(folder / hidden / "x.png")
+    picture(7).save(folder / ".hidden.png")
+    (folder / "._0.png").write_bytes(b"of a Mac")
+    picture(8).save(folder / "6.PNG")
+    (folder / "6.TXT").write_bytes("\ufeffa größer fox".encode())
+    picture(9).save(folder / "7.jfif", "jpeg")
+    (folder / "7.jfif.txt").write_text("a bell")
+    (folder / "8.png").symlink_to(folder / "gone.png")
+    (folder / "9.png").mkdir()
+    picture(9).save(folder / "10.png")
+    (folder / "10.txt").write_text(" \n")
+    assert encode(tokenizer, folder, tmp_path / "ids") == 1
+    samples = {sample["meta"]["source"]: sample.get("text") for sample in read_blocks(tmp_path / "ids").values()}
+    assert samples.keys() == {"0.png", "1.png", "2.png", "3.png", "4.png", "6.PNG", "7.jfif", "more/5.jpg"}
+    assert (samples["6.PNG"], samples["7.jfif"], samples["1.png"]) == ("a größer fox", "a bell", "a fox on ice")
+    skipped = {entry["name"]: entry["why"] for entry in Manifest.read(tmp_path / "ids").skipped}
+    assert skipped.keys() == {"8.png", "10.png"} and "is empty" in skipped["10.png"]
+    assert str(tmp_path) not in json.dumps(skipped) and "Errno" not in json.dumps(skipped)
+
+
+def test_what_is_no_picture_among_the_sources_is_named(tokenizer, folder, tmp_path, capsys):
+    (folder / "bad\x1b[31m.png").write_text("x")
+    sources = [folder / "0.png", folder / "notes.md", tokenizer.folder / "config.json", folder / "bad\x1b[31m.png"]
+    assert run("encode", *sources, "--tokenizer", tokenizer.folder, "--out", tmp_path / "ids.npz") == 1
+    said = capsys.readouterr().err
+    assert "1 of 4 pictures" in said and "notes.md: not a readable" in said and "config.json: not a readable" in said
+    assert "\x1b" not in said and "bad\\x1b[31m.png" in said
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "other array", "floats", "huge", "pickle"])
+def test_a_file_that_is_none_of_ids_is_refused_in_a_line(tokenizer, tmp_path, kind, capsys):
+    for ending in (".npz", ".npy"):
+        file = tmp_path / f"ids{ending}"
+        arrays = {"other array": {"x": np.zeros(3)}, "floats": {"ids": np.zeros((2, 5))}}.get(kind)
+        arrays = arrays or {"ids": np.array([{}], object) if kind == "pickle" else np.zeros((2, 5), np.int64)}
+        if ending == ".npz":
+            np.savez(file, **arrays)
+        else:
+            np.save(file, next(iter(arrays.values())), allow_pickle=True)
+        if kind in ("text", "empty"):
+            file.write_bytes(b"no ids" * (kind == "text"))
+        if kind == "huge":
+            file.write_bytes(file.read_bytes().replace(b"(2, 5), }     ", b"(29999, 55), }"))
+        assert run("health", tokenizer.folder, file) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run("health", tokenizer.folder, tmp_path / "ids.npz", tmp_path / "ids.npy") == 2
+    assert "must be the only source" in capsys.readouterr().err
+
+
+def test_shards_of_strangers_are_read_or_refused_in_a_line(tokenizer, tmp_path, capsys):
+    write_picture_shards(tmp_path / "pictures")
+    path, rng = tmp_path / "pictures" / "000000.tar", np.random.default_rng(0)
+    manifest = json.loads((tmp_path / "pictures" / "manifest.json").read_text())
+    whole, ends = path.read_bytes(), set()
+    for number in range(60):
+        data = np.frombuffer(whole, np.uint8).copy()
+        at = rng.integers(0, 10_000)
+        data[at : at + rng.integers(1, 200)] = rng.choice([0, 45, 57, 255, rng.integers(256)])
+        path.write_bytes(data[: rng.integers(1, len(data))].tobytes() if number % 4 == 0 else data.tobytes())
+        manifest["shards"][0]["sha256"] = checksum(path)
+        (tmp_path / "pictures" / "manifest.json").write_text(json.dumps(manifest))
+        ends.add(encode(tokenizer, tmp_path / "pictures", tmp_path / f"{number}.npz"))
+        capsys.readouterr()
+    assert ends == {1, 2}
+    shutil.rmtree(tmp_path / "pictures")
+    write_picture_shards(tmp_path / "pictures")
+    manifest = json.loads((tmp_path / "pictures" / "manifest.json").read_text()) | {"image_size": 15}
+    (tmp_path / "pictures" / "manifest.json").write_text(json.dumps(manifest))
+    assert encode(tokenizer, tmp_path / "pictures", tmp_path / "small.npz") == 2
+    assert "16 x 16 pixels are more than 225" in capsys.readouterr().err

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from ddt_apps.cli.options import Out, Seed, Vae, Workers, out_folder, paths, picture_to_write
-from ddt_apps.run.terminal import harmless
 
 data = typer.Typer(
     name="data", no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them."
@@ -150,4 +149,4 @@ def data_peek(
     """
     from ddt_apps.shards.peek import peek
 
-    typer.echo(harmless(peek(shards, out, step, batch_size, seed, tokenizer)))
+    typer.echo(peek(shards, out, step, batch_size, seed, tokenizer))

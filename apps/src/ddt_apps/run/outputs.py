@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names of the formats
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # as ddt_data writes them
 
 
 def try_picture(option: str, path: Path) -> None:

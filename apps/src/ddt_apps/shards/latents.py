@@ -57,7 +57,7 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
 @torch.inference_mode()
 def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard) -> Made:
     check_shard(shards, shard)
-    vae, source, device = _load(space, workers), open_shard(shards / shard.name), pick_device()
+    vae, source, device = _load(space, workers), open_shard(shards / shard.name, Manifest.read(shards)), pick_device()
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]

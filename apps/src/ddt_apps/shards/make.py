@@ -10,6 +10,7 @@ import ddt_data
 from ddt_apps.run.progress import StageProgress
 from ddt_data.sets.fetching import fetch_set as fetch
 from ddt_data.shards.building import Progress
+from ddt_data.terminal import printable
 
 SHOWN = 5  # inputs that were left out, named on the screen
 
@@ -123,7 +124,7 @@ def check_shards(folder: Path, sheet: Path | None = None) -> bool:
 
     Args:
         folder: A finished shard folder.
-        sheet: PNG to write: up to 100 of its pictures.
+        sheet: Picture to write, .png, .jpg or .webp: up to 100 of its pictures.
 
     Raises:
         FileNotFoundError: If the folder or its manifest is missing.
@@ -151,7 +152,8 @@ def check_shards(folder: Path, sheet: Path | None = None) -> bool:
         f"sheet     {sheet}" if sheet and sheet.is_file() else "",
     ]
     console = Console(highlight=False, soft_wrap=True)
-    console.print("\n".join(line for line in lines if line), markup=False)
+    said = "\n".join(line for line in lines if line).split("\n")
+    console.print("\n".join(map(printable, said)), markup=False)
     return not found.broken and not found.repeated_keys
 
 
@@ -178,6 +180,7 @@ def _told(manifest: ddt_data.Manifest, out: Path) -> ddt_data.Manifest:
 
 
 def _few(entries: Sequence[dict], word: str = "") -> Iterator[str]:
-    yield from (f"\n          {word}{entry['name']}: {entry['why']}" for entry in entries[:SHOWN])
+    for entry in entries[:SHOWN]:
+        yield "\n          " + printable(f"{word}{entry['name']}: {entry['why']}")
     if len(entries) > SHOWN:
         yield f"\n          and {len(entries) - SHOWN} more; all are named in manifest.json"

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddt_apps.run.atomic import writing
 from ddt_data import contact_sheet, open_shards
+from ddt_data.shards.images import file_format, save_image
+from ddt_data.terminal import printable
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor, to_uint8
 
@@ -19,7 +20,7 @@ def peek(
 
     Args:
         shards: As `data` in a configuration: a shard folder, or several with their shares.
-        out: PNG to write.
+        out: Picture to write, .png, .jpg or .webp.
         step: From 0.
         batch_size: Samples in it.
         seed: Of the order.
@@ -30,7 +31,7 @@ def peek(
 
     Raises:
         FileNotFoundError: If the shards are missing.
-        ValueError: If they hold ids and no tokenizer of theirs is named.
+        ValueError: If they hold ids and no tokenizer of theirs is named, or `out` has another ending.
 
     Example:
         >>> import tempfile
@@ -41,6 +42,7 @@ def peek(
         >>> len(words.splitlines()), (folder / "batch.png").is_file()
         (2, True)
     """
+    file_format(out)
     codec = Codec.from_pretrained(tokenizer) if tokenizer else None
     dataset = open_shards(shards)
     if dataset.manifest.tokenizer is not None:
@@ -51,14 +53,13 @@ def peek(
     pictures, captions, lines = [], [], []
     for sample in (dataset[index] for index in next(iter(order))):
         words = _words(sample)
-        lines.append(f"{sample['key']}: {words}")
+        lines.append(printable(f"{sample['key']}: {words}"))
         for picture, ids, name in (("image", "ids", words), ("target", "target_ids", "becomes this")):
             if picture in sample or ids in sample:
                 pictures.append(_picture(sample, picture, ids, codec))
                 captions.append(name)
     if pictures:
-        with writing(out) as file:
-            contact_sheet(pictures, captions, side=128).save(file, "png")
+        save_image(contact_sheet(pictures, captions, side=128), out)
     return "\n".join(lines)
 
 
@@ -71,7 +72,6 @@ def _picture(sample: dict[str, Any], picture: str, ids: str, codec: Codec | None
 
 def _words(sample: dict[str, Any]) -> str:
     meta = sample.get("meta", {})
-    words = [sample.get("text", "")]
-    words += [f"[{meta['edit']['instruction']}]"] if "edit" in meta else []
-    words += [f"{question['question']} {question['answer']}" for question in meta.get("questions", ())[:1]]
+    words = [sample.get("text", ""), f"[{meta['edit'].get('instruction')}]" if "edit" in meta else ""]
+    words += [f"{asked.get('question')} {asked.get('answer')}" for asked in meta.get("questions", ())[:1]]
     return " ".join(word for word in words if word)

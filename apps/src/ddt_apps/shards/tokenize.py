@@ -141,7 +141,7 @@ def shard_tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
 
 def _make(shards: Path, tokenizer: str, batch_size: int, latents: bool, workers: int, path: Path, shard: Shard) -> Made:
     check_shard(shards, shard)
-    codec, source = _load(tokenizer, workers), open_shard(shards / shard.name)
+    codec, source = _load(tokenizer, workers), open_shard(shards / shard.name, Manifest.read(shards))
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]

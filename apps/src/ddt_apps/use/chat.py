@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
-from ddt_apps.run.outputs import PICTURES
 from ddt_apps.run.terminal import harmless
 from ddt_apps.use.pictures import save_picture
+from ddt_data.shards.images import FILES
 from ddt_llm import MultimodalLM
 from ddt_llm.sequences import Part, Turn
 from ddt_tokenizer.codec import Codec
@@ -68,7 +68,7 @@ class Chat:
         parts: list[Part] = []
         for word in message.split():
             path = Path(word.strip(",;:?!()'\""))
-            if path.suffix.lower() in PICTURES:
+            if path.suffix.lower() in FILES:
                 if not path.is_file():
                     raise FileNotFoundError(f"picture '{path}' does not exist")
                 parts.append(self.codec.encode([path])[0])

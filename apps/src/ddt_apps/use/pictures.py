@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
-from ddt_apps.run.atomic import writing
 from ddt_apps.run.devices import pick_device
-from ddt_apps.run.outputs import PICTURES
 from ddt_apps.use.sheet import labelled_sheet
+from ddt_data.shards.images import save_image
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import as_images, psnr, to_uint8
 
@@ -72,8 +71,7 @@ def reconstruct_images(
         columns.append(_against(other, codec.decode(others, **whole), f"{last} ids, {how}"))
         columns.append((other, [swap.name] * len(ids)))
     cells = [list(zip(to_uint8(drawn), words, strict=True)) for drawn, words in columns]
-    with writing(out) as file:
-        labelled_sheet(list(zip(*cells, strict=True))).save(file, format=_format(out))
+    save_image(labelled_sheet(list(zip(*cells, strict=True))), out)
 
 
 def _steps(count: int) -> str:
@@ -131,9 +129,4 @@ def save_picture(picture: np.ndarray, out: Path) -> None:
     """Write a uint8 picture [H, W, 3]; small ones are enlarged by a whole factor."""
     factor = max(1, SIDE // picture.shape[0])
     enlarged = Image.fromarray(picture).resize((picture.shape[1] * factor, picture.shape[0] * factor), Image.NEAREST)
-    with writing(out) as file:
-        enlarged.save(file, format=_format(out))
-
-
-def _format(out: Path) -> str:
-    return PICTURES[out.suffix.lower()]
+    save_image(enlarged, out)

@@ -8,7 +8,9 @@ A tar holds one block: `<name>.block.words.jsonl` (a line {"key", "text", "meta"
 
 import io
 import json
+import math
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,12 @@ from .manifest import Shard, checksum
 Sample = dict[str, Any]
 BLOCK_PREFIX = "block."  # how the extensions of members begin that hold many samples
 WORDS = ("key", "text", "meta")
+# The header that numpy gives plain numbers, and nothing else: no objects, and nothing that has to be evaluated.
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>|][biuf]\d\d?)', 'fortran_order': (True|False), "
+    rb"'shape': \(([\d, ]*)\), \} *\n",
+    re.DOTALL,
+)
 ARRAYS = {"ids": "ids", "target_ids": "target.ids", "latents": "latents", "target_latents": "target.latents"}
 
 
@@ -115,3 +123,26 @@ def npy(array: NDArray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def from_npy(data: bytes | memoryview) -> NDArray:
+    """Return the numbers that the bytes of a .npy file hold, without a copy.
+
+    Raises:
+        ValueError: If it is no such file, or its header speaks of more or less than follows.
+
+    Example:
+        >>> from_npy(npy(np.array([[1, 2], [3, 4]]))).tolist()
+        [[1, 2], [3, 4]]
+    """
+    found = HEADER.match(data)
+    if found is None or int.from_bytes(found[1], "little") != found.end() - 10:
+        raise ValueError("it is no .npy file of plain numbers")
+    shape = tuple(int(number) for number in found[4].split(b",") if number.strip())
+    try:
+        dtype = np.dtype(found[2].decode())
+        if math.prod(shape) * dtype.itemsize != len(data) - found.end():
+            raise ValueError(f"its header speaks of {shape} values of {dtype}, {len(data) - found.end()} bytes follow")
+        return np.frombuffer(data, dtype, offset=found.end()).reshape(shape, order="F" if found[3] == b"True" else "C")
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"it is no .npy file of plain numbers ({error})") from error

@@ -1,5 +1,6 @@
 """Ids of many pictures: files, folders and shard folders, batch by batch, leaving out what cannot be read."""
 
+import glob
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 from ddt_tokenizer.block_writing import Sample
 from ddt_tokenizer.images import to_tensor
+from ddt_tokenizer.listing import CAPTIONS, PICTURES, Listing, ending, find_described, find_pictures, name_in
 from ddt_tokenizer.manifest import MANIFEST, Manifest
 from ddt_tokenizer.pictures import load_image
-from ddt_tokenizer.shards import Members, batches, read_shards
+from ddt_tokenizer.shards import batches, read_shards
+from ddt_tokenizer.terminal import printable
+from ddt_tokenizer.text import decode, parse_object
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_MEMBERS = {"png": "ids", "jpg": "ids", "webp": "ids", "target.png": "target_ids"}
 
 
@@ -26,25 +29,39 @@ class Item:
     key: str
     name: str  # what messages call it
     pictures: dict[str, Path | bytes]  # by the field that their ids go to: "ids", "target_ids"
-    members: Members = field(default_factory=dict)  # what goes along: "txt" (caption), "json" (metadata)
+    words: dict[str, list[str] | bytes] = field(default_factory=dict)  # "txt": caption, or its files; "json": metadata
+    max_pixels: int | None = None  # of a picture, where that is known
 
-    def words(self) -> Sample:
+    def read_words(self) -> Sample:
         """Decode what goes along.
 
         Raises:
-            ValueError: If the caption is not UTF-8 or the metadata not JSON.
+            ValueError: If the caption is empty or not UTF-8, there are several, or the metadata is no JSON object.
         """
         words: Sample = {}
+        if caption := self.words.get("txt"):
+            words["text"] = self._caption(caption)
+        if "json" in self.words:
+            try:
+                words["meta"] = parse_object(decode(self.words["json"]))
+            except ValueError as error:
+                raise ValueError(f"metadata of '{self.name}' {error}") from error
+        return words
+
+    def _caption(self, caption: list[str] | bytes) -> str:
+        if isinstance(caption, bytes):
+            data = caption
+        elif len(caption) > 1:
+            raise ValueError(f"'{self.name}' has captions in {len(caption)} files; remove one")
+        else:
+            data = Path(caption[0]).read_bytes()
         try:
-            if "txt" in self.members:
-                words["text"] = self.members["txt"].decode()
-            if "json" in self.members:
-                words["meta"] = json.loads(self.members["json"])
-            return words
-        except UnicodeDecodeError as error:
-            raise ValueError(f"caption of '{self.name}' is not UTF-8 ({error.reason}); save it as UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"metadata of '{self.name}' is not JSON ({error}); make the shards again") from error
+            text = decode(data)
+        except ValueError as error:
+            raise ValueError(f"caption of '{self.name}' {error}") from error
+        if isinstance(caption, list) and not (text := " ".join(text.split())):
+            raise ValueError(f"caption of '{self.name}' is empty; write one, or remove its file")
+        return text
 
 
 def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
@@ -58,31 +75,40 @@ def find_items(sources: list[Path]) -> tuple[int, Iterable[Item]]:
         if len(sources) > 1:
             raise ValueError(f"a shard folder must be the only source, not one of {len(sources)}; encode it on its own")
         return Manifest.read(sources[0]).samples, _shard_items(sources[0])
-    paths: list[tuple[Path, str]] = []
+    paths: list[tuple[Path, str, list[str]]] = []
     for source in sources:
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+            files = Listing(source).files
+            found = find_pictures(source, files)
             if not found:
                 raise ValueError(f"'{source}' holds no pictures ({', '.join(PICTURES)}) and no {MANIFEST}")
-            paths += [(path, path.relative_to(source).as_posix()) for path in found]
+            beside = find_described(files)
+            paths += [(path, name_in(source, path), beside.get(str(path), [])) for path in found]
         elif source.is_file():
-            paths.append((source, str(source)))
+            paths.append((source, printable(str(source)), _beside(source)))
         else:
             raise FileNotFoundError(f"picture or folder '{source}' does not exist")
-    return len(paths), (_file_item(index, path, name) for index, (path, name) in enumerate(paths))
+    return len(paths), (_file_item(index, *path) for index, path in enumerate(paths))
 
 
-def _file_item(index: int, path: Path, name: str) -> Item:
-    caption = path.with_suffix(".txt")
-    members = {"txt": b" ".join(caption.read_bytes().split())} if caption.is_file() else {}
-    members["json"] = json.dumps({"source": name}, ensure_ascii=False).encode()
-    return Item(f"{index:08d}", name, {"ids": path}, members)
+def _beside(picture: Path) -> list[str]:
+    """Return the files of words beside one picture."""
+    files = [str(path) for path in sorted(picture.parent.glob(f"{glob.escape(picture.stem)}.*"))]
+    return find_described([str(picture), *files]).get(str(picture), [])
+
+
+def _file_item(index: int, path: Path, name: str, beside: list[str]) -> Item:
+    captions = [file for file in beside if ending(file) in CAPTIONS]
+    meta = json.dumps({"source": name}, ensure_ascii=False).encode()
+    return Item(f"{index:08d}", name, {"ids": path}, {"txt": captions, "json": meta})
 
 
 def _shard_items(folder: Path) -> Iterator[Item]:
+    max_pixels = Manifest.read(folder).max_pixels
     for key, members in read_shards(folder):
         pictures = {IMAGE_MEMBERS[kind]: data for kind, data in members.items() if kind in IMAGE_MEMBERS}
-        yield Item(key, key, pictures, {kind: members[kind] for kind in ("txt", "json") if kind in members})
+        words = {kind: members[kind] for kind in ("txt", "json") if kind in members}
+        yield Item(key, key, pictures, words, max_pixels)
 
 
 def encode_items(
@@ -113,9 +139,12 @@ def encode_items(
         try:
             if "ids" not in item.pictures:
                 raise ValueError(f"sample '{item.name}' holds no picture")
-            return item.words(), [load_image(picture, size, item.name) for picture in item.pictures.values()]
-        except (ValueError, FileNotFoundError) as error:
+            options = {"name": item.name, "max_pixels": item.max_pixels}
+            return item.read_words(), [load_image(picture, size, **options) for picture in item.pictures.values()]
+        except ValueError as error:
             return str(error)
+        except OSError:  # whose own words name the whole path
+            return f"'{item.name}' or its caption is gone, or may not be read; repair or remove it"
 
     with ThreadPoolExecutor(4) as pool:
         for batch in batches(items, batch_size):

@@ -4,13 +4,69 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 FORMAT = "ddt-shards-1"
 BLOCKS = "ddt-shards-2"
 MANIFEST = "manifest.json"
+
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _size(value: Any) -> bool:
+    return len(value) == 2 and all(map(_count, value)) if isinstance(value, list) else _count(value)
+
+
+def _tar_name(value: Any) -> bool:
+    """Whether it names a file right inside of a folder, on any system."""
+    return _text(value) and re.fullmatch(r"\w[\w.-]*", value) is not None
+
+
+def _maybe(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _list(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _dict(**checks: Check) -> Check:
+    return lambda value: (
+        isinstance(value, dict)
+        and value.keys() == checks.keys()
+        and all(check(value[name]) for name, check in checks.items())
+    )
+
+
+FIELDS = {  # what holds of each field of a manifest, which may come from anybody
+    "samples": _count,
+    "shards": _list(_dict(name=_tar_name, samples=_count, sha256=_text)),
+    "source": _text,
+    "licence": _text,
+    "image_size": _maybe(_size),
+    "tokenizer": _maybe(_dict(fingerprint=_text, codebook_size=_count, num_tokens=_count)),
+    "latents": _maybe(lambda value: isinstance(value, dict)),
+    "skipped": _list(_dict(name=_text, why=_text)),
+    "parts": _list(_dict(name=_text, samples=_number, source=_text, licence=_text)),
+    "format": _text,
+}
 
 
 @dataclass(frozen=True)
@@ -53,26 +109,39 @@ class Manifest:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such shard folder; make shards there first")
-        if not (folder / MANIFEST).is_file():
+        path = folder / MANIFEST
+        if not path.is_file():
             state = (
-                "holds no manifest.json, so it is unfinished or no shard folder"
-                if any(folder.iterdir())
-                else "is empty"
+                "is unfinished or no shard folder: it holds no manifest.json" if any(folder.iterdir()) else "is empty"
             )
-            raise FileNotFoundError(f"{folder} {state}; delete it and make it again")
+            raise FileNotFoundError(f"{folder} {state}; pictures are packed into a new folder first (data pack)")
         try:
-            found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / MANIFEST}: not JSON ({error}); make the folder again") from error
-        known = {entry.name for entry in fields(cls)}
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not JSON ({error}); make the folder again") from error
         form = found.get("format") if isinstance(found, dict) else None
-        if form not in (FORMAT, BLOCKS) or not {"samples", "shards"} <= set(found) <= known:
-            raise ValueError(f"{folder / MANIFEST}: format {form!r} is not {FORMAT!r} or {BLOCKS!r}; make it again")
+        if form not in (FORMAT, BLOCKS) or not {"samples", "shards"} <= set(found) <= set(FIELDS):
+            raise ValueError(f"{path}: format {form!r:.40} is not {FORMAT!r} or {BLOCKS!r}; name a shard folder")
+        if wrong := [name for name, value in found.items() if not FIELDS[name](value)]:
+            raise ValueError(f"{path}: {wrong[0]!r} is not what a manifest holds there; copy or make the folder again")
         shards = tuple(Shard(**shard) for shard in found["shards"])
+        if len({shard.name for shard in shards}) < max(1, len(shards)):
+            raise ValueError(f"{path}: 'shards' names none, or one twice; copy or make the folder again")
         listed = {name: tuple(found.get(name, ())) for name in ("skipped", "parts")}
         if isinstance(found.get("image_size"), list):
             found["image_size"] = tuple(found["image_size"])
         return cls(**{**found, **listed, "shards": shards})
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels that a picture of the folder has; None where that is not told.
+
+        Example:
+            >>> Manifest(0, (), image_size=(48, 80)).max_pixels
+            3840
+        """
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return None if self.image_size is None else sides[0] * sides[1]
 
     def write(self, folder: str | Path) -> None:
         """Write the manifest into a folder in one step."""

@@ -4,7 +4,7 @@ A sample of pictures is its key and its members by extension: `png|jpg|webp` (pi
 picture), `txt`, `json`. Ids are written as blocks, see `block_writing`.
 """
 
-import io
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddt_tokenizer.block_writing import Sample, write_block
-from ddt_tokenizer.manifest import BLOCKS, Manifest, checksum
+from ddt_tokenizer.block_writing import Sample, from_npy, write_block
+from ddt_tokenizer.claim import claimed
+from ddt_tokenizer.manifest import BLOCKS, FORMAT, Manifest, checksum
 
 SAMPLES = 10_000  # of one tar of ids
 Members = dict[str, bytes]
@@ -28,20 +29,39 @@ def read_shards(folder: str | Path) -> Iterator[tuple[str, Members]]:
         FileNotFoundError: If the folder is unfinished or a shard is gone.
         ValueError: If a shard was changed or damaged.
     """
-    for shard in Manifest.read(folder).shards:
-        path = Path(folder) / shard.name
+    manifest = Manifest.read(folder)
+    for shard in manifest.shards:
+        path, count = Path(folder) / shard.name, 0
         if checksum(path) != shard.sha256:
             raise ValueError(f"{path} is damaged (checksum); copy or make the folder again")
-        with tarfile.open(path, "r:") as tar:
-            for key, members in groupby(tar, lambda member: member.name.partition(".")[0]):
-                yield key, {member.name.partition(".")[2]: tar.extractfile(member).read() for member in members}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for key, found in groupby(tar, lambda member: member.name.partition(".")[0]):
+                    yield key.encode().decode(), _members(tar, found, path.stat().st_size)
+                    count += 1
+            if manifest.format == FORMAT and count != shard.samples:
+                raise ValueError(f"it holds {count} samples, the manifest says {shard.samples}")
+        except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}); copy or make the folder again") from error
+
+
+def _members(tar: tarfile.TarFile, found: Iterable[tarfile.TarInfo], size: int) -> Members:
+    """Read the members of one sample in a tar of `size` bytes."""
+    members: Members = {}
+    for info in found:
+        extension = info.name.partition(".")[2]
+        whole = info.isreg() and info.sparse is None and 0 <= info.size <= size - info.offset_data
+        if not whole or extension in members:
+            raise ValueError(f"{info.name!r:.80} is no whole file, or in it twice")
+        members[extension] = tar.extractfile(info).read()
+    return members
 
 
 def read_ids(folder: str | Path) -> NDArray[np.int64]:
     """Read the ids int64 [N, K] of an id shard folder, targets of edits left out.
 
     Raises:
-        ValueError: If it holds no ids.
+        ValueError: If it holds no ids, or damaged ones.
 
     Example:
         >>> import tempfile
@@ -52,12 +72,13 @@ def read_ids(folder: str | Path) -> NDArray[np.int64]:
         >>> read_ids(folder)
         array([[1, 2, 7]])
     """
-    found = [
-        np.atleast_2d(np.load(io.BytesIO(members[name]), allow_pickle=False))
-        for _, members in read_shards(folder)
-        for name in ("ids.npy", "block.ids.npy")
-        if name in members
-    ]
+    found = []
+    for key, members in read_shards(folder):
+        for name in {"ids.npy", "block.ids.npy"} & set(members):
+            rows = np.atleast_2d(from_npy(members[name]))
+            if rows.ndim != 2 or rows.dtype.kind not in "iu" or (found and rows.shape[1:] != found[0].shape[1:]):
+                raise ValueError(f"{folder}: {key}.{name} does not hold ids as the others do; make the folder again")
+            found.append(rows)
     if not found:
         raise ValueError(f"{folder} holds no ids; make id shards from it with: ddt-tokenizer encode")
     return np.concatenate(found).astype(np.int64)
@@ -75,25 +96,24 @@ def write_ids(
 
     Raises:
         FileExistsError: If the folder holds something.
+        OSError: If it cannot be made there, or another command is making it.
         ValueError: If there is no sample, or ids are not those of the tokenizer.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
-    part = folder.absolute().parent / f".{folder.name}.part"
-    shutil.rmtree(part, ignore_errors=True)  # what a killed run left
-    part.mkdir(parents=True)
-    try:
-        blocks = enumerate(batches(samples, SAMPLES))
-        shards = tuple(write_block(part / f"{number:06d}.tar", block, tokenizer) for number, block in blocks)
-        if not shards:
-            raise ValueError(f"{folder}: there is no sample to write")
-        count = sum(shard.samples for shard in shards)
-        manifest = Manifest(count, shards, source, tokenizer=tokenizer, skipped=tuple(skipped), format=BLOCKS)
-        manifest.write(part)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with claimed(folder) as part:
+        try:
+            shutil.rmtree(part)  # what a killed run left
+            part.mkdir()
+            blocks = enumerate(batches(samples, SAMPLES))
+            shards = tuple(write_block(part / f"{number:06d}.tar", block, tokenizer) for number, block in blocks)
+            if not shards:
+                raise ValueError(f"{folder}: there is no sample to write")
+            count = sum(shard.samples for shard in shards)
+            manifest = Manifest(count, shards, source, tokenizer=tokenizer, skipped=tuple(skipped), format=BLOCKS)
+            manifest.write(part)
+            os.replace(part, os.path.realpath(folder))
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return manifest
 
 

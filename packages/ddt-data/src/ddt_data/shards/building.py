@@ -1,8 +1,9 @@
 """Make a shard folder shard by shard, in several processes, going on where a killed run stopped.
 
 Each shard is a function of its task alone. It is written to `.<name>.part/` beside a note of the task it came from, so
-a second run makes only what is missing or was made from something else. Processes and ranks take turns by the shard's
-number and never talk; whoever finds all shards done puts the folder in place.
+a second run makes only what is missing or was made from something else. One command at a time makes a folder; its
+processes, or ranks that were started together, take turns by the shard's number and never talk. Whoever finds all
+shards done puts the folder in place.
 """
 
 import hashlib
@@ -11,19 +12,29 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ddt_data.shards.folder import part_of, refuse_if_taken
+from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
 from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
 
 FAILED = "failed"
 Progress = Callable[[int, int], None]  # (samples done, of; 0 where it is not known)
+
+
+class NothingLeftError(ValueError):
+    """All inputs were left out; `skipped` names them."""
+
+    def __init__(self, folder: Path, skipped: tuple[dict, ...]):
+        first = f"; {skipped[0]['name']}: {skipped[0]['why']}" if skipped else ""
+        super().__init__(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
+        self.skipped = skipped
 
 
 @dataclass(frozen=True)
@@ -73,28 +84,36 @@ def build(
 
     Raises:
         FileExistsError: If the folder holds something.
+        OSError: If it cannot be made there, or another command is making it.
         ValueError: If `make` refused something, nothing was left to write, or a number is out of range. Finished shards
             are kept for the next run.
     """
     folder = Path(folder)
     if workers < 1 or not 0 <= rank < world_size:
         raise ValueError(f"workers ({workers}) must be at least 1 and rank ({rank}) from 0 to {world_size - 1}")
-    if world_size == 1 or not (folder / MANIFEST).exists():  # another rank may have put it in place already
+    report = (lambda done: progress(done, total)) if progress else (lambda done: None)
+    with claimed(folder) if world_size == 1 else _shared(folder) as part:
+        (part / FAILED).unlink(missing_ok=True)
+        try:
+            if workers == 1:
+                _work(part, plan, rank, world_size, report)
+            else:
+                _in_processes(part, plan, workers, rank, world_size, report)
+            return _publish(folder, part, plan)
+        except (ValueError, OSError):
+            if world_size == 1 and not any(part.glob("*.tar")):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _shared(folder: Path) -> Iterator[Path]:
+    """Make the folder that stands in for one that several ranks make together."""
+    if not (folder / MANIFEST).exists():  # else another rank has put it in place already
         refuse_if_taken(folder)
     part = part_of(folder)
     part.mkdir(parents=True, exist_ok=True)
-    (part / FAILED).unlink(missing_ok=True)
-    report = (lambda done: progress(done, total)) if progress else (lambda done: None)
-    try:
-        if workers == 1:
-            _work(part, plan, rank, world_size, report)
-        else:
-            _in_processes(part, plan, workers, rank, world_size, report)
-        return _publish(folder, part, plan)
-    except (ValueError, OSError):
-        if world_size == 1 and not any(part.glob("*.tar")):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
+    yield part
 
 
 def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: int, report: Callable) -> None:
@@ -161,8 +180,7 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
     shards = tuple(Shard(**note["shard"]) for note in notes if note["shard"])
     if not shards:
         shutil.rmtree(part, ignore_errors=True)
-        first = f"; {skipped[0]['name']}: {skipped[0]['why']}" if skipped else ""
-        raise ValueError(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
+        raise NothingLeftError(folder, skipped)
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)
     try:
@@ -171,7 +189,7 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
         for path in part.iterdir():
             if path.name not in keep:
                 path.unlink()
-        os.replace(part, folder)
+        os.replace(part, os.path.realpath(folder))
     except FileNotFoundError:  # another rank was quicker
         for _ in range(50):
             if (folder / MANIFEST).exists():

@@ -1,7 +1,6 @@
 """Look through a shard folder: what it holds, what is broken, what occurs twice."""
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ import numpy as np
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import check_shard, open_shard
-from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.images import file_format, save_image
+from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.sheet import contact_sheet
 
 
@@ -46,12 +46,12 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
     """Read every sample of a shard folder; what is damaged is among the findings and does not stop the check.
 
     Args:
-        sheet: PNG to write: 100 pictures, evenly spaced, with their captions.
+        sheet: Picture to write, .png, .jpg or .webp: 100 pictures, evenly spaced, with their captions.
         progress: Called with (samples read, of).
 
     Raises:
         FileNotFoundError: If the folder is missing, empty or unfinished.
-        ValueError: If the manifest cannot be read.
+        ValueError: If the manifest cannot be read, or the sheet has another ending.
 
     Example:
         >>> import tempfile
@@ -63,6 +63,8 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
         (3, 1, [])
     """
     folder, manifest = Path(folder), Manifest.read(folder)
+    if sheet:
+        file_format(sheet)
     found, keys = Findings(), Counter()
     texts: set[str] = set()
     pictures: dict[bytes, list[str]] = defaultdict(list)
@@ -78,10 +80,8 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
     found.repeated_keys = [key for key, times in keys.items() if times > 1]
     found.repeated_pictures = [same for same in pictures.values() if len(same) > 1]
     if sheet and shown:
-        part = Path(sheet).with_name(f".{Path(sheet).name}.part")
         drawn = contact_sheet([sample["image"] for sample in shown], [sample.get("text", "") for sample in shown])
-        drawn.save(part, "png")
-        os.replace(part, sheet)
+        save_image(drawn, sheet)
     return found
 
 
@@ -91,7 +91,7 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
     for shard in manifest.shards:
         try:
             check_shard(folder, shard)
-            opened = open_shard(folder / shard.name)
+            opened = open_shard(folder / shard.name, manifest)
             if len(opened) != shard.samples:
                 raise ValueError(f"holds {len(opened)} samples, the manifest says {shard.samples}")
         except (ValueError, OSError) as error:
@@ -105,6 +105,8 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
                 else:
                     yield first + index, sample
         first += shard.samples
+    if first != manifest.samples:
+        broken.append({"name": MANIFEST, "why": f"says {manifest.samples} samples, its shards hold {first}"})
 
 
 def _note(found: Findings, sample: Sample, texts: set[str], pictures: dict[bytes, list[str]]) -> None:

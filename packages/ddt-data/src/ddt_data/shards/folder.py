@@ -6,6 +6,7 @@ A sample is a dict with `key` and any of `image` and `target` (uint8 [H, W, 3]),
 
 import os
 import shutil
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset
 
 from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
 from ddt_data.shards.blocks import BlockShard
-from ddt_data.shards.manifest import MANIFEST, Manifest, Shard, checksum
+from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
+from ddt_data.shards.manifest import Manifest, Shard, checksum
 from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
 
@@ -36,6 +38,7 @@ class ShardWriter:
 
     Raises:
         FileExistsError: If the folder holds something.
+        OSError: If it cannot be made there, or (at the start of the block) another command is making it.
         ValueError: If a field is out of range, or (at the end of the block) nothing was written.
 
     Example:
@@ -66,15 +69,16 @@ class ShardWriter:
         refuse_if_taken(self.folder)
         self.samples_per_shard, self.image_format = samples_per_shard, image_format
         self.manifest = Manifest(0, (), source=source, image_size=image_size, tokenizer=tokenizer, parts=parts)
-        self._part = part_of(self.folder)
+        self._part, self._claim = part_of(self.folder), ExitStack()
         self._keys: set[str] = set()
         self._skipped: list[dict] = []
         self._shards: list[Shard] = []
         self._tar: TarShardWriter | None = None
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._part, ignore_errors=True)  # what a killed run left
-        self._part.mkdir(parents=True)
+        self._claim.enter_context(claimed(self.folder))
+        shutil.rmtree(self._part)  # what a killed run left
+        self._part.mkdir()
         return self
 
     def write(self, sample: Sample) -> None:
@@ -108,6 +112,7 @@ class ShardWriter:
                 self._publish()
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
+            self._claim.close()
 
     def _publish(self) -> None:
         if not self._keys:
@@ -115,7 +120,7 @@ class ShardWriter:
         shards, skipped = tuple(self._shards), tuple(self._skipped)
         self.manifest = replace(self.manifest, samples=len(self._keys), shards=shards, skipped=skipped)
         self.manifest.write(self._part)
-        os.replace(self._part, self.folder)
+        os.replace(self._part, os.path.realpath(self.folder))
 
     def _finish_shard(self) -> None:
         if (shard := self._tar.close()) is not None:
@@ -148,7 +153,7 @@ class ShardDataset(Dataset):
             )
         self.shards: list[TarShard | BlockShard] = []
         for shard in self.manifest.shards:
-            opened = open_shard(self.folder / shard.name)
+            opened = open_shard(self.folder / shard.name, self.manifest)
             if len(opened) != shard.samples:
                 raise ValueError(
                     f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
@@ -157,6 +162,11 @@ class ShardDataset(Dataset):
             self.shards.append(opened)
         self._ends = np.cumsum([len(shard) for shard in self.shards])
         self._length = int(self._ends[-1])
+        if self._length != self.manifest.samples:
+            raise ValueError(
+                f"{self.folder} holds {self._length} samples, its manifest says {self.manifest.samples}; "
+                "copy or pack the folder again"
+            )
 
     def __len__(self) -> int:
         return self._length
@@ -192,14 +202,17 @@ class ShardDataset(Dataset):
             check_shard(self.folder, shard)
 
 
-def open_shard(path: Path) -> TarShard | BlockShard:
+def open_shard(path: Path, manifest: Manifest | None = None) -> TarShard | BlockShard:
     """Open one tar, whichever way its samples are laid out.
+
+    Args:
+        manifest: Of its folder; samples that are not as it says are then refused.
 
     Raises:
         FileNotFoundError: If it is gone.
         ValueError: If it is damaged.
     """
-    tar = TarShard(path)
+    tar = TarShard(path, manifest.max_pixels, manifest.tokenizer) if manifest else TarShard(path)
     holds_block = any(extension.startswith(BLOCK_PREFIX) for extension in tar.extensions)
     return BlockShard(tar) if holds_block else tar
 
@@ -212,20 +225,3 @@ def check_shard(folder: Path, shard: Shard) -> None:
     """
     if checksum(folder / shard.name) != shard.sha256:
         raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
-
-
-def part_of(folder: Path) -> Path:
-    """Return the folder that stands in until a shard folder is complete."""
-    return folder.absolute().parent / f".{folder.name}.part"
-
-
-def refuse_if_taken(folder: Path) -> None:
-    """Make sure that a shard folder can be made.
-
-    Raises:
-        FileExistsError: If the folder holds something.
-    """
-    if (folder / MANIFEST).exists():
-        raise FileExistsError(f"{folder} holds finished shards; delete it or choose another folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty; choose another folder")

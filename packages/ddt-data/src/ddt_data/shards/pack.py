@@ -14,9 +14,11 @@ from ddt_data.scenes.edits import make_edit
 from ddt_data.scenes.questions import make_questions
 from ddt_data.scenes.scene import SceneGenerator, render
 from ddt_data.shards.block_writing import Sample
-from ddt_data.shards.building import Progress
-from ddt_data.shards.folder import ShardWriter
+from ddt_data.shards.building import Made, Plan, Progress, build
 from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.tar_shard import TarShardWriter
+
+SCENES, TEXTS = 1000, 10_000  # samples of a shard
 
 
 def make_sample(generator: SceneGenerator, index: int, edits: bool = True, questions: int = 3) -> Sample:
@@ -68,7 +70,7 @@ def pack_scenes(
     questions: int = 3,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write scenes with captions, edits and questions into a new shard folder.
+    """Write scenes with captions, edits and questions into a new shard folder; after a stop go on shard by shard.
 
     Args:
         split: "train" or "unseen".
@@ -83,18 +85,19 @@ def pack_scenes(
         raise ValueError(f"count ({count}) of scenes must be at least 1")
     generator = SceneGenerator(config, seed, split)
     source = f"scenes, seed {seed}, split {split}, {json.dumps(asdict(config))}"
-    with ShardWriter(out, source=source, image_size=config.image_size) as writer:
-        for index in range(count):
-            writer.write(make_sample(generator, index, edits, questions))
-            if progress:
-                progress(index + 1, count)
-    return writer.manifest
+    numbers = [range(first, min(first + SCENES, count)) for first in range(0, count, SCENES)]
+    plan = Plan(
+        lambda: (([source, edits, questions, some.start, some.stop], some) for some in numbers),
+        lambda path, some: _write(path, (make_sample(generator, index, edits, questions) for index in some)),
+        Manifest(0, (), source=source, image_size=config.image_size),
+    )
+    return build(out, plan, total=count, progress=progress)
 
 
 def pack_text(
     lines: str | Path | Iterable[str], out: str | Path, source: str = "", parts: tuple[dict, ...] = ()
 ) -> Manifest:
-    """Write texts into a new shard folder, one sample each.
+    """Write texts into a new shard folder, one sample each; after a stop go on shard by shard.
 
     Args:
         lines: The texts; or the path of a .txt file with one a line, or of a .jsonl file with lines {"text": ...}.
@@ -114,10 +117,27 @@ def pack_text(
     if isinstance(lines, str | Path):
         source = source or Path(lines).name
         lines = _read_texts(Path(lines))
-    with ShardWriter(out, samples_per_shard=10_000, source=source, parts=parts) as writer:
-        for index, text in enumerate(text for line in lines if (text := line.strip())):
-            writer.write({"key": f"{index:08d}", "text": text})
-    return writer.manifest
+    texts = [text for line in lines if (text := line.strip())]
+    starts = range(0, len(texts), TEXTS)
+    plan = Plan(
+        lambda: (([first, texts[first : first + TEXTS]], first) for first in starts),
+        lambda path, first: _write(
+            path, ({"key": f"{i:08d}", "text": text} for i, text in enumerate(texts[first : first + TEXTS], first))
+        ),
+        Manifest(0, (), source=source, parts=parts),
+    )
+    return build(out, plan)
+
+
+def _write(path: Path, samples: Iterable[Sample]) -> Made:
+    writer = TarShardWriter(path)
+    try:
+        for sample in samples:
+            writer.write(sample)
+        return Made(writer.close())
+    except ValueError:
+        writer.abort()
+        raise
 
 
 def holds_texts(source: str | Path) -> bool:

@@ -176,10 +176,10 @@ def _chunks(read: Callable[[], Iterable], config: PackConfig) -> Iterator[tuple[
     numbered = enumerate(read())
     settings = {name: value for name, value in asdict(config).items() if name != "strict"}
     while chunk := list(islice(numbered, config.samples_per_shard)):
-        yield [settings, [_identity(number, record) for number, record in chunk]], chunk
+        yield [settings, [record_identity(number, record) for number, record in chunk]], chunk
 
 
-def _identity(number: int, record: Record | Refused) -> list:
+def record_identity(number: int, record: Record | Refused) -> list:
     """Return what tells records apart, and a file from what it was before it was changed."""
     if isinstance(record, Refused):
         return [number, record.name, record.why]

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ddt_data.terminal import printable
+
 GAP, LINES, LINE_HEIGHT = 4, 4, 11  # pixels; lines of words below each picture at most
 
 
@@ -42,7 +44,9 @@ def contact_sheet(
         image = image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
         sheet.paste(image, (left + (side - size[0]) // 2, top + (side - size[1]) // 2))
         if captions is not None:
-            lines = textwrap.wrap(captions[number], side // 5, max_lines=LINES, placeholder="...")
+            lines = textwrap.wrap(
+                printable(" ".join(captions[number].split())), side // 5, max_lines=LINES, placeholder="..."
+            )
             for place, line in enumerate(lines):
                 draw.text((left, top + side + place * LINE_HEIGHT), line, "black", font)
     return sheet

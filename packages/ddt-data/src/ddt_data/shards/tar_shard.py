@@ -9,7 +9,9 @@ import torch
 
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.manifest import Shard, checksum
-from ddt_data.shards.members import decode_member, encode_members
+from ddt_data.shards.members import check_fields, decode_member, encode_members
+
+NAME = 500  # characters of a member's name at most; ours have a dozen
 
 
 class TarShardWriter:
@@ -65,36 +67,45 @@ class TarShard:
 
     Maps the file at its first use in a process, so it may be handed to worker processes.
 
+    Args:
+        max_pixels: That a picture in it may have; see `Manifest`.
+        tokenizer: Of its ids, as the manifest says.
+
     Raises:
         FileNotFoundError: If the tar is gone.
         ValueError: If it is damaged.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, max_pixels: int | None = None, tokenizer: dict | None = None):
+        self.path, self.max_pixels, self.tokenizer = path, max_pixels, tokenizer
         self._buffer: memoryview | None = None
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: the manifest names this shard, but it is gone; copy or pack the folder again"
             )
-        names: dict[str, int] = {}
-        self.extensions: list[str] = []
-        members: list[tuple[int, int, int, int]] = []
+        rows: dict[bytes, int] = {}
+        kinds: dict[str, int] = {}
+        members: dict[tuple[int, int], tuple[int, int]] = {}
         try:
+            size = path.stat().st_size
             with tarfile.open(path, "r:") as tar:
                 for info in tar:
+                    whole = info.isreg() and info.sparse is None and 0 <= info.size <= size - info.offset_data
+                    if not whole or len(info.name) > NAME:
+                        raise ValueError(f"{info.name!r:.80} is no whole file of a plain name")
                     key, _, extension = info.name.partition(".")
-                    if extension not in self.extensions:
-                        self.extensions.append(extension)
-                    row = names.setdefault(key, len(names))
-                    members.append((row, self.extensions.index(extension), info.offset_data, info.size))
-        except tarfile.TarError as error:
+                    place = rows.setdefault(key.encode(), len(rows)), kinds.setdefault(extension, len(kinds))
+                    if place in members:
+                        raise ValueError(f"it holds {info.name!r} twice")
+                    members[place] = info.offset_data, info.size
+        except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy or pack the folder again") from error
+        self.extensions = list(kinds)
         # Arrays instead of lists of objects: worker processes then share their memory.
-        self.keys = np.array([key.encode() for key in names] or [b""], dtype=bytes)
-        table = np.array(members, np.int64).reshape(-1, 4)
+        self.keys = np.array([*rows] or [b""], dtype=bytes)
+        table = np.array([(*place, *span) for place, span in members.items()], np.int64).reshape(-1, 4)
         self._members = table[np.argsort(table[:, 0], kind="stable")]
-        self._starts = np.searchsorted(self._members[:, 0], np.arange(len(names) + 1))
+        self._starts = np.searchsorted(self._members[:, 0], np.arange(len(rows) + 1))
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -103,8 +114,10 @@ class TarShard:
         key = self.keys[index].decode()
         sample: Sample = {"key": key}
         for extension, (offset, size) in self.spans(index).items():
-            decode_member(sample, extension, self.read(offset, size), f"{self.path}: {key}.{extension}")
-        return sample
+            decode_member(
+                sample, extension, self.read(offset, size), f"{self.path}: {key}.{extension}", self.max_pixels
+            )
+        return check_fields(sample, self.tokenizer, f"{self.path}: sample {key}")
 
     def spans(self, index: int) -> dict[str, tuple[int, int]]:
         """Return offset and size in bytes of each member of a sample, by extension."""

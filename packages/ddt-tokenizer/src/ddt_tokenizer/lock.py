@@ -1,0 +1,51 @@
+# Copied from packages/ddt-data/src/ddt_data/shards/lock.py
+"""One process at a time: a lock beside a folder while it is being made."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(folder: str | Path, what: str = "is being made by another command") -> Iterator[None]:
+    """Hold the lock of a folder, which need not exist yet, within the block.
+
+    The lock is a file beside the folder, `.<name>.lock`. It goes at the end of the block; the kernel lets go of it if
+    the process dies, so what a kill leaves behind locks nobody out.
+
+    Args:
+        what: What errors say of a folder whose lock somebody else holds.
+
+    Raises:
+        BlockingIOError: If another process holds the lock, or this one does.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> with locked(folder, what="is training"):
+        ...     with locked(folder, what="is training"):
+        ...         pass
+        Traceback (most recent call last):
+        BlockingIOError: ...run is training; wait for its end, or choose another name
+    """
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise BlockingIOError(f"{folder} {what}; wait for its end, or choose another name") from None
+        # Whoever held it before may have removed the file between our opening and our locking it.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
