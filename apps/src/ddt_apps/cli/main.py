@@ -20,14 +20,6 @@ from ddt_apps.run.terminal import harmless
 # Verbs that go on where they were when they are run again.
 CONTINUING = {"demo", "train-tokenizer", "train-renderer", "pretrain", "sft", "tokenize"}
 CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
-    "demo",
-    *TRAINING,
-    "tokenize",
-    "data scenes",
-    "data pack",
-    "data fetch",
-    "data latents",
-}  # when they are run again
 UsageError = typer.BadParameter.__base__  # of wrong words on the command line; typer has no other name for it
 
 
