@@ -22,7 +22,6 @@ from torch import Tensor
 from ddt_apps.evaluation.batches import read
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.models import prefixes_of
-from ddt_apps.evaluation.pixels import psnr
 from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
 from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
 from ddt_apps.run.config import load_config
@@ -31,7 +30,7 @@ from ddt_data import Judge, load_prompts, render, verdict
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
-from ddt_tokenizer.images import to_tensor, to_uint8
+from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
 BEGINNING = [
     "codec.quantizer.codebook_size=512",

@@ -27,12 +27,12 @@ from ddt_apps.evaluation import (
     scenes,
 )
 from ddt_apps.evaluation.page import document
-from ddt_apps.evaluation.pixels import l1, psnr, ssim
+from ddt_apps.evaluation.pixels import l1, ssim
 from ddt_apps.evaluation.scenes import other_prompts, summary
 from ddt_apps.evaluation.verbs import run_evaluation
 from ddt_data import Judge, Verdict, level_config, load_prompts, render, scene_for
 from ddt_data.scenes.captions import noun_phrase
-from ddt_tokenizer.images import to_tensor, to_uint8
+from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
 
 class Pixels:

@@ -23,12 +23,13 @@ from ddt_apps.evaluation.language import other_captions, unigram_bits
 from ddt_apps.evaluation.means import by_kind, mean_of, ratio_of, standard_error
 from ddt_apps.evaluation.models import visual_bits
 from ddt_apps.evaluation.page import document
-from ddt_apps.evaluation.pixels import l1, psnr
+from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scenes import summary
 from ddt_apps.evaluation.scores import shown
 from ddt_data import SceneConfig, SceneGenerator, Verdict, load_prompts, render
 from ddt_data.sceneeval.verdicts import background_of
 from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_tokenizer.images import psnr
 
 
 def test_psnr_agrees_with_torchmetrics():

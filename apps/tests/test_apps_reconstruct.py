@@ -1,12 +1,15 @@
-"""ddt reconstruct with a random tokenizer: its sheet holds what the library draws with the same settings."""
+"""ddt reconstruct with a random tokenizer: its sheet shows what the library draws with the same settings."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.use import pictures as use_pictures
+from ddt_apps.use.sheet import GAP, WORDS, labelled_sheet
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, QuantizerConfig, TokenizerConfig
 from ddt_tokenizer.codec import Codec
@@ -34,25 +37,31 @@ def codec(tmp_path, monkeypatch):
     return Codec.from_pretrained("run")
 
 
-def sheet(*options):
-    """Reconstruct the first two pictures: the sheet as [rows, columns, 32, 32, 3], or the error."""
-    arguments = ["reconstruct", *PICTURES[:2], "--tokenizer", "run", "--out", "sheet.png", *map(str, options)]
-    result = CliRunner().invoke(app, arguments)
-    if result.exit_code:
-        return result.stderr
-    drawn = np.array(Image.open("sheet.png"))[::4, ::4]  # two rows of 32 px are enlarged to 256
-    return torch.from_numpy(drawn.copy()).unflatten(0, (2, 32)).unflatten(2, (-1, 32)).transpose(1, 2)
+@pytest.fixture
+def sheet(monkeypatch):
+    """Reconstruct the first two pictures: the cells (picture, words) of the sheet's rows, or the error."""
+    rows = []
+    draw = use_pictures.labelled_sheet
+    monkeypatch.setattr(use_pictures, "labelled_sheet", lambda found: rows.append(found) or draw(found))
+
+    def reconstruct(*options):
+        arguments = ["reconstruct", *PICTURES[:2], "--tokenizer", "run", "--out", "sheet.png", *map(str, options)]
+        result = CliRunner().invoke(app, arguments)
+        return result.stderr if result.exit_code else rows.pop()
+
+    return reconstruct
 
 
 def holds(found, columns):
-    return torch.equal(found, torch.from_numpy(np.stack([to_uint8(column) for column in columns], axis=1)))
+    pictures = np.stack([[picture for picture, _ in row] for row in found])
+    return (pictures == np.stack([to_uint8(column) for column in columns], axis=1)).all()
 
 
 def pictures():
     return to_tensor([np.array(Image.open(name)) for name in PICTURES])
 
 
-def test_any_sampler_draws_with_guidance(codec):
+def test_any_sampler_draws_with_guidance(codec, sheet):
     ids = codec.encode(pictures()[:2])
     for options, settings in (
         ([], {}),
@@ -66,7 +75,7 @@ def test_any_sampler_draws_with_guidance(codec):
     assert "sampler ('hun') must be one of euler, heun, ddpm" in sheet("--sampler", "hun")
 
 
-def test_a_swap_draws_ids_of_two_pictures_in_one(codec):
+def test_a_swap_draws_ids_of_two_pictures_in_one(codec, sheet):
     images = pictures()
     ids, others = codec.encode(images[:2]), codec.encode(images[2:]).expand(2, -1)
     ends = [codec.decode(others), images[2:].expand(2, -1, -1, -1)]
@@ -75,3 +84,40 @@ def test_a_swap_draws_ids_of_two_pictures_in_one(codec):
         assert holds(sheet("--swap", "c.png", *options), [images[:2], codec.decode(ids), *mixed, *ends])
     assert "--swap-range 9 4 must be two of 0 to 16" in sheet("--swap", "c.png", "--swap-range", 9, 4)
     assert "beside --swap" in sheet("--swap-range", 4, 9)
+
+
+def test_under_each_picture_stands_what_it_is(codec, sheet):
+    ids = codec.encode(pictures()[:2])
+    rows = sheet("--steps", 3)
+    for name, row, original, own in zip(PICTURES, rows, pictures(), ids, strict=False):
+        words = [f"{name}"]
+        for n, said in ((16, "16 ids"), (1, "1 id"), (2, "2 ids"), (4, "4 ids"), (8, "8 ids")):
+            drawn = codec.decode(own[None], keep_tokens=n, num_steps=3)[0]
+            near = peak_signal_noise_ratio((drawn + 1) / 2, (original + 1) / 2, data_range=1.0)
+            words.append(f"{said}, 3 steps, {near:.1f} dB")
+        assert [said for _, said in row] == words
+    swapped = [said for _, said in sheet("--swap", "c.png", "--swap-range", 3, 4)[0]]
+    assert swapped[0] == "a.png" and swapped[2] == "id 3 of c.png" and swapped[-1] == "c.png"
+    assert ", 2 steps, " in swapped[1] and ", 2 steps, " in swapped[-2]  # its decoder's own
+
+
+@pytest.mark.parametrize("side", [17, 64, 300])
+def test_a_sheet_shows_pictures_large_and_smooth(side):
+    rng = np.random.default_rng(side)
+    rows = [[(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), "x" * 200) for _ in range(3)] for _ in range(2)]
+    large = max(256, side)
+    found = np.array(labelled_sheet(rows))
+    for row, cells in enumerate(rows):
+        for column, (picture, _) in enumerate(cells):
+            left, top = GAP + column * (large + GAP), GAP + row * (large + WORDS + GAP)
+            expected = Image.fromarray(picture).resize((large, large), Image.Resampling.BICUBIC)
+            assert (found[top : top + large, left : left + large] == np.array(expected)).all()
+            below = found[top + large : top + large + WORDS, left : left + large + GAP]
+            assert (below < 128).any() and (below[:, large + 2 : -2] == 255).all()  # words, within the width
+
+
+def test_the_sheet_is_of_the_kind_that_its_name_says(codec, sheet):
+    for ending, kind in ((".jpg", "JPEG"), (".webp", "WEBP"), (".PNG", "PNG")):
+        out = f"deep/er/sheet{ending}"
+        assert CliRunner().invoke(app, ["reconstruct", "a.png", "--tokenizer", "run", "--out", out]).exit_code == 0
+        assert Image.open(out).format == kind

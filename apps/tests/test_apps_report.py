@@ -2,6 +2,8 @@
 
 import base64
 import io
+import math
+import random
 import re
 from html.parser import HTMLParser
 
@@ -132,8 +134,10 @@ def test_errors_are_shown_in_two_digits_and_values_to_the_same_place():
 
 def test_what_a_picture_shows_is_said(page):
     said = re.findall(r'alt="([^"]*)"', page)
-    assert len(said) == page.count("<img") and "a fox: 2" in said and "picture asked: What? Colour?" in said
-    assert {"before: say &quot;blue&quot;", "exact: say &quot;blue&quot;"} < set(said)
+    assert len(said) == page.count("<img") and "a fox: 2" in said
+    assert "the picture of the question \u201cWhat?\u201d, \u201cColour?\u201d" in said
+    asked = "\u201csay &quot;blue&quot;\u201d"
+    assert {f"before the edit {asked}", f"after the edit {asked}: drawn", f"the exact result of {asked}"} < set(said)
 
 
 def test_only_pictures_are_shown():
@@ -162,7 +166,34 @@ def test_a_long_curve_is_thinned_and_keeps_its_mean():
 
 
 def test_a_chart_without_points_is_refused():
-    with pytest.raises(ValueError, match="at least one point"):
-        line_chart({}, "x", "y")
+    for curves in ({}, {"a": ([1, 2], [math.nan, math.inf])}):
+        with pytest.raises(ValueError, match="the chart of loss over step has no point that is finite"):
+            line_chart(curves, "step", "loss")
     with pytest.raises(ValueError, match="'a' has 2 xs and 1 ys"):
         line_chart({"a": ([1, 2], [1])}, "x", "y")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_chart_leaves_out_what_is_not_finite(seed):
+    rng = random.Random(seed)
+    ys = [rng.gauss(0, 1) * 10 ** rng.randint(-320, 299) for _ in range(rng.randint(1, 700))]
+    ends = [math.nan, math.inf, -math.inf, 1.7e308]
+    places = sorted(rng.randrange(len(ys) + 1) for _ in ends)
+    mixed = list(ys)
+    for place, end in reversed(list(zip(places, ends, strict=True))):
+        mixed.insert(place, end)
+    xs = {len(some): list(range(len(some))) for some in (ys, mixed)}
+    kept = [x for x, y in zip(xs[len(mixed)], mixed, strict=True) if y not in ends[1:] and y == y]
+    drawn = line_chart({"loss": (xs[len(mixed)], mixed)}, "step", "loss")
+    assert drawn == line_chart({"loss": (kept, ys)}, "step", "loss")
+    assert not re.search(r"\b(nan|inf)\b", drawn)
+
+
+def test_every_cell_of_a_wide_table_names_its_column():
+    """A narrow screen shows rows as lists, so a cell stands without its heading."""
+    header, rows = ["what <is>", "of seen", "of unseen"], [["a", "b", "c"], ["d", "e", "f"]]
+    found = table(header, rows)
+    assert re.findall(r'data-of="([^"]*)"', found) == ["what &lt;is&gt;", "of seen", "of unseen"] * 2
+    assert 'class="wide"' in found and 'class="wide"' not in table(header[:2], [row[:2] for row in rows])
+    figures = metrics([Metric("PSNR", 20, 14, "mean image", "dB")])
+    assert re.findall(r'data-of="([^"]*)"', figures) == ["value", "which is", "baseline"]

@@ -1,4 +1,7 @@
-"""Trained runs from their folders: language models, codecs, and the two that belong together."""
+"""Trained runs from their folders: language models, codecs, and the two that belong together.
+
+Where a run is named, the folder of its exported model does as well.
+"""
 
 import json
 from pathlib import Path
@@ -7,7 +10,7 @@ import torch
 
 from ddt_apps.run.devices import pick_device
 from ddt_llm import MultimodalLM
-from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.codec import Codec, run_of
 
 
 def load_language_model(run: str | Path) -> MultimodalLM:
@@ -16,7 +19,7 @@ def load_language_model(run: str | Path) -> MultimodalLM:
     Raises:
         FileNotFoundError: If the run is missing or unfinished.
     """
-    folder = Path(run) / "model"
+    folder = run_of(run) / "model"
     if not (folder / "ddt.json").is_file():
         raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
     from transformers.utils import logging
@@ -36,7 +39,7 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Co
     """
     import yaml
 
-    run = Path(run)
+    run = run_of(run)
     if not (run / "renderer" / "config.json").is_file():
         raise FileNotFoundError(f"no finished renderer run in '{run}'; train one with: ddt train-renderer")
     try:
@@ -73,7 +76,7 @@ def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
 
 
 def _beside(run: Path) -> list[Path]:
-    return sorted(config.parents[1] for config in Path(run).resolve().parent.glob("*/tokenizer/config.json"))
+    return sorted(config.parents[1] for config in run_of(run).resolve().parent.glob("*/tokenizer/config.json"))
 
 
 def _fingerprint(run: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Seed, Workers
+from ddt_apps.cli.options import Out, Seed, Vae, Workers, out_folder, paths, picture_to_write
 
 data = typer.Typer(
     name="data", no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them."
@@ -14,7 +14,7 @@ data = typer.Typer(
 
 @data.command("scenes")
 def data_scenes(
-    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
+    out: Annotated[Path, out_folder("Folder of shards to make.")],
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
     level: Annotated[
         str, typer.Option(help="tiny (32 px, one or two large things), standard (64 px) or hard (128 px, crowds).")
@@ -39,7 +39,7 @@ def data_pack(
         Path,
         typer.Argument(help="A folder of pictures, a file that lists them, or a .txt or .jsonl of texts."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of shards to make.")],
+    out: Annotated[Path, out_folder("Folder of shards to make.")],
     image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad input, instead of leaving it out by name.")
@@ -77,7 +77,7 @@ def data_pack(
 @data.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(metavar="SET", help="emoji, fashion-mnist, easy-vqa or text.")],
-    out: Annotated[Path, typer.Option(help="Folder to make, with a folder of shards for each split.")],
+    out: Annotated[Path, out_folder("Folder to make, with a folder of shards for each split.")],
     image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
     share_alike: Annotated[
         bool, typer.Option("--share-alike", help="Use parts whose licence binds what is made from them.")
@@ -99,8 +99,8 @@ def data_fetch(
 @data.command("latents")
 def data_latents(
     shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
-    vae: Annotated[str, typer.Option(help="Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny.")],
-    out: Annotated[Path, typer.Option(help="Folder of latent shards to make.")],
+    vae: Vae,
+    out: Annotated[Path, out_folder("Folder of latent shards to make.")],
     workers: Workers = 1,
     batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 64,
 ) -> None:
@@ -118,7 +118,9 @@ def data_latents(
 @data.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
-    sheet: Annotated[Path | None, typer.Option(help="Picture to write: up to 100 of its own.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Picture to write: up to 100 of its pictures.", callback=picture_to_write)
+    ] = None,
 ) -> None:
     """Read every sample of a shard folder and say what it holds, what is broken and what occurs twice.
 
@@ -135,7 +137,8 @@ def data_check(
 @data.command("peek")
 def data_peek(
     shards: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of shards, or several with shares: a:0.8,b:0.2.")
+        str,
+        typer.Argument(metavar="DATA", help="Folder of shards, or several with shares: a:0.8,b:0.2.", callback=paths),
     ],
     out: Out,
     step: Annotated[int, typer.Option(help="Which batch of the run.")] = 0,

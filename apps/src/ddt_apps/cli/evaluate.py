@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ddt_apps.cli.options import paths
+
 evaluate = typer.Typer(
     name="evaluate",
     no_args_is_help=True,
@@ -14,7 +16,7 @@ MODEL is the folder of a run, or file.py:function for a model of your own behind
 index.html to MODEL/evaluation, or where --out says.""",
 )
 
-Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.")]
+Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.", callback=paths)]
 Folder = Annotated[Path | None, typer.Option("--out", help="Where to write; by default into the run.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")]
 

@@ -12,12 +12,23 @@ from typer.core import TyperGroup
 from ddt_apps.cli import train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
-from ddt_apps.cli.options import Overrides
-from ddt_apps.run.signals import LINE, Terminated, unwinding
+from ddt_apps.cli.options import Overrides, with_home
+from ddt_apps.run import signals
+from ddt_apps.run.signals import Terminated, unwinding
+from ddt_apps.run.terminal import harmless
+
+# Verbs that go on where they were when they are run again.
+CONTINUING = {"demo", "train-tokenizer", "train-renderer", "pretrain", "sft", "tokenize"}
+CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
+UsageError = typer.BadParameter.__base__  # of wrong words on the command line; typer has no other name for it
 
 
 class Verbs(TyperGroup):
     """Turns what a user can mend into one line and exit code 2; DDT_TRACEBACK=1 shows where it came from."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        signals.continuing = bool(CONTINUING & {*args[:1], " ".join(args[:2])})
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours show what takes time
@@ -25,21 +36,25 @@ class Verbs(TyperGroup):
             with unwinding():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stopped:
-            typer.echo(f"\n{LINE}", err=True)
+            typer.echo(f"\n{signals.line()}", err=True)
             raise typer.Exit(stopped.code if isinstance(stopped, Terminated) else 130) from None
         except (ValueError, OSError) as error:
             if os.environ.get("DDT_TRACEBACK"):
                 raise
-            from ddt_data.terminal import printable
-
-            typer.echo(f"error: {printable(_one_line(error))}", err=True)
+            typer.echo(f"error: {_one_line(error)}", err=True)
+            raise typer.Exit(2) from None
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # the help is shown already
+                raise
+            said = " ".join(error.format_message().split()).rstrip(".")
+            typer.echo(f"error: {harmless(said)}; see: {error.ctx.command_path} --help", err=True)
             raise typer.Exit(2) from None
 
 
 def _one_line(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    known = isinstance(error, OSError) and error.filename is not None
+    said = f"{os.fsdecode(error.filename)}: {error.strerror}" if known else str(error)
+    return harmless(" ".join(said.split()))
 
 
 app = typer.Typer(
@@ -87,6 +102,8 @@ PANELS = {
 for panel, verbs in PANELS.items():
     for verb in verbs:
         if isinstance(verb, typer.Typer):
+            for command in verb.registered_commands:
+                command.callback = with_home(command.callback)
             app.add_typer(verb, name=verb.info.name, rich_help_panel=panel)
         else:
-            app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)
+            app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(with_home(verb))

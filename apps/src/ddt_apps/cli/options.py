@@ -1,15 +1,74 @@
-"""Arguments and options that several verbs of the command have."""
+"""Arguments and options that several verbs of the command have, and what is tried of them before any work."""
 
+import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ddt_apps.run.home import at_home
+from ddt_apps.run.outputs import try_folder, try_picture
+
+SEEDS = range(-(2**63), 2**63)  # torch takes as many again, into which chat counts up
+
+
+def with_home(verb: Callable) -> Callable:
+    """Let a verb have its paths with `~` replaced by the home folder."""
+
+    @wraps(verb)
+    def run(**values: Any) -> None:
+        verb(**{name: _at_home(value) for name, value in values.items()})
+
+    return run
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
+def paths(value: str) -> str:
+    """Replace `~` in text that names paths."""
+    return at_home(value)
+
+
+def picture_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Refuse a picture that cannot be written."""
+    if value is not None:
+        try_picture(f"--{param.name}", value := _at_home(value))
+    return value
+
+
+def folder_to_write(param: typer.CallbackParam, value: Path) -> Path:
+    """Refuse a folder that cannot be made."""
+    try_folder(f"--{param.name}", value := _at_home(value))
+    return value
+
+
+def _seed(value: int) -> int:
+    if value not in SEEDS:
+        raise ValueError(f"--seed {value} must be {SEEDS.start} to {SEEDS.stop - 1}")
+    return value
+
 
 Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
 ]
 Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
-Out = Annotated[Path, typer.Option(help="Where to write the picture.")]
-Seed = Annotated[int, typer.Option(help="Another seed, another picture.")]
+Vae = Annotated[
+    str, typer.Option(help="Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny.", callback=paths)
+]
+Out = Annotated[
+    Path, typer.Option(help="Picture to write: png, jpg or webp, as its name ends.", callback=picture_to_write)
+]
+Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
 Workers = Annotated[int, typer.Option(help="Processes that share the work.")]
+
+
+def out_folder(help: str) -> Any:
+    """Return the `--out` of a verb that makes a folder."""
+    return typer.Option("--out", help=help, callback=folder_to_write)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers
+from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers, out_folder, paths
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
@@ -34,6 +34,12 @@ def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
     return load_config(cls, config, overrides or [])
 
 
+def _tell_next(settings: Any, folder: Path) -> None:
+    from ddt_apps.run.telling import next_command
+
+    typer.echo(f"next: {next_command(settings, folder)}")
+
+
 def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
@@ -48,7 +54,7 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     settings = _load(TrainTokenizer, config, overrides)
     from ddt_apps.train.tokenizer import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -61,13 +67,13 @@ def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = Fal
     settings = _load(TrainRenderer, config, overrides)
     from ddt_apps.train.renderer import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def import_selftok(
     checkpoint: Annotated[Path, typer.Argument(help="tokenizer_512_ckpt.pth or tokenizer_1024_ckpt.pth.")],
-    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.")],
-    out: Annotated[Path, typer.Option(help="Run folder to make, such as runs/selftok.")],
+    vae: Annotated[str, typer.Option(help="Folder or Hub id of Stable Diffusion 3's autoencoder.", callback=paths)],
+    out: Annotated[Path, out_folder("Run folder to make, such as runs/selftok.")],
 ) -> None:
     """Make a run of a public Selftok checkpoint, which every --tokenizer takes.
 
@@ -82,7 +88,7 @@ def import_selftok(
 def tokenize(
     shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
     tokenizer: Tokenizer,
-    out: Annotated[Path, typer.Option(help="Folder of id shards to make.")],
+    out: Annotated[Path, out_folder("Folder of id shards to make.")],
     latents: Annotated[
         bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
     ] = False,
@@ -104,8 +110,8 @@ def tokenize(
     if verify:
         count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
         typer.echo(f"{count} samples are the same when they are made again: {out}")
-    else:
-        tokenize_shards(shards, tokenizer, out, batch_size, latents, workers)
+    elif manifest := tokenize_shards(shards, tokenizer, out, batch_size, latents, workers):
+        typer.echo(f"{out} holds {manifest.samples} samples as ids; next: ddt pretrain tiny/pretrain data={out}")
 
 
 def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -118,7 +124,7 @@ def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) ->
     settings = _load(Pretrain, config, overrides)
     from ddt_apps.train.pretrain import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -131,7 +137,7 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None
     settings = _load(Tune, config, overrides)
     from ddt_apps.train.sft import train
 
-    train(settings)
+    _tell_next(settings, train(settings))
 
 
 def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Seed, Tokenizer
+from ddt_apps.cli.options import Out, Seed, Tokenizer, out_folder
+from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
     Path | None, typer.Option("--tokenizer", help="Tokenizer run; by default the matching one beside the model.")
@@ -95,7 +96,7 @@ def ask(
     """
     from ddt_apps.use.pictures import answer_question
 
-    typer.echo(answer_question(image=image, question=question, model=model, tokenizer=tokenizer))
+    typer.echo(harmless(answer_question(image=image, question=question, model=model, tokenizer=tokenizer)))
 
 
 def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
@@ -105,12 +106,12 @@ def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
     """
     from ddt_apps.use.pictures import caption_image
 
-    typer.echo(caption_image(image=image, model=model, tokenizer=tokenizer))
+    typer.echo(harmless(caption_image(image=image, model=model, tokenizer=tokenizer)))
 
 
 def chat(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures that the model draws.")] = Path("chat"),
+    out: Annotated[Path, out_folder("Folder for the pictures that the model draws.")] = Path("chat"),
     guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.")] = 1.5,
     temperature: Annotated[float, typer.Option(help="Of pictures.")] = 0.7,
     text_temperature: Annotated[float, typer.Option(help="Of text; 0 writes the likeliest.")] = 0.0,

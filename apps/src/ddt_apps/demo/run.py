@@ -32,9 +32,9 @@ from ddt_data import ShardDataset
 from ddt_tokenizer.codec import Codec
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
-    "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer"),
-    "pretrain": (pretrain.Pretrain, "tiny/pretrain"),
-    "sft": (sft.Tune, "tiny/sft"),
+    "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["held_out=0"]),  # measures on other scenes
+    "pretrain": (pretrain.Pretrain, "tiny/pretrain", []),
+    "sft": (sft.Tune, "tiny/sft", []),
 }
 
 
@@ -69,9 +69,10 @@ def run_demo(overrides: list[str]) -> None:
         "pretrain": [f"data={data / 'train-ids'}"],
         "sft": [f"data={data / 'train-ids'}", f"model={folder / 'pretrain'}"],
     }
+    named = {stage: [*forced[stage], f"name={stage}", f"seed={demo.seed}"] for stage in STAGES}
     configs = {
-        stage: load_config(cls, source, [*_of(stage, routed), *forced[stage], f"name={stage}", f"seed={demo.seed}"])
-        for stage, (cls, source) in STAGES.items()
+        stage: load_config(cls, source, [*own, *_of(stage, routed), *named[stage]])
+        for stage, (cls, source, own) in STAGES.items()
     }
     run = Run(folder, demo)
     if run.finished:

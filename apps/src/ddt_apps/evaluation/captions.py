@@ -112,7 +112,7 @@ def page(scores: Scores, captioned: Captioned) -> Page:
         cells = [
             (
                 captioned.pictures[i],
-                marked(right, captioned.captions[i], "" if right else f"true: {captioned.truths[i]}"),
+                marked(right, captioned.captions[i], "" if right else f"true is \u201c{captioned.truths[i]}\u201d"),
             )
             for i in some
         ]

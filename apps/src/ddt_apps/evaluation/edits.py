@@ -10,7 +10,7 @@ from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, by_kind, mean_of
 from ddt_apps.evaluation.models import Edits, codec_of, described, need
-from ddt_apps.evaluation.page import Page, against, marked, side_by_side
+from ddt_apps.evaluation.page import Page, against, side_by_side, sign
 from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.pages.report import pairs, section
@@ -121,7 +121,7 @@ def page(scores: Scores, edited: Edited) -> Page:
         for kind, f in scores.scores["kinds"].items()
     ]
     cells = [
-        (edited.sources[i], edit.instruction, edited.drawn[i], edited.targets[i], marked(v.right, v.why or "drawn"))
+        (edited.sources[i], edit.instruction, edited.drawn[i], edited.targets[i], f"{sign(v.right)} {v.why or 'drawn'}")
         for i, (edit, v) in enumerate(list(zip(edited.edits, edited.verdicts, strict=True))[:24])
     ]
     return Page(

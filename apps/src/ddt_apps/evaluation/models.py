@@ -14,7 +14,7 @@ from ddt_apps.models import load_pair, load_renderer_run
 from ddt_apps.run.devices import pick_device
 from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats
-from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.codec import Codec, run_of
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.
 
@@ -164,11 +164,12 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
         if not callable(make := getattr(module, function, None)):
             raise ValueError(f"'{file}' has no function '{function}'; write it to return the model")
         return make()
-    if (Path(source) / "renderer" / "config.json").is_file():
-        return load_renderer_run(source, pick_device())
-    if (Path(source) / "tokenizer" / "config.json").is_file() and (Path(source) / "decoder").is_dir():
-        return Codec.from_pretrained(source, pick_device())
-    lm, codec = load_pair(Path(source), None)
+    run = run_of(source)
+    if (run / "renderer" / "config.json").is_file():
+        return load_renderer_run(run, pick_device())
+    if (run / "tokenizer" / "config.json").is_file() and (run / "decoder").is_dir():
+        return Codec.from_pretrained(run, pick_device())
+    lm, codec = load_pair(run, None)
     return Assistant(lm, codec, guidance, temperature)
 
 

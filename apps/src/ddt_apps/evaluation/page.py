@@ -69,9 +69,19 @@ def chapter(page: Page) -> Section:
     return section(page.title, f"{page.intro} {page.about}", *tables, *page.sections)
 
 
+def sign(right: bool) -> str:
+    """Return the sign of what is right or wrong."""
+    return RIGHT if right else WRONG
+
+
 def marked(right: bool, text: str, why: str = "") -> str:
-    """Return a caption that says whether a picture is right, and if not, why."""
-    return f"{RIGHT if right else WRONG} {text}" + (f" \u2014 {why}" if why else "")
+    """Return a caption that says whether a picture is right, what was asked for or said, and if not, why.
+
+    Example:
+        >>> marked(False, "two foxes", "1 fox instead of 2")
+        '\u2717 \u201ctwo foxes\u201d: 1 fox instead of 2'
+    """
+    return f"{sign(right)} \u201c{text}\u201d" + (f": {why}" if why else "")
 
 
 def spread(rows: Sequence[int], count: int = SHOWN) -> list[int]:

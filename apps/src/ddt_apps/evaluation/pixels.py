@@ -1,14 +1,8 @@
-"""Distances of pictures: PSNR, SSIM, L1."""
+"""Distances of pictures: SSIM, L1; PSNR is `ddt_tokenizer.images.psnr`."""
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
-
-
-def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Compute the peak signal-to-noise ratio in dB of each of the images [N, 3, H, W] in [-1, 1]: [N]."""
-    error = ((images - references) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
-    return -10 * error.log10()
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:

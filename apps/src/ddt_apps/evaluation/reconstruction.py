@@ -16,13 +16,13 @@ from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
-from ddt_apps.evaluation.pixels import l1, psnr, ssim
+from ddt_apps.evaluation.pixels import l1, ssim
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import section, strip
 from ddt_data import ShardDataset, level_config, render
 from ddt_tokenizer.health import codebook_health
-from ddt_tokenizer.images import to_tensor, to_uint8
+from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
 IDS_KEPT = "ids kept, from the coarse end"
 
@@ -181,7 +181,7 @@ def page(scores: Scores, reconstructed: Reconstructed) -> Page:
         section(
             "From the worst to the best",
             "Drawings from the coarsest ids, from all of them, and the originals.",
-            strip([(f"picture {i}", _row(reconstructed, i)) for i in some]),
+            strip([(f"measured picture {i}", _row(reconstructed, i)) for i in some]),
         )
     ]
     if len(curve) > 1:

@@ -12,6 +12,8 @@ from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.scores import Scores, compare_scores
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.config import load_config
+from ddt_apps.run.outputs import try_folder
+from ddt_tokenizer.codec import run_of
 
 
 def run_evaluation(benchmark: ModuleType, source: str, out: Path | None, overrides: list[str]) -> Scores:
@@ -25,10 +27,11 @@ def run_evaluation(benchmark: ModuleType, source: str, out: Path | None, overrid
     """
     settings = load_config(benchmark.Settings, None, overrides)
     drawing = {name: getattr(settings, name) for name in ("guidance", "temperature") if hasattr(settings, name)}
+    run = run_of(source) if Path(source).is_dir() else None
+    folder = out or (run or Path()) / "evaluation" / benchmark.__name__.rpartition(".")[2]
+    try_folder("--out", folder)
     model = load_model(source, **drawing)
-    is_run = Path(source).is_dir()
-    scores, shown = benchmark.evaluate(model, settings, name=Path(source).name if is_run else source)
-    folder = out or (Path(source) if is_run else Path()) / "evaluation" / scores.benchmark
+    scores, shown = benchmark.evaluate(model, settings, name=run.name if run else source)
     scores.save(folder)
     page = benchmark.page(scores, shown)
     command = " ".join(["ddt evaluate", scores.benchmark, source, *overrides])

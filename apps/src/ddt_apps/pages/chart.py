@@ -19,7 +19,8 @@ def line_chart(
     """Draw curves over common axes.
 
     Args:
-        curves: name -> (xs, ys), each of equal length and at least one point; at most six curves keep distinct colours.
+        curves: name -> (xs, ys), each of equal length; at most six curves keep distinct colours. Points that are not
+            finite are left out, and so are curves without any other.
         x_label, y_label: Axis titles.
         markers: Draw a dot at every point; for curves of a few points.
 
@@ -27,7 +28,7 @@ def line_chart(
         An `<figure>` with an `<svg>` and a legend.
 
     Raises:
-        ValueError: If there are no points, or a curve's xs and ys differ in length.
+        ValueError: If there are no finite points, or a curve's xs and ys differ in length.
 
     Example:
         >>> "polyline" in line_chart({"loss": ([0, 10, 20], [1.0, 0.6, 0.5])}, "step", "loss")
@@ -36,11 +37,12 @@ def line_chart(
     for name, (xs, ys) in curves.items():
         if len(xs) != len(ys):
             raise ValueError(f"curve {name!r} has {len(xs)} xs and {len(ys)} ys")
-    curves = {name: _thin(xs, ys) for name, (xs, ys) in curves.items()}
+    points = {name: [p for p in zip(*curve, strict=True) if _finite(*p)] for name, curve in curves.items()}
+    curves = {name: _thin(*zip(*some, strict=True)) for name, some in points.items() if some}
     all_x = [x for xs, _ in curves.values() for x in xs]
     all_y = [y for _, ys in curves.values() for y in ys]
     if not all_x:
-        raise ValueError("a chart needs at least one point")
+        raise ValueError(f"the chart of {y_label} over {x_label} has no point that is finite")
     x_ticks, y_ticks = ticks(min(all_x), max(all_x)), ticks(min(all_y), max(all_y))
     x_low, x_high = min(all_x), max(all_x)
     y_low, y_high = min(y_ticks[0], *all_y), max(y_ticks[-1], *all_y)
@@ -93,10 +95,16 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     if high <= low:
         return [low]
     rough = (high - low) / about
+    if rough < 1e-300:  # where floats end
+        return [low, high]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def _finite(x: float, y: float) -> bool:
+    return abs(x) < 1e300 and abs(y) < 1e300  # beyond, their differences are not
 
 
 def _thin(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -110,9 +110,14 @@ def pairs(rows: Iterable[tuple[Picture, str, Picture, Picture | None, str]], siz
     """
     cards = []
     for before, instruction, after, truth, said in rows:
+        shown = (
+            ("before", before, f"before the edit \u201c{instruction}\u201d"),
+            (said, after, f"after the edit \u201c{instruction}\u201d: {said}"),
+            ("exact", truth, f"the exact result of \u201c{instruction}\u201d"),
+        )
         figures = [
-            f"<figure>{picture(image, f'{name}: {instruction}', size)}<figcaption>{escape(name)}</figcaption></figure>"
-            for name, image in (("before", before), (said, after), ("exact", truth))
+            f"<figure>{picture(image, alt, size)}<figcaption>{escape(name)}</figcaption></figure>"
+            for name, image, alt in shown
             if image is not None
         ]
         figures.insert(1, f'<p class="asked"><q>{escape(instruction)}</q><span aria-hidden="true">&#10230;</span></p>')
@@ -135,7 +140,7 @@ def answers(cards: Iterable[tuple[Picture, Sequence[tuple[str, str, str]]]], siz
             mark = '<b class="right">&#10003;</b>' if right else '<b class="wrong">&#10007;</b>'
             correction = "" if right else f" <small>no: {escape(truth)}</small>"
             lines.append(f"<dt>{escape(question)}</dt><dd>{mark} {escape(answer) or '(nothing)'}{correction}</dd>")
-        alt = "picture asked: " + " ".join(question for question, *_ in questions)
+        alt = "the picture of the question " + ", ".join(f"\u201c{question}\u201d" for question, *_ in questions)
         shown.append(f'<div class="card">{picture(image, alt, size)}<dl>{"".join(lines)}</dl></div>')
     return f'<div class="cards">{"".join(shown)}</div>'
 
@@ -154,22 +159,23 @@ def metrics(rows: Iterable[Metric]) -> str:
         meaning = f"<small>{escape(row.meaning)}</small>" if row.meaning else ""
         lines.append(
             f'<tr><th scope="row">{escape(row.name)}{meaning}</th>'
-            f'<td class="value">{_with_error(row.value, row.error)}{unit}</td>'
-            f'<td><span class="pill{colour}">{row.verdict}</span></td>'
-            f"<td>{_with_error(row.baseline, row.baseline_error)}{unit}"
-            f"<small>{escape(row.baseline_name)}</small></td></tr>"
+            f'<td class="value" data-of="value"><div>{_with_error(row.value, row.error)}{unit}</div></td>'
+            f'<td data-of="which is"><span class="pill{colour}">{row.verdict}</span></td>'
+            f'<td data-of="baseline"><div>{_with_error(row.baseline, row.baseline_error)}{unit}'
+            f"<small>{escape(row.baseline_name)}</small></div></td></tr>"
         )
     head = "<tr><th>measured on held-out scenes</th><th>value</th><th>which is</th><th>baseline</th></tr>"
     return (
-        f'<div class="scroll"><table class="metrics"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scroll"><table class="metrics wide"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+        "</div>"
     )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a plain table; numbers are shown with four digits.
+    """Return a plain table; numbers are shown with four digits. On a narrow screen each row becomes a list.
 
     Example:
-        >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td>")
+        >>> table(["stage", "seconds"], [["pack", 3.14159]]).count("<td ")
         2
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
@@ -177,8 +183,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     for row in rows:
         cells = (escape(_short(item) if isinstance(item, float) else str(item)) for item in row)
         cells = (cell.replace(" \u00b1 ", "&nbsp;&plusmn;&nbsp;") for cell in cells)
-        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        named = zip(header, cells, strict=True)
+        shown = (f'<td data-of="{escape(name, quote=True)}">{cell}</td>' for name, cell in named)
+        lines.append(f"<tr>{''.join(shown)}</tr>")
+    wide = ' class="wide"' if len(header) > 2 else ""
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll"><table{wide}>{body}</table></div>'
 
 
 def columns(*pieces: str) -> str:

@@ -48,10 +48,8 @@ def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUN
         run = Run(folder, config, only_export)
         run.clear_leftovers()
         run.begin_with(sources_of(config))
-        if run.finished:
-            print(f"{folder} is finished: {run.exported()}", flush=True)
-        else:
+        if not run.finished:
             work(run)
-            if only_export:
-                print(f"{folder} is not finished and can go on: {run.exported()}", flush=True)
+        state = "is finished" if run.finished else "is not finished and can go on"
+        print(f"{folder} {state}: {run.exported()}", flush=True)
     return folder

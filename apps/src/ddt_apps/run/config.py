@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddt_apps.run.atomic import writing
+from ddt_apps.run.home import at_home
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
@@ -138,7 +139,7 @@ def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any
 
 def _find(source: str | Path) -> Path:
     if Path(source).suffix in {".yaml", ".yml"}:
-        path, known = Path(source), ""
+        path, known = Path(at_home(str(source))), ""
     else:
         path = SHIPPED / f"{source}.yaml"
         names = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
@@ -224,9 +225,9 @@ def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None)
     if kind is float and type(value) is int:
         return float(value)
     if kind is Path and isinstance(value, str):
-        return Path(value)
+        return Path(at_home(value))
     if type(value) is kind:
-        return value
+        return at_home(value) if kind is str and where != "name" else value
     raise ValueError(f"{where} must be {_name(kind)}, not {value!r}")
 
 
@@ -240,7 +241,7 @@ def _convert_union(kinds: tuple, value: Any, where: str, root: type, default: An
         return _build_kind(choices, value, where, root, default)
     for kind in choices:
         if type(value) is kind:
-            return value
+            return _convert(kind, value, where, root)
     raise ValueError(f"{where} must be {' or '.join(_name(kind) for kind in kinds)}, not {value!r}")
 
 

@@ -9,6 +9,8 @@ import torch
 from ddt_tokenizer.muon import multiplies_bf16
 
 SUPPORTED = ("cpu", "cuda", "mps")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
+SHORT = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -34,17 +36,29 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(setting: str, device: torch.device) -> str:
-    """Turn "auto" into Lightning's name of the fastest safe precision on a device; anything else is passed on.
+def pick_precision(setting: str | int, device: torch.device) -> str:
+    """Turn a setting into Lightning's name of a precision.
 
     A CPU with bf16 instructions is 2 to 4 times faster in bf16 than in fp32, one without is 10 to 100 times slower.
 
+    Args:
+        setting: "auto" (the fastest safe one of the device), one of `PRECISIONS`, or one of Lightning's short names.
+        device: That computes.
+
+    Raises:
+        ValueError: If there is no such precision, or the device has none.
+
     Example:
-        >>> pick_precision("32-true", torch.device("cpu"))
+        >>> pick_precision(32, torch.device("cpu"))
         '32-true'
     """
-    if setting != "auto":
-        return setting
-    if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if device.type == "cpu" and multiplies_bf16(device) else "32-true"
+    if setting == "auto":
+        if device.type == "cuda":
+            return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return "bf16-mixed" if device.type == "cpu" and multiplies_bf16(device) else "32-true"
+    precision = SHORT.get(str(setting), str(setting))
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {setting!r} must be auto, {', '.join(PRECISIONS)}, or short {', '.join(SHORT)}")
+    if precision == "16-mixed" and device.type == "cpu":
+        raise ValueError("precision 16-mixed is none of the CPU; use precision=bf16-mixed, 32-true or auto")
+    return precision

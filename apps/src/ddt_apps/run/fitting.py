@@ -82,7 +82,7 @@ class RunRecorder(EverySteps):
         if step % self.log_every == 0 or step == self.steps:
             self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.metrics.append(step, self.values)
-            self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
+        self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
         if self.noted.number is not None:
             trainer.should_stop = True
         started = time.monotonic()

@@ -22,6 +22,7 @@ from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import Noted
+from ddt_apps.run.telling import tell_start
 
 if TYPE_CHECKING:
     import lightning
@@ -188,7 +189,9 @@ class Run:
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
-            self.start(precision, found["global_step"] if found else 0)
+            step = found["global_step"] if found else 0
+            self.start(precision, step)
+            tell_start(self.folder, config, f"{device} in {precision}", module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:

@@ -8,12 +8,12 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-QUIET_SECONDS = 10.0  # between two lines where the output is not a terminal
-WINDOW = 50  # updates over which the rate is measured
+FIRST_SECONDS, QUIET_SECONDS = 1.0, 10.0  # until the first line and between two, where there is no terminal
+WINDOW = 200  # updates over which the rate is measured
 
 
 class StageProgress:
-    """Show how far one stage is: a live bar in a terminal, a line every ten seconds in a log.
+    """Show how far one stage is: a live bar in a terminal, a line now and every ten seconds in a log.
 
     The rate and the time left are measured over recent updates, so a resumed run is not credited with old steps.
 
@@ -39,7 +39,8 @@ class StageProgress:
         self.console = console or Console(file=sys.stderr)
         self.facts: dict[str, float] = {}
         self._seen = deque([(time.monotonic(), start)], maxlen=WINDOW)
-        self._started = self._printed = time.monotonic()
+        self._started = time.monotonic()
+        self._printed = self._started + FIRST_SECONDS - QUIET_SECONDS
         self._bar = None
         if self.console.is_terminal:
             self._bar = Progress(

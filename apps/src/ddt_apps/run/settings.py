@@ -19,7 +19,8 @@ class RunSettings(ABC):
     name: str  # of the run: runs/<name>
     seed: int = 0  # of the first weights, the order of samples and all noise
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
-    precision: str = "auto"  # auto (the fastest safe one of the device) or one of Lightning's, such as 32-true
+    # auto (the fastest safe one of the device), or as Lightning has them: 32-true or 32, bf16-mixed or bf16, ...
+    precision: str | int = "auto"
     workers: int = 0  # processes that read and decode samples
     accumulate: int = 1  # batches whose gradients make one step
     gradient_clip: float | None = 1.0  # largest gradient norm

@@ -12,9 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LINE = "stopped; run the same command again to continue where it was"
+continuing = False  # whether the command goes on where it was when it is run again
 
 Handler = Callable[[int, FrameType | None], None]
+
+
+def line() -> str:
+    """Return what a command says that a signal ended."""
+    return "stopped; run the same command again to continue where it was" if continuing else "stopped"
 
 
 class Terminated(SystemExit):
@@ -67,7 +72,7 @@ def leave(number: int, frame: FrameType | None = None) -> None:
     """End the process at once. Its children, which may have its handlers, say nothing."""
     if os.getpid() == _PROCESS:
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which a progress bar hides
-        os.write(2, f"{cursor}\n{LINE}\n".encode())
+        os.write(2, f"{cursor}\n{line()}\n".encode())
     os._exit(128 + number)
 
 

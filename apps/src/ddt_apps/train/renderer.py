@@ -19,7 +19,7 @@ from ddt_decoder.renderer_training import RendererTraining
 from ddt_tokenizer import DDTTokenizer
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.every_steps import EverySteps
-from ddt_tokenizer.images import tile
+from ddt_tokenizer.images import psnr, tile
 
 
 class EncodedStream(ShardStream):
@@ -44,12 +44,13 @@ class EncodedStream(ShardStream):
 class RendererSamples(EverySteps):
     """Draws the held-out pictures [n, 3, H, W] as training goes on.
 
-    `samples/<step>.png` has three rows: originals, the decoder, the renderer.
+    `samples/<step>.png` has three rows: originals, the decoder, the renderer. Logs the renderer's mean PSNR in dB as
+    `held_out_psnr`.
     """
 
     def __init__(self, codec: Codec, pictures: Tensor, folder: Path, every: int):
         self.folder, self.every = folder, every
-        self.ids = codec.encode(pictures)
+        self.pictures, self.ids = pictures, codec.encode(pictures)
         self.above = torch.cat([pictures, codec.decode(self.ids)])
 
     def on_train_batch_end(
@@ -58,6 +59,7 @@ class RendererSamples(EverySteps):
         if not self.due(trainer):
             return
         drawn = module.renderer.decode(self.ids.to(module.device)).cpu()
+        module.log("held_out_psnr", psnr(drawn, self.pictures).mean())
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat([self.above, drawn]), columns=len(self.ids))
             Image.fromarray(sheet).save(file, format="png")

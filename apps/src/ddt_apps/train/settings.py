@@ -41,7 +41,7 @@ class TrainTokenizer(RunSettings):
     init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
     init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
     batch_size: int = 64  # pictures
-    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
+    held_out: int = 8  # last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr)
     watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
 
     @property
@@ -94,7 +94,7 @@ class TrainRenderer(RunSettings):
     batch_size: int = 64  # pictures
     accumulate: int = 1  # must be 1: two optimizers step after each batch
     gradient_clip: float | None = None  # must be null: training.gradient_clip is the largest norm
-    held_out: int = 8  # last pictures of data, which are not trained on but drawn into samples/
+    held_out: int = 8  # last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr)
     watch_every: int = 100  # steps between two samples
 
     def __post_init__(self):

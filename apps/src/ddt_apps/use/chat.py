@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
+from ddt_apps.run.terminal import harmless
 from ddt_apps.use.pictures import save_picture
 from ddt_data.shards.images import FILES
 from ddt_llm import MultimodalLM
@@ -53,7 +55,7 @@ class Chat:
         for event in self.lm.stream(question, self.codec, **settings):
             if event.text:
                 said.append(event.text)
-                yield event.text
+                yield harmless(event.text)
             elif event.image is not None:
                 whole = len(event.ids) == self.codec.num_tokens
                 said += [event.ids] if whole else []
@@ -99,13 +101,10 @@ class Chat:
 def _joined(parts: list[Part], between: str = "") -> list[Part]:
     """Join neighbouring texts to one, without what is blank."""
     joined: list[Part] = []
-    for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += between + part
-        else:
-            joined.append(part)
-    stripped = [part.strip() if isinstance(part, str) else part for part in joined]
-    return [part for part in stripped if isinstance(part, Tensor) or part]
+    for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+        run = list(group)
+        joined += [between.join(run).strip()] if is_text else run
+    return [part for part in joined if isinstance(part, Tensor) or part]
 
 
 def thumbnail(picture: np.ndarray, columns: int = COLUMNS) -> str:
@@ -130,6 +129,7 @@ def thumbnail(picture: np.ndarray, columns: int = COLUMNS) -> str:
 
 def _messages() -> Iterator[str]:
     """Yield what the user types, or what comes through a pipe, until its end or /quit."""
+    sys.stdin.reconfigure(errors="replace")  # a line that is no UTF-8 ends no talk
     if sys.stdin.isatty():
         import readline  # noqa: F401  (gives `input` a history)
 
@@ -176,4 +176,4 @@ def run_chat(
                 print(piece, end="", flush=True)
             print()
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {harmless(str(error))}", file=sys.stderr)

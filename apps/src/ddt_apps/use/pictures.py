@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
 from ddt_apps.run.devices import pick_device
-from ddt_data.shards.images import file_format, save_image
+from ddt_apps.use.sheet import labelled_sheet
+from ddt_data.shards.images import save_image
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.images import as_images, to_uint8
+from ddt_tokenizer.images import as_images, psnr, to_uint8
 
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
@@ -27,6 +29,8 @@ def reconstruct_images(
 ) -> None:
     """Write a sheet: each row an original, its drawing from all ids, and drawings from its 1, 2, 4, ... coarsest ids.
 
+    Under each stands the file's name, or how many ids it is drawn from, in how many steps, and its PSNR.
+
     Args:
         images: The pictures.
         tokenizer: A `ddt train-tokenizer` run.
@@ -39,7 +43,6 @@ def reconstruct_images(
     Raises:
         ValueError: If a setting or the range does not fit the decoder.
     """
-    file_format(out)
     codec = Codec.from_pretrained(tokenizer, pick_device(), renderer=renderer)
     last = codec.num_tokens
     coarsest = [2**i for i in range(last.bit_length()) if 2**i < last]
@@ -49,17 +52,35 @@ def reconstruct_images(
 
     ids, originals = codec.encode(images), as_images(images, codec.image_size)
     whole = {} if renderer else settings  # a renderer takes none
-    columns = [originals, codec.decode(ids, **whole)]
+    steps = _steps(settings.get("num_steps") or codec.num_steps)
+    how = "renderer" if renderer else steps
+    columns = [
+        (originals, [image.name for image in images]),
+        _against(originals, codec.decode(ids, **whole), f"{last} ids, {how}"),
+    ]
     if swap is None:
-        columns += [codec.decode(ids, keep_tokens=n, **settings) for n in coarsest]
+        for n in coarsest:
+            drawn = codec.decode(ids, keep_tokens=n, **settings)
+            columns.append(_against(originals, drawn, f"{n} ids, {steps}" if n > 1 else f"1 id, {steps}"))
     else:
-        others = codec.encode([swap]).expand_as(ids)
+        others, other = codec.encode([swap]).expand_as(ids), as_images(swap, codec.image_size).expand_as(originals)
         for start, stop in [swap_range] if swap_range else [(last - n, last) for n in coarsest]:
             mixed = torch.cat([ids[:, :start], others[:, start:stop], ids[:, stop:]], dim=1)
-            columns.append(codec.decode(mixed, **whole))
-        columns += [codec.decode(others, **whole), as_images(swap, codec.image_size).expand_as(originals)]
-    rows = np.concatenate([to_uint8(column) for column in columns], axis=2)
-    save_picture(rows.reshape(-1, *rows.shape[2:]), out)
+            taken = f"id {start}" if stop - start == 1 else f"ids {start} to {stop - 1}" if stop > start else "no id"
+            columns.append((codec.decode(mixed, **whole), [f"{taken} of {swap.name}"] * len(ids)))
+        columns.append(_against(other, codec.decode(others, **whole), f"{last} ids, {how}"))
+        columns.append((other, [swap.name] * len(ids)))
+    cells = [list(zip(to_uint8(drawn), words, strict=True)) for drawn, words in columns]
+    save_image(labelled_sheet(list(zip(*cells, strict=True))), out)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _against(originals: Tensor, drawn: Tensor, words: str) -> tuple[Tensor, list[str]]:
+    """Return drawings with words that end in how near they are to the originals."""
+    return drawn, [f"{words}, {value:.1f} dB" for value in psnr(drawn, originals).tolist()]
 
 
 def generate_image(
@@ -74,7 +95,6 @@ def generate_image(
     keep_tokens: int | None = None,
 ) -> None:
     """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
-    file_format(out)
     lm, codec = load_pair(model, tokenizer)
     settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
     if sketch is not None:
@@ -85,7 +105,6 @@ def generate_image(
 
 def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer: Path | None, seed: int) -> None:
     """Change a picture as a sentence says."""
-    file_format(out)
     lm, codec = load_pair(model, tokenizer)
     need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.health import codebook_health
-from ddt_tokenizer.images import tile
+from ddt_tokenizer.images import psnr, tile
 
 Draw = Callable[[nn.Module, Tensor], Tensor]
 
@@ -21,7 +21,7 @@ Draw = Callable[[nn.Module, Tensor], Tensor]
 class ImageGrid(EverySteps):
     """Draws a few fixed pictures from their tokens as training goes on: `<folder>/<step>.png`, and TensorBoard.
 
-    Originals stand in the first row, reconstructions in the second.
+    Originals stand in the first row, reconstructions in the second. Logs their mean PSNR in dB as `held_out_psnr`.
 
     Args:
         images: Float32 [n, 3, H, W] in [-1, 1].
@@ -52,6 +52,7 @@ class ImageGrid(EverySteps):
             drawn = self.draw(decoder, tokens) if self.draw else decoder.decode(tokens)
         for part, mode in modes:
             part.training = mode
+        module.log("held_out_psnr", psnr(drawn.cpu(), self.images).mean())
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{step:08d}.part"

@@ -13,6 +13,8 @@ from ddt_tokenizer.tokenizer import DDTTokenizer
 if TYPE_CHECKING:
     from ddt_decoder import DDTDecoder, DDTRenderer
 
+PARTS = ("tokenizer", "decoder", "renderer", "model")  # folders of a run that hold what it exported
+
 
 class Codec:
     """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`. Needs ddt-decoder (extra `[decode]`).
@@ -64,7 +66,8 @@ class Codec:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
-            renderer: A `ddt train-renderer` run of that tokenizer.
+            folder: The run, or one of the two folders.
+            renderer: A `ddt train-renderer` run of that tokenizer, or its `renderer` folder.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
 
         Raises:
@@ -72,15 +75,16 @@ class Codec:
             ValueError: If the parts do not belong together.
         """
         ddt_decoder = _installed_decoder()
-        folder = Path(folder)
+        folder = run_of(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
         tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae).to(device)
         decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae).to(device)
         if renderer is not None:
-            if not (Path(renderer) / "renderer" / "config.json").is_file():
+            part = run_of(renderer) / "renderer"
+            if not (part / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
-            renderer = ddt_decoder.DDTRenderer.from_pretrained(Path(renderer) / "renderer", vae).to(device)
+            renderer = ddt_decoder.DDTRenderer.from_pretrained(part, vae).to(device)
         return cls(tokenizer, decoder, num_steps, renderer)
 
     @classmethod
@@ -134,6 +138,22 @@ class Codec:
         if self.renderer is not None and keep_tokens is None and not settings:
             return self.renderer.decode(ids).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
+
+
+def run_of(folder: str | Path) -> Path:
+    """Return the run that a folder is, or whose exported model it holds.
+
+    Example:
+        >>> import tempfile
+        >>> part = Path(tempfile.mkdtemp(), "mine", "tokenizer")
+        >>> part.mkdir(parents=True)
+        >>> _ = (part / "config.json").write_text("{}")
+        >>> run_of(part).name, run_of(part.parent).name
+        ('mine', 'mine')
+    """
+    folder = Path(folder)
+    is_part = folder.name in PARTS and (folder / "config.json").is_file()
+    return folder.parent if is_part else folder
 
 
 def _installed_decoder() -> ModuleType:

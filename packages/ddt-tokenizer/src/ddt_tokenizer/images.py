@@ -72,3 +72,14 @@ def tile(images: Tensor, columns: int) -> NDArray[np.uint8]:
     height, width = images.shape[2:]
     rows = to_uint8(images).reshape(-1, columns, height, width, 3).swapaxes(1, 2)
     return rows.reshape(-1, columns * width, 3)
+
+
+def psnr(images: Tensor, references: Tensor) -> Tensor:
+    """Compute the peak signal-to-noise ratio in dB of each of the images [N, 3, H, W] in [-1, 1]: [N].
+
+    Example:
+        >>> psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2))
+        tensor([20.])
+    """
+    error = ((images - references) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+    return -10 * error.log10()

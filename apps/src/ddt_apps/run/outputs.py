@@ -1,0 +1,49 @@
+"""Where results go: tried before the work that makes them."""
+
+import os
+import tempfile
+from pathlib import Path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # as ddt_data writes them
+
+
+def try_picture(option: str, path: Path) -> None:
+    """Try whether a picture can be written to `path`.
+
+    Raises:
+        ValueError: If it cannot; names the option and the remedy.
+
+    Example:
+        >>> try_picture("--out", Path("fox.tga"))
+        Traceback (most recent call last):
+        ValueError: --out 'fox.tga' must end in .png, .jpg, .jpeg, .webp
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"{option} '{path}' must end in {', '.join(PICTURES)}")
+    if os.path.isdir(path):
+        raise ValueError(f"{option} '{path}' is a folder; name a file in it")
+    _try(option, path, path.parent)
+
+
+def try_folder(option: str, folder: Path) -> None:
+    """Try whether `folder` is one that can be written to, or can be made.
+
+    Raises:
+        ValueError: If not; names the option and what is in the way.
+    """
+    _try(option, folder, folder)
+
+
+def _try(option: str, path: Path, folder: Path) -> None:
+    folders = (folder.absolute(), *folder.absolute().parents)
+    there = next(each for each in folders if os.path.lexists(each))
+    if not there.is_dir():
+        raise ValueError(f"{option} '{path}' cannot be made: '{there}' is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        if path != folder and there == folders[0]:
+            with tempfile.NamedTemporaryFile(prefix=path.name, dir=there):  # a name that is too long
+                pass
+    except OSError as error:
+        raise ValueError(f"{option} '{path}' cannot be written: {error.strerror}; name another place") from error
