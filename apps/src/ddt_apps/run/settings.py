@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ABC):
@@ -12,14 +14,17 @@ class RunSettings(ABC):
     verb: ClassVar[str]  # of the command, and on the progress line
 
     name: str  # of the run: runs/<name>
-    seed: int = 0  # of the first weights, the order of samples and all noise
+    seed: Seed = 0  # of the first weights, the order of samples and all noise
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
     precision: str = "auto"  # auto (the fastest safe one of the device) or one of Lightning's, such as 32-true
-    workers: int = 0  # processes that read and decode samples
-    accumulate: int = 1  # batches whose gradients make one step
-    gradient_clip: float | None = 1.0  # largest gradient norm
-    watch_every: int = 100  # steps between two measurements
+    workers: NonNegativeInt = 0  # processes that read and decode samples
+    accumulate: PositiveInt = 1  # batches whose gradients make one step
+    gradient_clip: NonNegativeFloat | None = 1.0  # largest gradient norm; 0 or null: any
+    watch_every: NonNegativeInt = 100  # steps between two measurements; 0 for none
     tensorboard: bool = True  # where tensorboard is installed
+
+    def __post_init__(self):
+        check_settings(self)
 
     @property
     @abstractmethod

@@ -10,7 +10,7 @@ class EverySteps(Callback):
     Step n has just ended when the trainer has counted n steps, so a resumed run acts at the same steps.
 
     Attributes:
-        every: Steps between two actions.
+        every: Steps between two actions; 0 for none.
 
     Example:
         >>> class Printer(EverySteps):
@@ -30,5 +30,6 @@ class EverySteps(Callback):
     def due(self, trainer: Trainer, or_last: bool = False) -> bool:
         """Return whether an n-th step, or with `or_last` the last one, has just ended. Call it once after a batch."""
         before, self._seen = self._seen, trainer.global_step
+        nth = self.every and self._seen % self.every == 0
         last = or_last and self._seen == trainer.max_steps
-        return self._seen != before and (self._seen % self.every == 0 or last)
+        return self._seen != before and bool(nth or last)

@@ -10,18 +10,23 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from .limits import FiniteFloat, PositiveFloat, PositiveInt, check_settings
+
 
 @dataclass(frozen=True)
 class LatentConfig:
     """A latent space: latents = (z - shift) * scale, z being what the VAE writes (the mode of its posterior)."""
 
-    channels: int = 3
-    downscale: int = 1  # pixels a latent, along each side
-    shift: float = 0.0
-    scale: float = 1.0
+    channels: PositiveInt = 3
+    downscale: PositiveInt = 1  # pixels a latent, along each side
+    shift: FiniteFloat = 0.0
+    scale: PositiveFloat = 1.0
     # Folder or Hub id of an AutoencoderKL or AutoencoderTiny; an id may go on with a subfolder, as in owner/name/vae.
     # None: the latents are pixels, or (downscale above 1) given by the caller.
     vae: str | None = None
+
+    def __post_init__(self):
+        check_settings(self)
 
     @property
     def pixels(self) -> bool:
