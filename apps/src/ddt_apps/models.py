@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ddt_apps.run.devices import pick_device
+from ddt_apps.run.yaml_file import read_yaml
 from ddt_llm import MultimodalLM
 from ddt_tokenizer.codec import Codec
 
@@ -30,11 +31,13 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Co
 
     Raises:
         FileNotFoundError: If a part is missing.
-        ValueError: If they do not belong together.
+        ValueError: If they do not belong together, or the run is of no renderer.
     """
-    from omegaconf import OmegaConf
-
-    return Codec.from_pretrained(OmegaConf.load(Path(run) / "config.yaml").tokenizer, device, renderer=run)
+    config = Path(run) / "config.yaml"
+    tokenizer = read_yaml(config).get("tokenizer")
+    if not isinstance(tokenizer, str):
+        raise ValueError(f"{config} is of no renderer run: it names no tokenizer")
+    return Codec.from_pretrained(tokenizer, device, renderer=run)
 
 
 def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:

@@ -80,12 +80,11 @@ def check_setting(name: str, kind: Any, value: Any) -> None:
         fitting = [each for each in arguments if isinstance(value, _outer(each))]
         check_setting(name, [*fitting, *arguments][0], value)
     elif origin in (tuple, list):
-        kinds = arguments[:1] if origin is list or arguments[-1] is ... else arguments
-        count = len(kinds) if kinds == arguments else "any number of"
-        if not isinstance(value, tuple | list) or count not in (len(value), "any number of"):
-            raise ValueError(f"{name} ({short(value)}) must hold {count} values")
+        alike = origin is list or arguments[-1] is ...
+        if not isinstance(value, tuple | list) or not (alike or len(value) == len(arguments)):
+            raise ValueError(f"{name} ({short(value)}) must be a list{'' if alike else f' of {len(arguments)}'}")
         for i, item in enumerate(value):
-            check_setting(f"{name}[{i}]", kinds[i % len(kinds)], item)
+            check_setting(f"{name}[{i}]", arguments[0 if alike else i], item)
     elif origin is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{name} ({short(value)}) must be names with their values")
@@ -102,7 +101,7 @@ def range_of(kind: Any) -> str:
         >>> range_of(Share), range_of(int | None)
         ('at least 0 and at most 1', '')
     """
-    return " and ".join(f"{BOUNDS[bound][0]} {limit}" for bound, limit in _bounds(kind))
+    return " and ".join(f"{BOUNDS[bound][0]} {limit}" for bound, limit in _bounds(kind) if abs(limit) != inf)
 
 
 def _bounds(kind: Any) -> list[tuple[type, float]]:
