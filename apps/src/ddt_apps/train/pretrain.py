@@ -14,6 +14,7 @@ from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_toke
 from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
+MEASURED = 100  # samples, each of which has to fit into the positions of backbone "tiny"
 
 
 def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
@@ -44,6 +45,17 @@ def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> Multimod
     return MultimodalLM(model, text_tokenizer, "caption", identity["fingerprint"])
 
 
+def _check_positions(config: Pretrain, lm: MultimodalLM, dataset: Mixture) -> None:
+    first = [dataset[i] for i in range(min(len(dataset), MEASURED))]
+    examples = [lm.sequences.text_to_image(each.get("text", ""), torch.from_numpy(each["ids"])) for each in first]
+    longest = max(len(example.input_ids) for example in examples)
+    if config.llama.max_positions < longest:
+        raise ValueError(
+            f"llama.max_positions ({config.llama.max_positions}) must be at least {longest}, the tokens of a caption "
+            f"and its picture"
+        )
+
+
 def _codebook(run: str, fingerprint: str) -> Tensor:
     codec = Codec.from_pretrained(run)
     if codec.fingerprint != fingerprint:
@@ -64,7 +76,7 @@ def train(config: Pretrain) -> Path:
 
     Raises:
         FileNotFoundError: If the id shards are missing.
-        ValueError: If they hold no ids, the run is of another config, or a gradient is not finite.
+        ValueError: If they hold no ids or too long ones, the run is of another config, or a gradient is not finite.
     """
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
@@ -74,6 +86,8 @@ def train(config: Pretrain) -> Path:
         return run.folder
     text = text_lines(config.text)
     lm = build_model(config, dataset, text)
+    if config.backbone == "tiny":
+        _check_positions(config, lm, dataset)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = pretraining_example(lm.sequences, config.tasks, text, longest_text(lm, config))

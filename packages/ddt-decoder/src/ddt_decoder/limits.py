@@ -20,7 +20,8 @@ FiniteFloat = Annotated[float, Interval(gt=-inf, lt=inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Decay = Annotated[float, Interval(ge=0, lt=1)]  # of a moving average
 Depth = Annotated[int, Interval(ge=1, le=1024)]  # layers; a config.json from elsewhere may name any number
-Pixels = Annotated[int, Interval(ge=1, le=65_536)]  # a side of a picture
+Pixels = Annotated[int, Interval(ge=1, le=16_384)]  # a side of a picture
+Tokens = Annotated[int, Interval(ge=1, le=65_536)]  # of an image, K
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 
 BOUNDS = {

@@ -171,14 +171,15 @@ class MMDiT(nn.Module):
         for layer in (self.final_modulation, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        here = torch.get_default_device()
         positions = token_positions(num_tokens, torch.device("cpu"))
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
-        if config.token_grid is None:
+        order = torch.empty(num_tokens, width)
+        if not order.is_meta and config.token_grid is None:
             order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
-        else:
+        elif not order.is_meta:
             order = at_points(spread_points(num_tokens, config.token_grid), width)
             self._look_at_tokens()
-        here = torch.get_default_device()
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
         if embeds_patches and config.table_side is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.identity import identity
-from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, check_settings
+from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, Tokens, check_settings
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
@@ -25,7 +25,7 @@ class EncoderConfig:
     width: PositiveInt = 128  # of the queries, D
     depth: Depth = 3
     num_heads: PositiveInt = 4  # of the queries
-    num_tokens: PositiveInt = 64  # K; in spatial mode the number of patches
+    num_tokens: Tokens = 64  # K; in spatial mode the number of patches
     mlp_ratio: PositiveFloat = 4.0
     mode: Literal["queries", "spatial"] = "queries"  # spatial: no queries, one id for each patch (a baseline)
     attention: Literal["joint", "one_way"] = "joint"  # one_way: the image takes no notice of the queries
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
-        if config.start_grid is not None and config.mode == "queries":
+        if config.start_grid is not None and config.mode == "queries" and not self.queries.is_meta:
             self._look_at_places(config.start_grid)
 
     @torch.no_grad()
