@@ -5,6 +5,7 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -197,7 +198,7 @@ class DDTDecoder(TokenTable):
 
     def _noise(self, seed: int | Sequence[int], count: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
         """Make what draws noise [count, C, h, w], each image from a seed of its own."""
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        seeds = [seed] * count if isinstance(seed, Real) else list(seed)
         if len(seeds) != count:
             raise ValueError(f"seed has {len(seeds)} values for {count} images; give one, or one for each")
         check_setting("seed", list[Seed], seeds)

@@ -86,14 +86,16 @@ def check_sizes(file: Path, make: Callable[[], nn.Module], renamed: bool = False
 
     Raises:
         SizeError: If they differ.
-        RuntimeError: If the model would be larger than anything.
         SafetensorError: If the file is damaged.
     """
     with safe_open(file, "pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in sorted(tensors.keys())}
     found = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
-    with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    except (RuntimeError, TypeError, ArithmeticError) as error:  # what torch raises of sizes beyond all numbers
+        raise SizeError(f"{CONFIG} asks for a model that cannot be made") from error
     for name in sorted(found.keys() | wanted.keys()):
         shape, kind = found.get(name, (None, "F32"))
         if renamed and (shape is None or name not in wanted):
