@@ -20,7 +20,7 @@ class RunSettings(ABC):
     workers: NonNegativeInt = 0  # processes that read and decode samples
     accumulate: PositiveInt = 1  # batches whose gradients make one step
     gradient_clip: NonNegativeFloat | None = 1.0  # largest gradient norm; 0 or null: any
-    watch_every: NonNegativeInt = 100  # steps between two measurements; 0 for none
+    watch_every: PositiveInt = 100  # steps between two measurements
     tensorboard: bool = True  # where tensorboard is installed
 
     def __post_init__(self):

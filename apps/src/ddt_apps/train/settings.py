@@ -35,7 +35,7 @@ class TrainTokenizer(RunSettings):
     init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
     batch_size: PositiveInt = 64  # pictures
     held_out: NonNegativeInt = 8  # last pictures of data, which are not trained on but drawn into samples/
-    watch_every: NonNegativeInt = 100  # steps between two samples, and two measurements of codebook health; 0 for none
+    watch_every: PositiveInt = 100  # steps between two samples, and between two measurements of codebook health
 
     @property
     def steps(self) -> int:
@@ -83,7 +83,7 @@ class TrainRenderer(RunSettings):
     accumulate: PositiveInt = 1  # must be 1: two optimizers step after each batch
     gradient_clip: NonNegativeFloat | None = None  # must be null: training.gradient_clip is the largest norm
     held_out: NonNegativeInt = 8  # last pictures of data, which are not trained on but drawn into samples/
-    watch_every: NonNegativeInt = 100  # steps between two samples; 0 for none
+    watch_every: PositiveInt = 100  # steps between two samples
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,7 +111,7 @@ class LanguageRun(RunSettings):
     lora: LoRAConfig | None = None  # train adapters and the rows of visual tokens, nothing else
     # Stop if the perplexity of held-out text grows beyond so many times.
     retention_limit: Annotated[float, Gt(1)] | None = None
-    watch_every: NonNegativeInt = 200  # steps between two measurements of throughput and of held-out text; 0 for none
+    watch_every: PositiveInt = 200  # steps between two measurements of throughput and of held-out text
 
     @property
     def steps(self) -> int:

@@ -81,10 +81,10 @@ class Sampling:
 class Request:
     """One sample to generate: its prompt, its seed and what it may write ("image" is one image and nothing else)."""
 
-    prompt: list[int]
+    prompt: list[NonNegativeInt]
     seed: Seed = 0
     output: Output = "auto"
-    image_start: tuple[int, ...] = ()  # output "image": tokens that the image begins with, fewer than K
+    image_start: tuple[NonNegativeInt, ...] = ()  # output "image": tokens that the image begins with, fewer than K
 
     def __post_init__(self):
         check_settings(self)
