@@ -10,6 +10,7 @@ import pytest
 
 from ddt_apps.run.config import first_difference, load_config, save_config
 from ddt_apps.run.folder import Run
+from ddt_apps.run.yaml_file import read_yaml
 from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
 from ddt_decoder import DecoderConfig
 from ddt_tokenizer import TokenizerConfig
@@ -278,3 +279,63 @@ def test_a_preset_is_what_its_other_keys_change():
     assert config.codec.flow == replace(DecoderConfig.selftok_512().flow, token_dropout=0.2)
     with pytest.raises(ValueError, match=r"preset \('smal'\) must be one of tiny, small, ddt-480"):
         load_config(TrainTokenizer, None, ["data=data", "codec.preset=smal"])
+
+
+def test_nothing_outside_the_file_gets_in(tmp_path, monkeypatch):
+    """Resolvers of OmegaConf, however they are written, stay unread."""
+    monkeypatch.setenv("A_SECRET", "s3cret")
+    (tmp_path / "elsewhere.txt").write_text("s3cret")
+    for text in (
+        "${oc.env:A_SECRET}",
+        "runs-${oc.env:A_SECRET}",
+        "${ oc.env : A_SECRET }",
+        "${oc.env:NOTHING,${oc.env:A_SECRET}}",
+        "${${kind}:A_SECRET}",
+        "$${oc.env:A_SECRET}",
+        "${oc.decode:'1'}",
+        "${oc.select:lr}",
+        "${oc.dict.keys:encoder}",
+        "${oc.create:{a: 1}}",
+        "${oc.deprecated:lr}",
+        "${encoder}",
+        "${.lr}",
+        "${missing}",
+    ):
+        (tmp_path / "a.yaml").write_text(f"kind: oc.env\nlr: 0.1\nencoder: {{width: 8}}\ndata: {{folder: {text!r}}}\n")
+        with pytest.raises(ValueError, match="cannot read the configuration") as error:
+            read_yaml(tmp_path / "a.yaml")
+        assert "s3cret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_references_to_plain_settings_are_resolved_once(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: {b: 0.5, c: x}\nd: '${a.b}'\ne: 'run-${a.c}-${ a.b }'\nf: ['${a.b}', $1]\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 0.5, "c": "x"}, "d": 0.5, "e": "run-x-0.5", "f": [0.5, "$1"]}
+    doubled = "a0: " + "x" * 100 + "\n" + "".join(f"a{i + 1}: '${{a{i}}}${{a{i}}}'\n" for i in range(40))
+    (tmp_path / "a.yaml").write_text(doubled)
+    with pytest.raises(ValueError, match=r"a2 may name plain settings only"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 100_000,
+        "a: " + "{b: " * 5000,
+        "".join(" " * depth + "a:\n" for depth in range(600)),
+        "- " * 50_000,
+        "a: &a [*a]",
+        "a0: &a0 [x, x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)),
+        "a: &a {b: 1}\n" + "".join(f"a{i}: {{<<: *a, c: [*a, *a, *a, *a]}}\n" for i in range(2000)),
+        "a: " + "9" * 50_000,
+        "a: \x00",
+        "just words: [",
+        "7",
+        "[1, 2]",
+        "!!python/object/apply:os.getcwd []",
+    ],
+)
+def test_a_file_that_would_not_end_is_refused_at_once(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.yaml") as error:
+        load_config(Train, tmp_path / "a.yaml")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000

@@ -153,6 +153,17 @@ def test_a_run_that_loses_its_text_is_stopped(here):
         )
 
 
+def test_positions_that_hold_no_example_are_refused_before_the_first_step(here):
+    """A picture alone takes 66 tokens, its caption some more."""
+    for positions in (8, 66, 69):
+        config = load_config(
+            Pretrain, "tiny/pretrain", [*TOY, *SMALL, "name=short", f"llama.max_positions={positions}"]
+        )
+        with pytest.raises(ValueError, match=rf"llama\.max_positions \({positions}\) must be at least \d+"):
+            pretrain.train(config)
+    assert not (here / "runs" / "short").exists()
+
+
 def test_a_talk_shows_or_draws_its_picture_once(here):
     sample = ShardDataset("ids")[0]
     kinds = set()

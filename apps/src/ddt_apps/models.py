@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ddt_apps.run.devices import pick_device
+from ddt_apps.run.yaml_file import read_yaml
 from ddt_llm import MultimodalLM
 from ddt_tokenizer.codec import Codec, run_of
 
@@ -35,16 +36,14 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Co
 
     Raises:
         FileNotFoundError: If a part is missing.
-        ValueError: If they do not belong together.
+        ValueError: If they do not belong together, or the run is of no renderer.
     """
-    import yaml
-
     run = run_of(run)
     if not (run / "renderer" / "config.json").is_file():
         raise FileNotFoundError(f"no finished renderer run in '{run}'; train one with: ddt train-renderer")
     try:
-        named = Path(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["tokenizer"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        named = Path(read_yaml(run / "config.yaml")["tokenizer"])
+    except (OSError, ValueError, TypeError, KeyError):
         named = None  # the fingerprint says which it is
     wanted = _read(run / "renderer" / "config.json").get("tokenizer_fingerprint")
     for folder in [*([named] if named else []), *_beside(run)]:

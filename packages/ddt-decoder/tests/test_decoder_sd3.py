@@ -63,9 +63,14 @@ def test_without_diffusers_the_extra_is_named(tmp_path, monkeypatch):
 
 def test_of_a_hub_id_the_subfolder_is_split_off(monkeypatch):
     asked = []
-    monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", lambda *a, **k: asked.append((a, k)) or sd3())
+
+    def from_hub(name, subfolder, use_safetensors, output_loading_info):
+        asked.append((name, subfolder, use_safetensors))
+        return sd3(), {"missing_keys": []}
+
+    monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", from_hub)
     DDTDecoder.from_sd3("owner/name/transformer", config())
-    assert asked == [(("owner/name",), {"subfolder": "transformer"})]
+    assert asked == [("owner/name", "transformer", True)]
 
 
 def test_what_is_not_filled_is_the_token_stream_and_is_logged(tmp_path, caplog):

@@ -1,5 +1,7 @@
 """Latent spaces of diffusers' autoencoders, with tiny random ones in folders."""
 
+import json
+import shutil
 import sys
 
 import pytest
@@ -115,3 +117,48 @@ def test_hub_ids_may_name_a_subfolder(tmp_path):
     assert split_source("owner/name/vae") == ("owner/name", {"subfolder": "vae"})
     assert split_source("owner/name") == ("owner/name", {})
     assert split_source(str(tmp_path)) == (str(tmp_path), {})
+
+
+def refusal(folder):
+    with pytest.raises((ValueError, OSError)) as error:
+        LatentSpace(LatentConfig.from_vae(str(folder))).load()
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_pickled_weights_are_not_read(kl, tmp_path):
+    vae = AutoencoderKL.from_pretrained(kl)
+    vae.save_pretrained(tmp_path, safe_serialization=False)
+    assert [file.suffix for file in tmp_path.glob("diffusion*")] == [".bin"]
+    assert "safe_serialization=True" in refusal(tmp_path)
+    vae.save_pretrained(tmp_path)
+    LatentSpace(LatentConfig.from_vae(str(tmp_path))).load()
+
+
+def test_a_vae_that_is_not_whole_is_refused(kl, tmp_path):
+    """Diffusers itself would begin with random weights where some are missing."""
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        shutil.copy(f"{kl}/{name}", tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "diffusion_pytorch_model.safetensors"
+    whole, content = json.loads(config.read_text()), weights.read_bytes()
+    for change in (
+        {"layers_per_block": 2},
+        {"block_out_channels": [10**6] * 3},
+        {"block_out_channels": [8, 8, "8"]},
+        {"block_out_channels": None},
+        {"norm_num_groups": 0},
+        {"latent_channels": 0},
+        {"latent_channels": 10**12},
+        {"scaling_factor": float("nan")},
+        {"down_block_types": ["os.system"] * 3},
+        {"_class_name": "Anything"},
+    ):
+        config.write_text(json.dumps(whole | change))
+        refusal(tmp_path)
+    for text in ("", "[]", "{", "[" * 100_000):
+        config.write_text(text)
+        refusal(tmp_path)
+    config.write_text(json.dumps(whole))
+    for cut in (0, 5, len(content) // 2, len(content) - 1):
+        weights.write_bytes(content[:cut])
+        assert "damaged" in refusal(tmp_path)

@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from ddt_apps.demo.report import demo_report, overview
 from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
@@ -30,6 +33,7 @@ from ddt_apps.train.examples import text_lines
 from ddt_apps.use.pictures import save_picture
 from ddt_data import ShardDataset
 from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.limits import NonNegativeFloat, Seed, check_settings
 
 STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
     "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["held_out=0"]),  # measures on other scenes
@@ -43,18 +47,15 @@ class Demo:
     """Settings of `ddt demo`; those of the stages are reached by their names."""
 
     name: str = "demo"  # of the run: runs/<name>
-    scenes: int = 12_000  # for training
-    held_out: int = 512  # scenes of each benchmark, half of them with unseen combinations
-    seed: int = 0
-    guidance: float = 1.5  # of text to image
-    temperature: float = 0.7  # of text to image; at 1 a small model strays into mosaics
+    scenes: Annotated[int, Ge(12)] = 12_000  # for training
+    held_out: Annotated[int, Ge(12)] = 512  # scenes of each benchmark, half of them with unseen combinations
+    seed: Seed = 0
+    guidance: NonNegativeFloat = 1.5  # of text to image
+    temperature: NonNegativeFloat = 0.7  # of text to image; at 1 a small model strays into mosaics
     stages: tuple[str, ...] = ()  # overrides of the stages, as they were given
 
     def __post_init__(self):
-        if self.held_out < 12 or self.scenes < 12:
-            raise ValueError(
-                f"scenes ({self.scenes}) and held_out ({self.held_out}) must be at least 12 to show anything"
-            )
+        check_settings(self)
 
 
 def run_demo(overrides: list[str]) -> None:

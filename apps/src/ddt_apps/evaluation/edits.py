@@ -1,9 +1,11 @@
 """ddt evaluate edits: pictures changed by instruction, against the exact result."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches, read
@@ -25,7 +27,7 @@ from ddt_tokenizer.images import to_tensor, to_uint8
 class Settings(HeldOutSettings):
     """Settings of `ddt evaluate edits`."""
 
-    count: int = 600  # edits, half of them of scenes with unseen combinations
+    count: Annotated[int, Ge(2)] = 600  # edits, half of them of scenes with unseen combinations
     judge: str = "a"
 
 
@@ -60,7 +62,7 @@ def evaluate(model: Edits, settings: Settings = Settings(), name: str = "model")
     before, exact = to_tensor(sources), to_tensor(targets)
     unchanged = torch.stack([_unchanged(edit, config.image_size) for edit in edits])
     kinds, instructions = [edit.kind for edit in edits], [edit.instruction for edit in edits]
-    seed = settings.seed * 1_000_003
+    seed = settings.seed * 1_000_003 % 2**63
 
     def measured(images: Tensor) -> tuple[Figures, list[Verdict]]:
         pictures = to_uint8(images)  # as they would be saved

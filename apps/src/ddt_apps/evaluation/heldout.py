@@ -3,12 +3,15 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.scores import ERROR, versions
 from ddt_data import Scene, SceneConfig, SceneGenerator, caption, level_config
 from ddt_data.scenes.scene import SPLITS
+from ddt_tokenizer.limits import Seed, check_settings
 
 SEED = 700_000_001  # far from the seeds that anybody trains with
 COLUMNS = {"all": SPLITS, "seen": ("train",), "unseen": ("unseen",)}  # of a table, with the splits in each
@@ -19,13 +22,12 @@ class HeldOutSettings:
     """Which held-out scenes an evaluation draws."""
 
     level: str = "standard"  # tiny, standard or hard
-    count: int = 1000  # pictures, half of them with unseen combinations
-    seed: int = 0
+    count: Annotated[int, Ge(2)] = 1000  # pictures, half of them with unseen combinations
+    seed: Seed = 0
 
     def __post_init__(self):
+        check_settings(self)
         level_config(self.level)
-        if self.count < 2:
-            raise ValueError(f"count ({self.count}) of pictures must be at least 2, one of each split")
 
     def protocol(self, config: SceneConfig) -> dict[str, Any]:
         """Return what scores depend on: these settings, the picture size, and the versions of our code."""

@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches
@@ -23,6 +24,7 @@ from ddt_apps.pages.report import section, strip
 from ddt_data import ShardDataset, level_config, render
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
+from ddt_tokenizer.limits import Seed, check_settings
 
 IDS_KEPT = "ids kept, from the coarse end"
 
@@ -33,15 +35,14 @@ class Settings:
 
     data: str | None = None  # folder of picture shards; held-out scenes of `level` if not given
     level: str = "standard"  # tiny, standard or hard
-    count: int = 1000  # pictures
-    seed: int = 0  # of the scenes
+    count: Annotated[int, Ge(2)] = 1000  # pictures
+    seed: Seed = 0  # of the scenes
     inception: str | None = None  # TorchScript file of Inception features, for rFID
     lpips: str | None = None  # alex, vgg or squeeze, where torchvision and its weights are there
 
     def __post_init__(self):
+        check_settings(self)
         level_config(self.level)
-        if self.count < 2:
-            raise ValueError(f"count ({self.count}) of pictures must be at least 2")
 
 
 @dataclass

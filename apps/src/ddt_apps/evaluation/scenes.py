@@ -22,6 +22,7 @@ from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
 from ddt_data.sceneeval.verdicts import background_of
 from ddt_tokenizer.images import to_tensor, to_uint8
+from ddt_tokenizer.limits import NonNegativeFloat, PositiveInt, Seed, check_settings
 
 OVERALL = "overall_by_split.all"
 
@@ -31,24 +32,23 @@ class Settings:
     """Settings of `ddt evaluate scenes`."""
 
     level: str = "standard"  # tiny (32 px, the demo's), standard (64 px) or hard (crowds, sizes, "between")
-    pictures: int = 4  # for each prompt
-    seed: int = 0
+    pictures: PositiveInt = 4  # for each prompt
+    seed: Seed = 0
     judge: str = "a"  # an embedded judge or a file; its verdict is the score
     second_judge: str = "b"  # only for the agreement
-    guidance: float = 1.5  # of drawing, for runs of ours
-    temperature: float = 0.7
+    guidance: NonNegativeFloat = 1.5  # of drawing, for runs of ours
+    temperature: NonNegativeFloat = 0.7
     backgrounds: str | None = None  # folder of pictures to put behind the real scenes of the controls
     clip: str | None = None  # folder of a transformers CLIP model, for the CLIP-score
 
     def __post_init__(self):
+        check_settings(self)
         level_config(self.level)
-        if self.pictures < 1:
-            raise ValueError(f"pictures ({self.pictures}) for each prompt must be at least 1")
 
     @property
     def first_seed(self) -> int:
         """Seed of the first picture."""
-        return self.seed * 1_000_003
+        return self.seed * 1_000_003 % 2**63
 
 
 @dataclass

@@ -7,6 +7,7 @@ dataclass has a `from_preset`, the key `preset` names the values that the group'
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.home import at_home
+from ddt_apps.run.yaml_file import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
@@ -73,23 +75,10 @@ def load_config(
         Traceback (most recent call last):
         ValueError: unknown key 'beta'; did you mean 'betas'?
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        merged = OmegaConf.load(_find(source)) if source is not None else OmegaConf.create({})
-        for override in overrides:
-            if "=" not in override:
-                raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
-        values = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(
-            f"cannot read the configuration {source or overrides}: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{source} must hold 'key: value' lines, not a {type(values).__name__}")
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
+    values = read_yaml("" if source is None else _find(source), overrides)
     return _build(cls, upgraded(values), where="", root=cls)
 
 
@@ -182,7 +171,11 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
             arguments[name] = getattr(default, name)
         elif _default(field) is dataclasses.MISSING:
             raise ValueError(f"the configuration lacks '{where}{name}'; add it to the YAML or give {where}{name}=...")
-    built = cls(**arguments)
+    try:
+        built = cls(**arguments)
+    except ValueError as error:
+        named = re.match(r"\w+", str(error))  # most refusals begin with the setting
+        raise ValueError(f"{where if named and named[0] in fields else ''}{error}") from error
     for name in values:
         if name not in arguments and values[name] != _plain(getattr(built, name)):
             follows = f"{getattr(built, name)}, which follows from other settings"

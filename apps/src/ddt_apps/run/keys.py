@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ddt_apps.run.config import fields_of
+from ddt_tokenizer.limits import range_of
 
 NARROWEST = 40  # columns for comments, however narrow the terminal is
 
@@ -28,11 +29,13 @@ def keys_of(cls: type) -> list[Key]:
     """Return all settings of a dataclass, those of its groups included, in the order of the source.
 
     A field's comment is the one at the end of its line, else the lines above it, else that of the class it is inherited
-    from; the choices of a `Literal` stand behind it in brackets.
+    from; the choices of a `Literal` or the range of a number stand behind it in brackets.
     """
     keys = []
     for name, owner, field, default in fields_of(cls):
-        words = [each for each in typing.get_args(typing.get_type_hints(owner)[field.name]) if isinstance(each, str)]
+        kind = typing.get_type_hints(owner, include_extras=True)[field.name]
+        words = [each for each in typing.get_args(kind) if isinstance(each, str)]
+        words += [limits for each in (kind, *typing.get_args(kind)) if (limits := range_of(each))]
         comment = f"{_comments(owner).get(field.name, '')} [{', '.join(words)}]".removesuffix(" []").lstrip()
         keys.append(Key(name, _written(default) if field.init else "(follows)", comment))
     return keys

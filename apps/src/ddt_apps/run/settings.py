@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ABC):
@@ -17,15 +19,18 @@ class RunSettings(ABC):
     mendable: ClassVar[tuple[str, ...]] = ("gradient_clip",)  # settings that may be changed on the way
 
     name: str  # of the run: runs/<name>
-    seed: int = 0  # of the first weights, the order of samples and all noise
+    seed: Seed = 0  # of the first weights, the order of samples and all noise
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
     # auto (the fastest safe one of the device), or as Lightning has them: 32-true or 32, bf16-mixed or bf16, ...
-    precision: str | int = "auto"
-    workers: int = 0  # processes that read and decode samples
-    accumulate: int = 1  # batches whose gradients make one step
-    gradient_clip: float | None = 1.0  # largest gradient norm
-    watch_every: int = 100  # steps between two measurements
+    precision: str | PositiveInt = "auto"
+    workers: NonNegativeInt = 0  # processes that read and decode samples
+    accumulate: PositiveInt = 1  # batches whose gradients make one step
+    gradient_clip: NonNegativeFloat | None = 1.0  # largest gradient norm; 0 or null: any
+    watch_every: PositiveInt = 100  # steps between two measurements
     tensorboard: bool = True  # where tensorboard is installed
+
+    def __post_init__(self):
+        check_settings(self)
 
     @property
     @abstractmethod

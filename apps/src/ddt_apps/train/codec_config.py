@@ -6,6 +6,7 @@ from typing import Any, Self
 from ddt_apps.run.config import follows
 from ddt_decoder import DecoderConfig, FlowConfig, MMDiTConfig
 from ddt_tokenizer import EncoderConfig, LatentConfig, TokenizerConfig, VectorConfig
+from ddt_tokenizer.limits import FiniteFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, check_settings
 from ddt_tokenizer.quantizers.kinds import AnyQuantizer
 
 OWN = ("schedule", "network", "flow", "logit_normal_schedule", "num_steps")  # what is the decoder's alone
@@ -25,8 +26,9 @@ class CodecConfig:
         (16, 1024)
     """
 
-    image_size: int = 64  # pixels, of the square that pictures are made
-    schedule: tuple[int, ...] = (64,)  # tokens revealed in each equal piece of time, from clean to noise; K in all
+    image_size: Pixels = 64  # pixels, of the square that pictures are made
+    # Tokens revealed in each equal piece of time, from clean to noise; K in all.
+    schedule: tuple[NonNegativeInt, ...] = (64,)
     latents: LatentConfig = field(default_factory=LatentConfig)  # what both work on
     quantizer: AnyQuantizer = field(default_factory=VectorConfig)  # V and D
     # What writes ids; K and channels follow.
@@ -34,17 +36,20 @@ class CodecConfig:
     # What draws them; D and channels follow.
     network: MMDiTConfig = follows(MMDiTConfig, token_width="quantizer.code_width", channels="latents.channels")
     flow: FlowConfig = field(default_factory=FlowConfig)  # noise, and what is visible, in training
-    logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
+    # Mean, std of logit t; then schedule is (K,).
+    logit_normal_schedule: tuple[FiniteFloat, PositiveFloat] | None = None
     # Denoising steps of a drawing that asks for no number; null: 1 if training has a share of pure noise, else 25.
-    num_steps: int | None = None
+    num_steps: PositiveInt | None = None
 
     def __post_init__(self):
+        check_settings(self)
         channels = self.latents.channels
-        encoder = replace(self.encoder, num_tokens=sum(self.schedule), channels=channels)
         network = replace(self.network, token_width=self.quantizer.code_width, channels=channels)
-        object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "network", network)
-        _ = self.tokenizer, self.decoder  # which refuse what does not fit
+        _ = self.decoder  # which refuses what does not fit, and so does the tokenizer
+        encoder = replace(self.encoder, num_tokens=sum(self.schedule), channels=channels)
+        object.__setattr__(self, "encoder", encoder)
+        _ = self.tokenizer
 
     @property
     def tokenizer(self) -> TokenizerConfig:

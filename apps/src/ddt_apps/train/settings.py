@@ -4,7 +4,9 @@ Read before anything heavy is loaded, so that a wrong key is answered at once.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Gt
 
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.codec_config import CodecConfig
@@ -12,6 +14,7 @@ from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
+from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, check_settings
 from ddt_tokenizer.training_config import TrainingConfig
 
 SCHEDULE = ("lr", "warmup_steps", "steps", "cooldown_share", "betas")  # of an optimizer, that a run may change
@@ -40,9 +43,10 @@ class TrainTokenizer(RunSettings):
     vae: str | None = None
     init_from: str | None = None  # run whose tokenizer and decoder to start from (fine-tuning)
     init_sd3: str | None = None  # diffusers SD3Transformer2DModel folder to fill the decoder's image stream from
-    batch_size: int = 64  # pictures
-    held_out: int = 8  # last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr)
-    watch_every: int = 100  # steps between two samples, and between two measurements of codebook health
+    batch_size: PositiveInt = 64  # pictures
+    # Last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr).
+    held_out: NonNegativeInt = 8
+    watch_every: PositiveInt = 100  # steps between two samples, and between two measurements of codebook health
 
     @property
     def steps(self) -> int:
@@ -50,6 +54,7 @@ class TrainTokenizer(RunSettings):
         return self.training.optimizer.steps
 
     def __post_init__(self):
+        super().__post_init__()
         if self.training.continuous_steps >= self.training.optimizer.steps:
             raise ValueError(
                 f"training.continuous_steps ({self.training.continuous_steps}) must be below training.optimizer.steps "
@@ -90,14 +95,16 @@ class TrainRenderer(RunSettings):
     tokenizer: str  # run of `ddt train-tokenizer`
     name: str = "renderer"
     training: RendererTrainingConfig = field(default_factory=RendererTrainingConfig)  # losses, phases and rates
-    steps: int = 100_000  # of the optimizer
-    batch_size: int = 64  # pictures
-    accumulate: int = 1  # must be 1: two optimizers step after each batch
-    gradient_clip: float | None = None  # must be null: training.gradient_clip is the largest norm
-    held_out: int = 8  # last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr)
-    watch_every: int = 100  # steps between two samples
+    steps: PositiveInt = 100_000  # of the optimizer
+    batch_size: PositiveInt = 64  # pictures
+    accumulate: PositiveInt = 1  # must be 1: two optimizers step after each batch
+    gradient_clip: NonNegativeFloat | None = None  # must be null: training.gradient_clip is the largest norm
+    # Last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr).
+    held_out: NonNegativeInt = 8
+    watch_every: PositiveInt = 100  # steps between two samples
 
     def __post_init__(self):
+        super().__post_init__()
         if self.accumulate != 1:
             raise ValueError(
                 f"accumulate ({self.accumulate}) must be 1: a renderer and its discriminator step after each batch; "
@@ -124,12 +131,13 @@ class LanguageRun(RunSettings):
     data: str  # folder of id shards, or several with their shares: a:0.8,b:0.2
     text: str = "prose"  # "prose" (embedded sentences), a folder of text shards, or "" for none
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=1000))  # and how many steps
-    batch_size: int = 64  # examples
-    row_length: int = 0  # tokens of a row into which examples are packed; 0 pads each example to the longest
+    batch_size: PositiveInt = 64  # examples
+    row_length: NonNegativeInt = 0  # tokens of a row into which examples are packed; 0 pads each example to the longest
     activation_checkpointing: bool = False  # less memory for a third more time
     lora: LoRAConfig | None = None  # train adapters and the rows of visual tokens, nothing else
-    retention_limit: float | None = None  # stop if the perplexity of held-out text grows beyond so many times
-    watch_every: int = 200  # steps between two measurements of throughput and of held-out text
+    # Stop if the perplexity of held-out text grows beyond so many times.
+    retention_limit: Annotated[float, Gt(1)] | None = None
+    watch_every: PositiveInt = 200  # steps between two measurements of throughput and of held-out text
 
     @property
     def steps(self) -> int:
@@ -145,10 +153,14 @@ class LanguageRun(RunSettings):
 class PretrainTasks:
     """Shares of the tasks in pretraining; they need not sum to one."""
 
-    text_to_image: float = 0.6  # caption, then the ids of its picture
-    image_to_text: float = 0.3  # ids, then their caption
-    text_only: float = 0.1  # a piece of `text`
-    caption_dropout: float = 0.1  # share of captions left out before an image, for guidance
+    text_to_image: NonNegativeFloat = 0.6  # caption, then the ids of its picture
+    image_to_text: NonNegativeFloat = 0.3  # ids, then their caption
+    text_only: NonNegativeFloat = 0.1  # a piece of `text`
+    caption_dropout: Share = 0.1  # share of captions left out before an image, for guidance
+
+    def __post_init__(self):
+        check_settings(self)
+        _check_some(self, "text_to_image", "image_to_text", "text_only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +174,10 @@ class Pretrain(LanguageRun):
     # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
     backbone: str = "tiny"
     llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)  # shape of backbone "tiny"
-    text_vocabulary: int = 768  # size of the BPE trained on the captions, for backbone "tiny"
+    text_vocabulary: PositiveInt = 768  # size of the BPE trained on the captions, for backbone "tiny"
     visual_order: VisualOrder = "coarse_to_fine"  # in which the model reads and writes ids
     codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
-    multiple: int = 1  # rows of the vocabulary are padded to a multiple of this
+    multiple: PositiveInt = 1  # rows of the vocabulary are padded to a multiple of this
     tasks: PretrainTasks = field(default_factory=PretrainTasks)  # shares, which need not sum to one
 
 
@@ -173,12 +185,16 @@ class Pretrain(LanguageRun):
 class InstructionTasks:
     """Shares of the tasks in instruction tuning; they need not sum to one. A sample without edit or questions draws."""
 
-    edit: float = 0.4  # picture and instruction, then the changed picture
-    ask: float = 0.35  # picture and question, then the answer
-    draw: float = 0.2  # caption, then its picture
-    describe: float = 0.05  # picture, then its caption
-    talk: float = 0.0  # several turns about one picture, shown or drawn: questions, then its edit
-    prompt_dropout: float = 0.1  # share of prompts left out before an image, for guidance
+    edit: NonNegativeFloat = 0.4  # picture and instruction, then the changed picture
+    ask: NonNegativeFloat = 0.35  # picture and question, then the answer
+    draw: NonNegativeFloat = 0.2  # caption, then its picture
+    describe: NonNegativeFloat = 0.05  # picture, then its caption
+    talk: NonNegativeFloat = 0.0  # several turns about one picture, shown or drawn: questions, then its edit
+    prompt_dropout: Share = 0.1  # share of prompts left out before an image, for guidance
+
+    def __post_init__(self):
+        check_settings(self)
+        _check_some(self, "edit", "ask", "draw", "describe", "talk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +207,11 @@ class Tune(LanguageRun):
     model: str  # folder of a `ddt pretrain` run
     name: str = "sft"
     tasks: InstructionTasks = field(default_factory=InstructionTasks)  # shares, which need not sum to one
+
+
+def _check_some(tasks: Any, *names: str) -> None:
+    if not any(getattr(tasks, name) for name in names):
+        raise ValueError(f"{', '.join(names)} are all 0, so there is no task; give one a share")
 
 
 SETTINGS = {each.verb: each for each in (TrainTokenizer, TrainRenderer, Pretrain, Tune)}

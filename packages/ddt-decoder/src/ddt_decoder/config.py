@@ -5,6 +5,16 @@ from typing import Any, Self
 
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
+from ddt_decoder.limits import (
+    FiniteFloat,
+    NonNegativeInt,
+    Pixels,
+    PositiveFloat,
+    PositiveInt,
+    Tokens,
+    check_setting,
+    check_settings,
+)
 from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.schedule import LogitNormalSchedule, TokenSchedule
 
@@ -18,17 +28,20 @@ class DecoderConfig:
         1536
     """
 
-    image_size: int = 64  # pixels, square; other sizes are drawn on request
-    codebook_size: int = 512
-    schedule: tuple[int, ...] = (64,)  # tokens revealed in each equal piece of time; they sum to K
+    image_size: Pixels = 64  # pixels, square; other sizes are drawn on request
+    codebook_size: PositiveInt = 512
+    schedule: tuple[NonNegativeInt, ...] = (64,)  # tokens revealed in each equal piece of time; they sum to K
     network: MMDiTConfig = field(default_factory=MMDiTConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     latents: LatentConfig = field(default_factory=LatentConfig)
-    logit_normal_schedule: tuple[float, float] | None = None  # mean, std of logit t; then schedule is (K,)
+    # Mean, std of logit t; then schedule is (K,).
+    logit_normal_schedule: tuple[FiniteFloat, PositiveFloat] | None = None
     # Denoising steps of a drawing that asks for no number; None: 1 if training had a share of pure noise, else 25.
-    num_steps: int | None = None
+    num_steps: PositiveInt | None = None
 
     def __post_init__(self):
+        check_settings(self)
+        check_setting("schedule in all", Tokens, sum(self.schedule))
         if self.latents.channels != self.network.channels:
             raise ValueError(
                 f"network.channels ({self.network.channels}) must equal latents.channels ({self.latents.channels})"

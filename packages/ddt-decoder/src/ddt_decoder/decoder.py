@@ -5,6 +5,7 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -23,6 +24,7 @@ from ddt_decoder.flow import (
     shift_time,
     visible_share,
 )
+from ddt_decoder.limits import FiniteFloat, PositiveInt, Seed, check_setting
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_decoder.selftok import filled, read_selftok
@@ -171,8 +173,8 @@ class DDTDecoder(TokenTable):
         low, high = guidance_interval
         if sampler not in get_args(Sampler):
             raise ValueError(f"sampler ({sampler!r}) must be one of {', '.join(get_args(Sampler))}")
-        if steps < 1:
-            raise ValueError(f"num_steps ({steps}) must be at least 1")
+        check_setting("num_steps", PositiveInt, steps)
+        check_setting("guidance_scale", FiniteFloat, guidance_scale)
         if not 0 <= keep <= self.num_tokens:
             raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
         if not 0 <= low <= high <= 1:
@@ -196,9 +198,10 @@ class DDTDecoder(TokenTable):
 
     def _noise(self, seed: int | Sequence[int], count: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
         """Make what draws noise [count, C, h, w], each image from a seed of its own."""
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        seeds = [seed] * count if isinstance(seed, Real) else list(seed)
         if len(seeds) != count:
             raise ValueError(f"seed has {len(seeds)} values for {count} images; give one, or one for each")
+        check_setting("seed", list[Seed], seeds)
         generators = [torch.Generator().manual_seed(value) for value in seeds]
         return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.codebook.device)
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddt_decoder.choices import check_choices
+from ddt_decoder.limits import FiniteFloat, PositiveFloat, Share, check_settings
 from ddt_decoder.schedule import TokenSchedule
 
 # How `denoise` takes a step. "heun" is of second order and calls the network twice, "ddpm" renoises the clean estimate.
@@ -23,28 +23,22 @@ class FlowConfig:
     """What the network predicts, and how noise levels and visible tokens are drawn in training."""
 
     prediction: Literal["x0", "velocity"] = "x0"  # what the loss compares
-    time_shift: float = 1.0  # s in t <- s t / (1 + (s - 1) t); above 1 favours noise
-    full_noise_share: float = 0.0  # share of samples at t=1, where one step is the whole decode
-    coarse_share: float = 0.0  # share that sees only its n coarsest tokens, n uniform in 1..K (nested dropout)
-    token_dropout: float = 0.1  # share that sees no token, for guidance
+    time_shift: PositiveFloat = 1.0  # s in t <- s t / (1 + (s - 1) t); above 1 favours noise
+    full_noise_share: Share = 0.0  # share of samples at t=1, where one step is the whole decode
+    coarse_share: Share = 0.0  # share that sees only its n coarsest tokens, n uniform in 1..K (nested dropout)
+    token_dropout: Share = 0.1  # share that sees no token, for guidance
     network_output: Literal["x0", "velocity"] = "x0"  # what the network's raw output means (SD3, Selftok: velocity)
-    logit_normal: tuple[float, float] | None = None  # mean, std of logit t in training; None draws t uniformly
+    # Mean, std of logit t in training; None draws t uniformly.
+    logit_normal: tuple[FiniteFloat, PositiveFloat] | None = None
     # Share of noisy images that are made of the network's own one-step estimate instead of the image, so that training
     # knows the states which a decode of many steps meets (after DREAM, arXiv:2312.00210).
-    own_estimates: float = 0.0
+    own_estimates: Share = 0.0
     reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
-        check_choices(self)
-        for name in ("full_noise_share", "coarse_share", "token_dropout", "own_estimates"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) is a share, 0 to 1")
+        check_settings(self)
         if self.own_estimates and self.prediction != "x0":
             raise ValueError(f"own_estimates ({self.own_estimates}) needs prediction=x0, not {self.prediction}")
-        if self.time_shift <= 0:
-            raise ValueError(f"time_shift ({self.time_shift}) must be above 0")
-        if self.logit_normal is not None and self.logit_normal[1] <= 0:
-            raise ValueError(f"logit_normal ({self.logit_normal}) is (mean, std) with std above 0")
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:

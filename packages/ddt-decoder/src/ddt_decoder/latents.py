@@ -9,20 +9,39 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from .checkpoint import SizeError, check_sizes
+from .limits import FiniteFloat, PositiveFloat, PositiveInt, check_settings
+
+# What diffusers raises of a config.json that is none.
+DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+    SizeError,
+)
 
 
 @dataclass(frozen=True)
 class LatentConfig:
     """A latent space: latents = (z - shift) * scale, z being what the VAE writes (the mode of its posterior)."""
 
-    channels: int = 3
-    downscale: int = 1  # pixels a latent, along each side
-    shift: float = 0.0
-    scale: float = 1.0
+    channels: PositiveInt = 3
+    downscale: PositiveInt = 1  # pixels a latent, along each side
+    shift: FiniteFloat = 0.0
+    scale: PositiveFloat = 1.0
     # Folder or Hub id of an AutoencoderKL or AutoencoderTiny; an id may go on with a subfolder, as in owner/name/vae.
     # None: the latents are pixels, or (downscale above 1) given by the caller.
     vae: str | None = None
+
+    def __post_init__(self):
+        check_settings(self)
 
     @property
     def pixels(self) -> bool:
@@ -47,14 +66,17 @@ class LatentConfig:
             ValueError: If it is neither an AutoencoderKL nor an AutoencoderTiny, or is not there.
         """
         settings = _settings(vae)
-        blocks = settings.get("encoder_block_out_channels") or settings["block_out_channels"]
-        return cls(
-            channels=settings["latent_channels"],
-            downscale=2 ** (len(blocks) - 1),
-            shift=settings.get("shift_factor") or 0.0,
-            scale=settings.get("scaling_factor") or 1.0,
-            vae=vae,
-        )
+        try:
+            blocks = settings.get("encoder_block_out_channels") or settings["block_out_channels"]
+            return cls(
+                channels=settings["latent_channels"],
+                downscale=2 ** (len(blocks) - 1),
+                shift=settings.get("shift_factor") or 0.0,
+                scale=settings.get("scaling_factor") or 1.0,
+                vae=vae,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"config.json of VAE '{vae}' is damaged ({error}); fetch it again") from error
 
 
 class LatentSpace:
@@ -74,8 +96,9 @@ class LatentSpace:
         """Load the VAE, if there is one and it is not yet loaded.
 
         Raises:
-            ValueError: If these latents are not pixels and no VAE is named, it cannot be loaded, or it is of another
-                latent space.
+            FileNotFoundError: If the VAE has no weights in safetensors.
+            ValueError: If these latents are not pixels and no VAE is named, it is damaged, or it is of another latent
+                space.
         """
         config = self.config
         if config.pixels or self._vae is not None:
@@ -95,9 +118,8 @@ class LatentSpace:
         import diffusers
 
         kind = getattr(diffusers, _settings(config.vae)["_class_name"])
-        source, where = split_source(config.vae)
         with torch.inference_mode(False):  # else a first use in inference would spoil it for training
-            self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
+            self._vae = load_diffusers(kind, config.vae).requires_grad_(False).eval()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -129,11 +151,43 @@ def _settings(vae: str) -> dict[str, Any]:
     source, where = split_source(vae)
     try:
         settings = AutoencoderKL.load_config(source, **where)
-    except OSError as error:
-        raise ValueError(f"VAE '{vae}' cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"VAE '{vae}' cannot be loaded ({_line(error)})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"config.json of VAE '{vae}' is damaged (it holds no settings); fetch it again")
     if settings.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"VAE '{vae}' is a {settings.get('_class_name')}; name an AutoencoderKL or AutoencoderTiny")
     return settings
+
+
+def load_diffusers(kind: Any, source: str) -> nn.Module:
+    """Load a model of diffusers, all of it, from a folder or Hub id as in `split_source`; nothing is unpickled.
+
+    Args:
+        kind: Its class.
+
+    Raises:
+        FileNotFoundError: If it is not there, or has no weights in safetensors.
+        ValueError: If it is damaged or incomplete.
+    """
+    name, where = split_source(source)
+    file = Path(name, *where.values(), "diffusion_pytorch_model.safetensors")
+    try:
+        if file.is_file():  # in one piece, on this machine
+            check_sizes(file, lambda: kind.from_config(kind.load_config(name, **where)), renamed=True)
+        model, loaded = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **where)
+    except OSError as error:
+        remedy = "pickled weights (.bin) are not read: save them again as safetensors, with safe_serialization=True"
+        raise FileNotFoundError(f"no {kind.__name__} in '{source}' ({_line(error)}); {remedy}") from error
+    except DAMAGED as error:
+        raise ValueError(f"the {kind.__name__} in '{source}' is damaged ({_line(error)}); fetch it again") from error
+    if missing := loaded["missing_keys"]:
+        raise ValueError(f"the {kind.__name__} in '{source}' lacks {sorted(missing)[0]}; fetch it again")
+    return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def split_source(vae: str) -> tuple[str, dict[str, str]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ddt_decoder.attention import PATCHES, TOKENS, JointAttention
-from ddt_decoder.choices import check_choices
+from ddt_decoder.limits import Depth, PositiveFloat, PositiveInt, check_settings
 from ddt_decoder.patches import from_patches, to_patches
 from ddt_decoder.positions import (
     at_points,
@@ -33,27 +33,28 @@ SD3_SPAN = 64  # patches of SD3's training grid (1024 px), over which its table 
 class MMDiTConfig:
     """Shape of the network."""
 
-    channels: int = 3  # of the latents
-    patch_size: int = 8
-    width: int = 192
-    depth: int = 4
-    num_heads: int = 6
-    token_width: int = 12  # of one token vector
-    mlp_ratio: float = 4.0
+    channels: PositiveInt = 3  # of the latents
+    patch_size: PositiveInt = 8
+    width: PositiveInt = 192
+    depth: Depth = 4
+    num_heads: PositiveInt = 6
+    token_width: PositiveInt = 12  # of one token vector
+    mlp_ratio: PositiveFloat = 4.0
     qk_norm: bool = True  # RMSNorm of queries and keys; SD3-medium has none
     token_modulation: Literal["time", "position"] = "time"  # what modulates tokens: t (SD3), or their index (Selftok)
     tokens_see_patches: bool = True  # else tokens attend to tokens alone
     open_gates: bool = True  # residual gates start at one; else at zero (adaLN-zero), as in SD3
     # Patches a side of the grid that the tokens are spread over, each patch looking at the nearest at the start; None
     # tells tokens apart by their order alone.
-    token_grid: int | None = None
-    table_side: int | None = None  # patches to a side of SD3's stored position table (192); None computes any grid
+    token_grid: PositiveInt | None = None
+    # Patches to a side of SD3's stored position table (192); None computes any grid.
+    table_side: PositiveInt | None = None
     activation_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third more time
 
     def __post_init__(self):
+        check_settings(self)
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(f"width ({self.width}) must be divisible by num_heads ({self.num_heads}) and by 4")
-        check_choices(self)
 
 
 def embedder(width: int) -> nn.Sequential:
@@ -170,14 +171,15 @@ class MMDiT(nn.Module):
         for layer in (self.final_modulation, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        here = torch.get_default_device()
         positions = token_positions(num_tokens, torch.device("cpu"))
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
-        if config.token_grid is None:
+        order = torch.empty(num_tokens, width)
+        if not order.is_meta and config.token_grid is None:
             order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
-        else:
+        elif not order.is_meta:
             order = at_points(spread_points(num_tokens, config.token_grid), width)
             self._look_at_tokens()
-        here = torch.get_default_device()
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
         if embeds_patches and config.table_side is not None:

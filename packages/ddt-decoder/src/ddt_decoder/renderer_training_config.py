@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 
+from ddt_decoder.limits import (
+    Decay,
+    Depth,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RendererTrainingConfig:
@@ -10,20 +20,20 @@ class RendererTrainingConfig:
     The weights of the phases and the step between them are Selftok's; its learning rates and discriminator are unknown.
     """
 
-    first_phase: tuple[float, float] = (0.1, 0.0)  # weights of the perceptual and of the adversarial loss
-    second_phase: tuple[float, float] = (0.5, 0.5)
-    second_phase_step: int = 30_000  # first step of the second phase
-    lr: float = 5e-5
-    discriminator_lr: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.99)  # of both AdamW
-    warmup_steps: int = 100
-    gradient_clip: float = 1.0  # largest gradient norm of the renderer
-    discriminator_width: int = 64
-    discriminator_depth: int = 3
+    # Weights of the perceptual and of the adversarial loss.
+    first_phase: tuple[NonNegativeFloat, NonNegativeFloat] = (0.1, 0.0)
+    second_phase: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.5)
+    second_phase_step: NonNegativeInt = 30_000  # first step of the second phase
+    lr: PositiveFloat = 5e-5
+    discriminator_lr: PositiveFloat = 5e-5
+    betas: tuple[Decay, Decay] = (0.9, 0.99)  # of both AdamW
+    warmup_steps: PositiveInt = 100
+    gradient_clip: PositiveFloat = 1.0  # largest gradient norm of the renderer
+    discriminator_width: PositiveInt = 64
+    discriminator_depth: Depth = 3
 
     def __post_init__(self):
-        if self.warmup_steps < 1:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 1")
+        check_settings(self)
         if self.first_phase[1]:
             raise ValueError(
                 f"first_phase ({self.first_phase}) must end in 0: the discriminator learns in the second phase only"

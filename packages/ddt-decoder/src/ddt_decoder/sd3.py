@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_decoder.latents import split_source
+from ddt_decoder.latents import load_diffusers
 from ddt_decoder.mmdit import MMDiT
 
 # What belongs to the text: its stream, its embedder and the pooled vector that is added to the time.
@@ -32,19 +32,15 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
         The names of the network's weights that SD3 does not fill: those of the token stream.
 
     Raises:
-        FileNotFoundError: If the folder is missing.
-        ValueError: If the shapes differ, the folder holds weights that this network has no place for, or diffusers is
-            not installed.
+        FileNotFoundError: If the folder is missing, or has no weights in safetensors.
+        ValueError: If it is damaged, the shapes differ, the folder holds weights that this network has no place for, or
+            diffusers is not installed.
     """
     try:
         from diffusers import SD3Transformer2DModel
-
-        name, where = split_source(str(folder))
-        source = SD3Transformer2DModel.from_pretrained(name, **where)
     except ModuleNotFoundError as error:
         raise ValueError(f"SD3 in '{folder}' needs {error.name}; install ddt-decoder[vae]") from error
-    except OSError as error:
-        raise FileNotFoundError(f"no SD3Transformer2DModel in '{folder}' ({error})") from error
+    source = load_diffusers(SD3Transformer2DModel, str(folder))
     theirs = {name: tensor for name, tensor in source.state_dict().items() if not any(part in name for part in TEXT)}
     ours = _image_stream(theirs, source.config.num_layers)
     if theirs:

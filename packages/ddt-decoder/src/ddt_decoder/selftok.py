@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import FlowConfig
 from ddt_decoder.latents import LatentConfig
+from ddt_decoder.limits import Depth, check_setting
 from ddt_decoder.mmdit import MMDiTConfig
 from ddt_decoder.positions import exact_sincos, token_positions
 from ddt_decoder.sd3 import channel_first, take_layers
@@ -68,28 +69,39 @@ def read_selftok(
         ValueError: If the file is damaged, a key is missing or unknown, or a setting does not fit.
     """
     state = read_tensors(path)
-    theirs = {name.removeprefix("model."): state.pop(name) for name in list(state) if name.startswith("model.")}
     try:
-        codebook = state["encoder.quantizer._codebook.embed"].squeeze(0).float()
-        gain, bias = (state[f"encoder.final_layer_norm3.{kind}"].float() for kind in ("weight", "bias"))
-        table = F.layer_norm(codebook, gain.shape, gain, bias, eps=1e-6)
-        num_tokens, shape = _shape(theirs)
-        renderer = "mask_token" in theirs
-        weights = _start(theirs, renderer) | _trunk(theirs, shape["depth"], shape["qk_norm"])
-        order = theirs.pop("context_pos_embed")[0]
-    except KeyError as error:
-        raise ValueError(f"'{path}' is not a Selftok checkpoint of the public layout: it lacks {error}") from error
+        return _read(state, num_heads, schedule, image_size, vae)
+    except (LookupError, RuntimeError, ArithmeticError, TypeError, ValueError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"'{path}' is not a Selftok checkpoint of the public layout: {said}") from error
+
+
+def _read(
+    state: dict[str, Tensor],
+    num_heads: int | None,
+    schedule: tuple[int, ...] | None,
+    image_size: int | None,
+    vae: str | None,
+) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    theirs = {name.removeprefix("model."): state.pop(name) for name in list(state) if name.startswith("model.")}
+    codebook = state["encoder.quantizer._codebook.embed"].squeeze(0).float()
+    gain, bias = (state[f"encoder.final_layer_norm3.{kind}"].float() for kind in ("weight", "bias"))
+    table = F.layer_norm(codebook, gain.shape, gain, bias, eps=1e-6)
+    num_tokens, shape = _shape(theirs)
+    renderer = "mask_token" in theirs
+    weights = _start(theirs, renderer) | _trunk(theirs, shape["depth"], shape["qk_norm"])
+    order = theirs.pop("context_pos_embed")[0]
     unknown = [*theirs, *(name for name in state if not name.startswith(("encoder.", "diffusion.")))]
     if unknown:
-        raise ValueError(f"'{path}' holds weights that this decoder has no place for: {', '.join(sorted(unknown))}")
+        raise ValueError(f"it holds weights that this decoder has no place for: {', '.join(sorted(unknown))}")
     positions = token_positions(num_tokens, torch.device("cpu"))
     if not torch.allclose(order, exact_sincos(positions, shape["width"]), atol=1e-4):
-        raise ValueError(f"tokens of '{path}' do not stand at positions 1000 + 8 k; it is of another Selftok")
+        raise ValueError("its tokens do not stand at positions 1000 + 8 k; it is of another Selftok")
     for released in (DecoderConfig.selftok_512(), DecoderConfig.selftok_1024()):
         if schedule is None and sum(released.schedule) == num_tokens:
             schedule = released.schedule
     if schedule is None or sum(schedule) != num_tokens:
-        raise ValueError(f"schedule ({schedule}) must sum to the {num_tokens} tokens of '{path}'; give schedule=(...)")
+        raise ValueError(f"schedule ({schedule}) must sum to its {num_tokens} tokens; give schedule=(...)")
     config = DecoderConfig(
         image_size=image_size or (math.isqrt(len(weights["places"])) * PATCH_SIZE * 8 if renderer else 256),
         codebook_size=len(table),
@@ -112,6 +124,7 @@ def _shape(theirs: dict[str, Tensor]) -> tuple[int, dict[str, Any]]:
     """Infer K and the shape of the network."""
     width, token_width = theirs["context_embedder.weight"].shape
     depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("joint_blocks.")), default=-1)
+    check_setting("depth", Depth, depth)
     shape = {
         "channels": len(theirs["final_layer.linear.bias"]) // PATCH_SIZE**2,
         "width": width,

@@ -10,9 +10,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ddt_decoder.checkpoint import load_weights, read_config, save_folder
+from ddt_decoder.checkpoint import load_model, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.latents import LatentSpace
+from ddt_decoder.limits import PositiveInt, check_setting
 
 
 class TokenTable(nn.Module):
@@ -20,7 +21,8 @@ class TokenTable(nn.Module):
 
     Attributes:
         kind: What it is, in a word.
-        arguments: Those of the class, beside the config, that a checkpoint must record; attributes of the same name.
+        arguments: Counts that the class takes beside the config and a checkpoint must record; attributes of the same
+            name.
 
     Example:
         >>> TokenTable(DecoderConfig(schedule=(4,))).embed(torch.zeros(2, 4, dtype=torch.long)).shape
@@ -88,10 +90,11 @@ class TokenTable(nn.Module):
         try:
             fingerprint = config.pop("tokenizer_fingerprint")
             arguments = {name: config.pop(name) for name in cls.arguments}
-            model = cls(DecoderConfig.from_dict(config).with_vae(vae), **arguments)
-        except (KeyError, TypeError) as error:
-            message = f"the {cls.kind} in '{folder}' is damaged or incomplete ({error}); save it again"
-            raise ValueError(message) from error
-        load_weights(folder, model)
+            for name, value in arguments.items():
+                check_setting(name, PositiveInt, value)
+            config = DecoderConfig.from_dict(config).with_vae(vae)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the {cls.kind} again") from error
+        model = load_model(folder, lambda: cls(config, **arguments))
         model.tokenizer_fingerprint = fingerprint
         return model.eval()

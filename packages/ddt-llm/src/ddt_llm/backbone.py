@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ddt_llm.limits import Depth, PositiveFloat, PositiveInt, check_settings
 from ddt_llm.opening import fetch_folder, named_errors, open_folder, quiet_transformers, refuse_made_up
 from ddt_llm.sequences import ASSISTANT, USER, whole_text
 
@@ -72,17 +73,18 @@ class TinyLlamaConfig:
     """Size of a LLaMA trained from scratch; the defaults give 1.8 M weights beside the embedding.
 
     Raises:
-        ValueError: If `width` cannot be split into heads of even width.
+        ValueError: If a value is outside its range, or `width` cannot be split into heads of even width.
     """
 
-    width: int = 192
-    depth: int = 4
-    num_heads: int = 6
-    mlp_ratio: float = 8 / 3
-    max_positions: int = 1024
+    width: PositiveInt = 192
+    depth: Depth = 4
+    num_heads: PositiveInt = 6
+    mlp_ratio: PositiveFloat = 8 / 3
+    max_positions: PositiveInt = 1024
     attention: Literal["sdpa", "eager"] = "sdpa"
 
     def __post_init__(self):
+        check_settings(self)
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width ({self.width}) must be divisible by 2 * num_heads ({2 * self.num_heads})")
 

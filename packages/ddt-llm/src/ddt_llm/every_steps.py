@@ -3,6 +3,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .limits import PositiveInt, check_setting
+
 
 class EverySteps(Callback):
     """A callback that acts after every n-th optimizer step, once, however many batches make a step.
@@ -24,7 +26,8 @@ class EverySteps(Callback):
     every: int = 1
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Count from the step that training starts or resumes at."""
+        """Count from the step that training starts or resumes at; raises ValueError if `every` is none."""
+        check_setting("every", PositiveInt, self.every)
         self._seen = trainer.global_step
 
     def due(self, trainer: Trainer, or_last: bool = False) -> bool:

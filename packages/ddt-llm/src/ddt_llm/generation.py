@@ -6,13 +6,14 @@ K visual tokens of an image, V candidates of one choice.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ddt_llm.choices import check_choices
 from ddt_llm.head import head_logits
+from ddt_llm.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
 from ddt_llm.network import quickest_network
 from ddt_llm.positions import most_positions
 from ddt_llm.vocabulary import VisualVocabulary
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Output = Literal["auto", "image", "text"]
+Probability = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +33,15 @@ class Choice:
         ValueError: If a value is outside its range.
     """
 
-    temperature: float = 1.0  # 0 takes the likeliest token
-    top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
-    top_p: float = 1.0  # keep the likeliest tokens that together have this probability
+    temperature: NonNegativeFloat = 1.0  # 0 takes the likeliest token
+    top_k: NonNegativeInt = 0  # keep the k likeliest tokens; 0 keeps all
+    top_p: Probability = 1.0  # keep the likeliest tokens that together have this probability
 
     def __post_init__(self):
+        check_settings(self)
         # Beyond these, dividing by the temperature leaves what a float can hold.
         if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
             raise ValueError(f"temperature ({self.temperature}) must be 0, or lie in 1e-6 to 1e6")
-        if not isinstance(self.top_k, int) or self.top_k < 0:
-            raise ValueError(f"top_k ({self.top_k}) must be a whole number, 0 or above")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p ({self.top_p}) must lie above 0 and up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +56,20 @@ class Sampling:
         Choice(temperature=0, top_k=0, top_p=1.0)
     """
 
-    guidance_scale: float = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
-    temperature: float = 1.0  # these three: see Choice
-    top_k: int = 0
-    top_p: float = 1.0
-    text_temperature: float | None = None  # the same for text; None takes that of images
-    text_top_k: int | None = None
-    text_top_p: float | None = None
-    max_text_tokens: int = 64
-    max_images: int = 4  # of one answer, where output is "auto"
+    guidance_scale: NonNegativeFloat = 1.0  # s in uncond + s * (cond - uncond), inside images only; 1 is no guidance
+    temperature: NonNegativeFloat = 1.0  # these three: see Choice
+    top_k: NonNegativeInt = 0
+    top_p: Probability = 1.0
+    text_temperature: NonNegativeFloat | None = None  # the same for text; None takes that of images
+    text_top_k: NonNegativeInt | None = None
+    text_top_p: Probability | None = None
+    max_text_tokens: PositiveInt = 64
+    max_images: PositiveInt = 4  # of one answer, where output is "auto"
 
     def __post_init__(self):
-        if not 0 <= self.guidance_scale <= 1e4:  # NaN is outside too
+        check_settings(self)
+        if self.guidance_scale > 1e4:
             raise ValueError(f"guidance_scale ({self.guidance_scale}) must lie in 0 to 1e4")
-        for name in ("max_text_tokens", "max_images"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be a whole number of at least 1")
         assert self.visual and self.text  # made here once, to refuse what they refuse
 
     @property
@@ -91,13 +88,13 @@ class Sampling:
 class Request:
     """One sample to generate: its prompt, its seed and what it may write ("image" is one image and nothing else)."""
 
-    prompt: list[int]
-    seed: int = 0
+    prompt: list[NonNegativeInt]
+    seed: Seed = 0
     output: Output = "auto"
-    image_start: tuple[int, ...] = ()  # output "image": tokens that the image begins with, fewer than K
+    image_start: tuple[NonNegativeInt, ...] = ()  # output "image": tokens that the image begins with, fewer than K
 
     def __post_init__(self):
-        check_choices(self)
+        check_settings(self)
 
 
 class Writer:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddt_llm.head import vocabulary_weights
+from ddt_llm.limits import PositiveInt, check_settings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,15 +19,14 @@ class LoRAConfig:
     """Size of the adapters.
 
     Raises:
-        ValueError: If `rank` is below 1.
+        ValueError: If a value is outside its range.
     """
 
-    rank: int = 16
-    alpha: int = 32  # adapters are scaled by alpha / rank
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32  # adapters are scaled by alpha / rank
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"rank ({self.rank}) must be at least 1")
+        check_settings(self)
 
 
 def add_lora(model: "PreTrainedModel", config: LoRAConfig, seed: int = 0) -> "PeftModel":

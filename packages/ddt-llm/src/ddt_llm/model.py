@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from ddt_llm.choices import check_choices
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
+from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.opening import open_folder
 from ddt_llm.positions import most_positions
@@ -70,7 +70,7 @@ class MultimodalLM:
         visual_fingerprint: str | None = None,
     ):
         self.template = template
-        check_choices(self)
+        check_setting("template", Template, template)
         self.model = model
         self.text_tokenizer = text_tokenizer
         self.visual_fingerprint = visual_fingerprint

@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from ddt_llm.choices import check_choices
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.learning_rate import warmup_cosine, warmup_stable_decay
+from ddt_llm.limits import (
+    Decay,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    check_settings,
+)
 from ddt_llm.muon import Muon, MuonAdamW
 
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ class OptimizerConfig:
     """Optimizer, schedule and length of a run.
 
     Raises:
-        ValueError: If a name is unknown, a run has no steps or a share is outside 0 to 1.
+        ValueError: If a name is unknown or a value is outside its range.
 
     Example:
         >>> config = OptimizerConfig(steps=100, warmup_steps=10, schedule="wsd", cooldown_share=0.5)
@@ -30,22 +38,18 @@ class OptimizerConfig:
         [0.1, 1.0, 1.0, 0.5, 0.02]
     """
 
-    steps: int  # length of the run in optimizer steps
-    lr: float = 2e-3  # highest learning rate; Muon's updates are scaled to AdamW's, so one value serves both
+    steps: PositiveInt  # length of the run in optimizer steps
+    lr: PositiveFloat = 2e-3  # highest learning rate; Muon's updates are scaled to AdamW's, so one value serves both
     optimizer: Literal["adamw", "muon"] = "adamw"  # "muon" for matrices inside the layers, with AdamW for all else
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # of matrices; vectors are not decayed
-    warmup_steps: int = 50
-    new_rows_steps: int = 0  # first steps, in which only the rows of visual tokens are trained
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = 0.05  # of matrices; vectors are not decayed
+    warmup_steps: NonNegativeInt = 50
+    new_rows_steps: NonNegativeInt = 0  # first steps, in which only the rows of visual tokens are trained
     schedule: Literal["cosine", "wsd"] = "cosine"
-    cooldown_share: float = 0.5  # "wsd": share of the steps in which the rate falls linearly to zero
+    cooldown_share: Share = 0.5  # "wsd": share of the steps in which the rate falls linearly to zero
 
     def __post_init__(self):
-        check_choices(self)
-        if self.steps < 1:
-            raise ValueError(f"steps ({self.steps}) must be at least 1")
-        if not 0 <= self.cooldown_share <= 1:
-            raise ValueError(f"cooldown_share ({self.cooldown_share}) must lie in 0 to 1")
+        check_settings(self)
 
     def factor(self, step: int) -> float:
         """Compute the learning rate at a step as a share of `lr`."""

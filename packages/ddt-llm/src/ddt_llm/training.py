@@ -39,7 +39,7 @@ class LanguageModelTraining(LightningModule):
         """Make dropout a function of (seed, step, rank), and of which batch of an accumulated step it is."""
         batches = self.trainer.accumulate_grad_batches
         step = self.global_step * batches + batch_idx % batches
-        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
+        torch.manual_seed((self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007) % 2**63)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy in nats of the trained positions, both modalities one to one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from torch import Tensor
 
-from ddt_llm.choices import check_choices
+from ddt_llm.limits import PositiveInt, check_settings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -30,16 +30,13 @@ class VisualVocabulary:
         tensor([[115, 105, 100]])
     """
 
-    text_size: int  # ids below it are text; the first visual token has this id
-    codebook_size: int
-    num_tokens: int  # K, visual tokens of one image
+    text_size: PositiveInt  # ids below it are text; the first visual token has this id
+    codebook_size: PositiveInt
+    num_tokens: PositiveInt  # K, visual tokens of one image
     visual_order: VisualOrder = "coarse_to_fine"
 
     def __post_init__(self):
-        for name in ("text_size", "codebook_size", "num_tokens"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be a whole number of at least 1")
-        check_choices(self)
+        check_settings(self)
 
     @property
     def visual(self) -> slice:

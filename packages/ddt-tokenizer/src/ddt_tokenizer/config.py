@@ -6,6 +6,7 @@ from typing import Any, Self
 from ddt_tokenizer.encoder import EncoderConfig
 from ddt_tokenizer.identity import identity
 from ddt_tokenizer.latents import LatentConfig
+from ddt_tokenizer.limits import Pixels, check_settings
 from ddt_tokenizer.quantizers.kinds import AnyQuantizer
 from ddt_tokenizer.quantizers.vector import VectorConfig
 
@@ -14,12 +15,13 @@ from ddt_tokenizer.quantizers.vector import VectorConfig
 class TokenizerConfig:
     """Everything that a checkpoint needs to be rebuilt."""
 
-    image_size: int = 64  # pixels, of the square that pictures are made; tensors may have other sizes
+    image_size: Pixels = 64  # pixels, of the square that pictures are made; tensors may have other sizes
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     quantizer: AnyQuantizer = field(default_factory=VectorConfig)
     latents: LatentConfig = field(default_factory=LatentConfig)
 
     def __post_init__(self):
+        check_settings(self)
         if self.encoder.channels != self.latents.channels:
             raise ValueError(
                 f"encoder.channels ({self.encoder.channels}) must equal latents.channels ({self.latents.channels})"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
-from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.identity import identity
+from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, Tokens, check_settings
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
 
@@ -20,29 +20,30 @@ from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sinc
 class EncoderConfig:
     """Shape of the encoder."""
 
-    channels: int = 3  # of the latents
-    patch_size: int = 8  # in latents
-    width: int = 128  # of the queries, D
-    depth: int = 3
-    num_heads: int = 4  # of the queries
-    num_tokens: int = 64  # K; in spatial mode the number of patches
-    mlp_ratio: float = 4.0
+    channels: PositiveInt = 3  # of the latents
+    patch_size: PositiveInt = 8  # in latents
+    width: PositiveInt = 128  # of the queries, D
+    depth: Depth = 3
+    num_heads: PositiveInt = 4  # of the queries
+    num_tokens: Tokens = 64  # K; in spatial mode the number of patches
+    mlp_ratio: PositiveFloat = 4.0
     mode: Literal["queries", "spatial"] = "queries"  # spatial: no queries, one id for each patch (a baseline)
     attention: Literal["joint", "one_way"] = "joint"  # one_way: the image takes no notice of the queries
-    image_width: int | None = None  # of the patches, None for `width`; another one needs one_way
-    image_heads: int | None = None  # of the patches, None for `num_heads`
+    image_width: PositiveInt | None = None  # of the patches, None for `width`; another one needs one_way
+    image_heads: PositiveInt | None = None  # of the patches, None for `num_heads`
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
     query_position: Literal["learned", "sincos", "adaln"] = "learned"
     # Patches a side of the grid that the queries start spread over, each looking at its place; None: start anywhere.
     # In spatial mode ids come in the order of those places, as a decoder's `token_grid` has it; None: row by row.
-    start_grid: int | None = None
-    position_table: int | None = None  # side of the sin-cos table that a grid is cut from; None: centred, any grid
+    start_grid: PositiveInt | None = None
+    # Side of the sin-cos table that a grid is cut from; None: centred, any grid.
+    position_table: PositiveInt | None = None
     qk_norm: bool = True
     affine_norms: bool = True  # whether the norms inside the blocks learn a scale and a shift
     final_norm: bool = True  # whether a norm follows the last block
 
     def __post_init__(self):
-        check_choices(self)
+        check_settings(self)
         for name, width, heads in (
             ("width", self.width, self.num_heads),
             ("image_width", self.patch_width, self.patch_heads),
@@ -126,7 +127,7 @@ class Encoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
-        if config.start_grid is not None and config.mode == "queries":
+        if config.start_grid is not None and config.mode == "queries" and not self.queries.is_meta:
             self._look_at_places(config.start_grid)
 
     @torch.no_grad()

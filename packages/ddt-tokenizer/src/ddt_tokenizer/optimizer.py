@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.learning_rate import warmup_stable_decay
+from ddt_tokenizer.limits import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Share, check_settings
 from ddt_tokenizer.muon import Muon, MuonAdamW
 
 
@@ -17,20 +17,18 @@ from ddt_tokenizer.muon import Muon, MuonAdamW
 class OptimizerConfig:
     """Optimizer and schedule of a run."""
 
-    steps: int = 1000
-    lr: float = 2e-3  # Muon's updates are scaled to the size of AdamW's, so one value serves both
+    steps: PositiveInt = 1000
+    lr: PositiveFloat = 2e-3  # Muon's updates are scaled to the size of AdamW's, so one value serves both
     optimizer: Literal["muon", "adamw"] = "muon"
-    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
-    warmup_steps: int = 50
-    cooldown_share: float = 0.5  # last share of the run, in which the rate falls linearly to zero
+    betas: tuple[Decay, Decay] = (0.9, 0.98)  # of AdamW
+    warmup_steps: PositiveInt = 50
+    cooldown_share: Share = 0.5  # last share of the run, in which the rate falls linearly to zero
     # Other rates for some weights: pattern of names -> rate, such as {"decoder.network.blocks.*.0.*": 1e-5}. The first
     # pattern that fits a name counts; names begin with "tokenizer." or "decoder.".
-    rates: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
     def __post_init__(self):
-        check_choices(self)
-        if self.steps < 1 or self.warmup_steps < 1:
-            raise ValueError(f"steps ({self.steps}) and warmup_steps ({self.warmup_steps}) must be at least 1")
+        check_settings(self)
 
     def factor(self, step: int) -> float:
         """Compute the learning rate at a step 0..steps-1 as a share of the highest."""

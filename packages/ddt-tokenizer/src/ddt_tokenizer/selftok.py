@@ -129,7 +129,7 @@ def read_selftok(
         weights["encoder.queries"] = weights["encoder.queries"][0]
         weights["encoder.patch_in.weight"] = weights["encoder.patch_in.weight"].flatten(1)
         return SelftokCheckpoint(config, weights, path)
-    except (LookupError, RuntimeError, ArithmeticError) as error:
+    except (LookupError, RuntimeError, ArithmeticError, ValueError, TypeError) as error:
         raise ValueError(f"'{path}' is not a Selftok tokenizer: its shapes do not go together ({error})") from error
 
 

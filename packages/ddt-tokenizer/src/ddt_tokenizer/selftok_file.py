@@ -27,4 +27,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"'{path}' cannot be read as a checkpoint ({why}); fetch it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"'{path}' is not a Selftok checkpoint: it holds a {type(found).__name__}")
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():  # a view that repeats a few numbers may claim any size
+        held = value.layout == torch.strided and not value.is_meta and value.untyped_storage().nbytes()
+        if value.numel() * value.element_size() > held:
+            raise ValueError(f"'{path}' is not a Selftok checkpoint: {name} claims more than it holds")
+    return tensors

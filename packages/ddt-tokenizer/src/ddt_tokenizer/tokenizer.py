@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.checkpoint import load_weights, read_config, save_folder
+from ddt_tokenizer.checkpoint import load_model, read_config, save_folder
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
 from ddt_tokenizer.images import as_images
@@ -120,10 +120,10 @@ class DDTTokenizer(nn.Module):
             parts = {name: part(**config.pop(name, {})) for name, part in parts.items()}
             if vae is not None:
                 parts["latents"] = replace(parts["latents"], vae=vae)
-            tokenizer = cls(TokenizerConfig(**config, **parts))
-        except (KeyError, TypeError) as error:
+            config = TokenizerConfig(**config, **parts)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the tokenizer again") from error
-        load_weights(folder, tokenizer)
+        tokenizer = load_model(folder, lambda: cls(config))
         if tokenizer.fingerprint() != fingerprint:
             raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
         return tokenizer.eval()

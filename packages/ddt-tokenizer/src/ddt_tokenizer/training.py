@@ -74,7 +74,7 @@ class TokenizerTraining(LightningModule):
         """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
         batches = self.trainer.accumulate_grad_batches
         step = self.global_step * batches + batch_idx % batches
-        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
+        torch.manual_seed((self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007) % 2**63)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Compute the loss of images [B, 3, H, W], or with `cached_latents` of latents [B, C, h, w]; ids ride along."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.limits import Decay, NonNegativeInt, check_settings
 from ddt_tokenizer.optimizer import OptimizerConfig
 
 
@@ -11,19 +11,18 @@ from ddt_tokenizer.optimizer import OptimizerConfig
 class TrainingConfig:
     """How encoder, quantizer and decoder are trained together."""
 
-    continuous_steps: int = 100  # steps before quantization starts; the codebook begins as k-means of what they learned
+    # Steps before quantization starts; the codebook begins as k-means of what they learned.
+    continuous_steps: NonNegativeInt = 100
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     # What stays as it is: nothing, the encoder (its codebook goes on following it), the codebook (ids keep their
     # vectors while the encoder learns to use them better), or the whole tokenizer (a picture keeps its ids).
     freeze: Literal["none", "encoder", "codebook", "tokenizer"] = "none"
-    ema_decay: float = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
+    ema_decay: Decay = 0.0  # of the moving average of the decoder's weights, 0 for none; Selftok has 0.9999
 
     def __post_init__(self):
-        check_choices(self)
+        check_settings(self)
         if self.freeze != "none" and self.continuous_steps:
             raise ValueError(
                 f"continuous_steps ({self.continuous_steps}) must be 0 with freeze={self.freeze}: what is frozen was "
                 f"trained before, so there is nothing to learn continuously first"
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay ({self.ema_decay}) must be at least 0 and below 1")

@@ -1,8 +1,11 @@
 """What scenes may hold, and how their things may lie."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
+from annotated_types import Interval
+
+from ddt_data.limits import NonNegativeFloat, Pixels, PositiveFloat, Share, check_settings
 from ddt_data.scenes.nouns import BACKGROUNDS, COLOURS, NOUNS, STYLES
 
 LAYOUTS = ("single", "two", "count", "mixed")
@@ -27,21 +30,24 @@ class SceneConfig:
         2
     """
 
-    image_size: int = 64  # side of the picture, pixels
+    image_size: Pixels = 64  # side of the picture, pixels
     nouns: tuple[str, ...] = NOUNS
     styles: tuple[str, ...] = STYLES  # one is drawn for each scene
     colours: tuple[str, ...] = tuple(COLOURS)  # tints of objects
     backgrounds: tuple[str, ...] = ("white", "black", "blue", "green", "pink")
-    max_objects: int = 4  # 1..8; above 4, or with overlap, things are scattered instead of laid out on a grid
-    object_size: tuple[float, float] = (0.31, 0.38)  # share of the side; at most 0.5 where there are several objects
-    natural_share: float = 0.4  # probability that an object keeps its natural colours
-    layout_shares: tuple[float, float, float, float] = (0.3, 0.35, 0.2, 0.15)  # relative, in the order of LAYOUTS
-    style_words: float = 0.3  # probability that a caption names the style
-    background_words: float = 0.3  # probability that a caption names the background
-    size_words: float = 0.0  # probability that a caption says which things are large and small
-    overlap: float = 0.0  # largest share of a thing that another may cover, 0..0.5
+    # Above 4, or with overlap, things are scattered instead of laid out on a grid.
+    max_objects: Annotated[int, Interval(ge=1, le=8)] = 4
+    # Share of the side; at most 0.5 where there are several objects.
+    object_size: tuple[PositiveFloat, PositiveFloat] = (0.31, 0.38)
+    natural_share: Share = 0.4  # probability that an object keeps its natural colours
+    layout_shares: tuple[NonNegativeFloat, ...] = (0.3, 0.35, 0.2, 0.15)  # relative, in the order of LAYOUTS
+    style_words: Share = 0.3  # probability that a caption names the style
+    background_words: Share = 0.3  # probability that a caption names the background
+    size_words: Share = 0.0  # probability that a caption says which things are large and small
+    overlap: Annotated[float, Interval(ge=0, le=0.5)] = 0.0  # largest share of a thing that another may cover
 
     def __post_init__(self) -> None:
+        check_settings(self)
         known = {"nouns": NOUNS, "styles": STYLES, "colours": COLOURS, "backgrounds": BACKGROUNDS}
         for field, names in known.items():
             chosen = getattr(self, field)
@@ -52,20 +58,13 @@ class SceneConfig:
         low, high = self.object_size
         if not 0 < low <= high <= 1:
             raise ValueError(f"object_size ({low}, {high}) must be two shares of the side, 0 < low <= high <= 1")
-        if not 1 <= self.max_objects <= 8:
-            raise ValueError(f"max_objects ({self.max_objects}) must be 1 to 8")
-        if not 0 <= self.overlap <= 0.5:
-            raise ValueError(f"overlap ({self.overlap}) is a share, 0 to 0.5")
         if self.max_objects * high**2 > 2 and self.scattered:
             raise ValueError(f"object_size up to {high} leaves no room for max_objects ({self.max_objects}); lower one")
         if self.image_size * min(low, 0.5) < 4:
             raise ValueError(f"image_size ({self.image_size}) leaves objects of under 4 pixels; use a larger one")
-        for field in ("natural_share", "style_words", "background_words", "size_words"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} ({getattr(self, field)}) is a probability, 0 to 1")
-        if len(self.layout_shares) != len(LAYOUTS) or min(self.layout_shares) < 0 or not any(self.layout_weights):
+        if len(self.layout_shares) != len(LAYOUTS) or not any(self.layout_weights):
             raise ValueError(
-                f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares of at least 0, one above 0 "
+                f"layout_shares {self.layout_shares} must give {len(LAYOUTS)} shares, one above 0 "
                 f"that max_objects ({self.max_objects}) and {len(self.nouns)} nouns allow: {', '.join(LAYOUTS)}"
             )
 

@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from ddt_data.limits import Seed, check_setting
 from ddt_data.scenes.config import LAYOUTS, SceneConfig
 from ddt_data.scenes.nouns import BACKGROUNDS
 from ddt_data.scenes.splits import is_held_out
@@ -199,7 +200,7 @@ class SceneGenerator:
         split: "train" never shows a held-out combination, "unseen" always shows one.
 
     Raises:
-        ValueError: If the split is unknown, or (on access) the config leaves nothing for it to show.
+        ValueError: If the split or the seed is none, or (on access) the config leaves nothing for it to show.
 
     Example:
         >>> scenes = SceneGenerator(SceneConfig(), seed=0)
@@ -210,6 +211,7 @@ class SceneGenerator:
     def __init__(self, config: SceneConfig, seed: int, split: str = "train"):
         if split not in SPLITS:
             raise ValueError(f"split ({split!r}) must be one of: {', '.join(SPLITS)}")
+        check_setting("seed", Seed, seed)
         self.config, self.seed, self.split = config, seed, split
 
     def __getitem__(self, index: int) -> Scene:

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import ImageColor
 
+from ddt_data.limits import Pixels, PositiveInt, check_settings
 from ddt_data.readers.layouts import find_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path, reason
 from ddt_data.shards.block_writing import Sample
@@ -28,19 +29,14 @@ Numbered = tuple[int, Record | Refused]
 class PackConfig:
     """How pictures are packed."""
 
-    image_size: int | tuple[int, int] = 64  # side in pixels, or (width, height)
+    image_size: Pixels | tuple[Pixels, Pixels] = 64  # side in pixels, or (width, height)
     strict: bool = False  # stop at the first input that cannot be used, instead of naming it in the manifest
     background: str = "white"  # behind transparent parts: a colour in words, or "#rrggbb"
-    samples_per_shard: int = 1000  # inputs, so that a shard may hold fewer samples
+    samples_per_shard: PositiveInt = 1000  # inputs, so that a shard may hold fewer samples
     image_format: str = "jpg"  # or "png", "webp"; see `encode_image`
 
     def __post_init__(self):
-        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
-        if min(*sides, self.samples_per_shard) < 1:
-            raise ValueError(
-                f"image_size ({self.image_size}) must be at least 1 pixel, and samples_per_shard "
-                f"({self.samples_per_shard}) at least 1"
-            )
+        check_settings(self)
         if self.image_format not in ENCODINGS:
             raise ValueError(f"image_format ({self.image_format!r}) must be one of: {', '.join(ENCODINGS)}")
         try:

@@ -4,13 +4,14 @@ Shape letters: B batch, K tokens, D code width, V = 2 ** D.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.identity import identity
+from ddt_tokenizer.limits import NonNegativeFloat, PositiveInt, check_settings
 from ddt_tokenizer.quantizers.quantizer import ComputedCodes, Quantized, linear_fp32
 
 
@@ -19,13 +20,13 @@ class BinaryConfig:
     """Bits of an id and the weights of the loss; the codebook has 2 ** code_width entries."""
 
     kind: Literal["lfq"] = "lfq"
-    code_width: int = 9  # D
-    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
-    diversity: float = 0.0  # weight of the entropy loss
-    codebook_size: int = field(init=False)  # V
+    code_width: Annotated[int, Interval(ge=1, le=62)] = 9  # D
+    commitment: NonNegativeFloat = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
+    diversity: NonNegativeFloat = 0.0  # weight of the entropy loss
+    codebook_size: PositiveInt = field(init=False)  # V
 
     def __post_init__(self):
-        check_choices(self)
+        check_settings(self)
         object.__setattr__(self, "codebook_size", 2**self.code_width)
 
     def build(self, width: int, num_tokens: int) -> "BinaryQuantizer":

@@ -5,12 +5,13 @@ Shape letters: B batch, K tokens, D code width (the number of levels), V codeboo
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Lt
 from torch import Tensor
 
-from ddt_tokenizer.choices import check_choices
+from ddt_tokenizer.limits import PositiveInt, check_settings
 from ddt_tokenizer.quantizers.quantizer import ComputedCodes, Quantized, linear_fp32
 
 
@@ -19,12 +20,12 @@ class ScalarConfig:
     """Levels of each dimension, such as (8, 5, 5, 5); the sizes follow from them."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = ()
-    codebook_size: int = field(init=False)  # V, the product of the levels
-    code_width: int = field(init=False)  # D, their number
+    levels: tuple[PositiveInt, ...] = ()
+    codebook_size: Annotated[int, Lt(2**63)] = field(init=False)  # V, the product of the levels
+    code_width: PositiveInt = field(init=False)  # D, their number
 
     def __post_init__(self):
-        check_choices(self)
+        check_settings(self)
         object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists
         object.__setattr__(self, "codebook_size", math.prod(self.levels))
         object.__setattr__(self, "code_width", len(self.levels))
@@ -32,6 +33,7 @@ class ScalarConfig:
             raise ValueError(
                 f"levels {self.levels} must be numbers of at least 3, as in (8, 5, 5, 5); use kind=lfq for binary codes"
             )
+        check_settings(self)  # once more: with the sizes
 
     def build(self, width: int, num_tokens: int) -> "ScalarQuantizer":
         return ScalarQuantizer(width, self)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddt_tokenizer.choices import check_choices
 from ddt_tokenizer.identity import identity
+from ddt_tokenizer.limits import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from ddt_tokenizer.quantizers.diversity import diversity_loss, perplexity
 from ddt_tokenizer.quantizers.nearest import nearest
 from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
@@ -24,24 +24,22 @@ class VectorConfig:
     """Size of a learned codebook, and how it learns."""
 
     kind: Literal["vq"] = "vq"
-    codebook_size: int = 512  # V
-    code_width: int = 12  # D
-    decay: float = 0.99  # of the moving averages of counts and sums
-    commitment: float = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
-    dead_share: float = 0.2  # an entry used less than this share of the uniform rate is replaced
-    diversity: float = 0.0  # weight of the entropy of code usage; Selftok has 1
+    codebook_size: PositiveInt = 512  # V
+    code_width: PositiveInt = 12  # D
+    decay: Decay = 0.99  # of the moving averages of counts and sums
+    commitment: NonNegativeFloat = 1.0  # weight of |z - code|^2, which holds the encoder to its codes
+    dead_share: NonNegativeFloat = 0.2  # an entry used less than this share of the uniform rate is replaced
+    diversity: NonNegativeFloat = 0.0  # weight of the entropy of code usage; Selftok has 1
     # What replaces a dead entry: the worst-quantized vectors of the batch, any, or more of those from positions that
     # use few codes (Selftok).
     replacement: Literal["worst", "random", "position"] = "worst"
-    revived_share: float = 1.0  # count that a new entry starts with, over the uniform rate
+    revived_share: PositiveFloat = 1.0  # count that a new entry starts with, over the uniform rate
     # Entropy-constrained VQ: choose argmax <z, e> + rate * log p(e), p(e) being the share of e in all ids. 0 turns it
     # off. Above 0 a common entry wins over a rare one that is hardly nearer: what looks alike is written alike.
-    rate: float = 0.0
+    rate: NonNegativeFloat = 0.0
 
     def __post_init__(self):
-        check_choices(self)
-        if self.rate < 0:
-            raise ValueError(f"rate ({self.rate}) must be at least 0")
+        check_settings(self)
 
     def build(self, width: int, num_tokens: int) -> "VectorQuantizer":
         return VectorQuantizer(width, self, num_tokens)
