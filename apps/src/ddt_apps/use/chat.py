@@ -14,6 +14,7 @@ from torch import Tensor
 from ddt_apps.models import load_pair, need_instructions
 from ddt_apps.use.pictures import PICTURES, save_picture
 from ddt_llm import MultimodalLM
+from ddt_llm.positions import most_positions
 from ddt_llm.sequences import Part, Turn
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_uint8
@@ -76,7 +77,7 @@ class Chat:
     def _make_room(self, question: list[Part]) -> None:
         """Forget the oldest turns until the question and an answer with a picture fit."""
         answer = self.lm.vocabulary.num_tokens + 2 + self.settings["max_text_tokens"]
-        room = (self.lm.sequences.longest or 2**31) - answer
+        room = (most_positions(self.lm.model.config) or 2**31) - answer
         while self.history and len(self.lm.sequences.prompt(question, "instruction", self.history)) > room:
             self.history = self.history[1:]
 
