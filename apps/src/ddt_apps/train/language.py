@@ -81,11 +81,10 @@ def fitting_examples(
         return fitting
     whole = Views(dataset, make(Sequences(lm.vocabulary, lm.text_tokenizer)), config.seed)
     drawn = range(min(max(len(dataset), LEAST_DRAWN), MOST_DRAWN))
-    cut: dict[str, None] = {}
+    cut = {}
     for index in drawn:
         if len(whole[index].input_ids) > longest:
-            cut[dataset[index % len(dataset)]["key"]] = None
-            assert fitting[index]  # made here once, to refuse what cannot be cut to fit
+            cut[dataset[index % len(dataset)]["key"]] = fitting[index]  # made here to refuse what cannot be cut to fit
     if cut:
         names = ", ".join(list(cut)[:NAMED]) + (f" and {len(cut) - NAMED} more" if len(cut) > NAMED else "")
         seen = min(len(dataset), len(drawn))

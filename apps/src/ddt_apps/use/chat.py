@@ -17,6 +17,7 @@ from ddt_apps.run.terminal import harmless
 from ddt_apps.use.pictures import save_picture
 from ddt_data.shards.images import FILES
 from ddt_llm import MultimodalLM
+from ddt_llm.positions import most_positions
 from ddt_llm.sequences import Part, Turn
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_uint8
@@ -79,7 +80,7 @@ class Chat:
     def _make_room(self, question: list[Part]) -> None:
         """Forget the oldest turns until the question and an answer with a picture fit."""
         answer = self.lm.vocabulary.num_tokens + 2 + self.settings["max_text_tokens"]
-        room = (self.lm.sequences.longest or 2**31) - answer
+        room = (most_positions(self.lm.model.config) or 2**31) - answer
         while self.history and len(self.lm.sequences.prompt(question, "instruction", self.history)) > room:
             self.history = self.history[1:]
 

@@ -18,7 +18,7 @@ from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
-from ddt_llm.opening import open_folder
+from ddt_llm.opening import open_folder, quiet_transformers
 from ddt_llm.positions import most_positions
 from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
@@ -110,7 +110,7 @@ class MultimodalLM:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": FORMAT, **asdict(self.vocabulary)}
         settings |= {"template": self.template, "visual_fingerprint": self.visual_fingerprint}
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch, quiet_transformers():
             self.model.save_pretrained(scratch)
             self.text_tokenizer.save_pretrained(scratch)
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
