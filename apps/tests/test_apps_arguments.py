@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
@@ -220,3 +221,46 @@ def test_what_continues_is_a_verb():
 
 def test_endings_of_pictures_are_those_that_are_written():
     assert set(PICTURES) == set(FILES)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "bad", "rule"),
+    [
+        ("generate x --model m --out o.png", "--temperature", ["-1", "nan", "inf"], "must be at least 0"),
+        ("generate x --model m --out o.png", "--guidance", ["nan", "inf", "-inf"], "must be a finite number"),
+        ("generate x --model m --out o.png", "--keep", ["-1"], "must be at least 0"),
+        ("chat --model m", "--text-temperature", ["-0.5", "nan"], "must be at least 0"),
+        ("reconstruct x.png --tokenizer t --out o.png", "--steps", ["0", "-3"], "must be at least 1"),
+        ("tokenize s --tokenizer t --out o", "--batch-size", ["0"], "must be at least 1"),
+        ("data peek s --out o.png", "--step", ["-1"], "must be at least 0"),
+        ("data pack s --out o", "--workers", ["0"], "must be at least 1"),
+        ("data pack s --out o", "--image-size", ["0"], "must be at least 1"),
+    ],
+)
+def test_a_number_out_of_range_is_named(verb, option, bad, rule):
+    for value in bad:
+        code, said = ddt(*verb.split(), option, value)
+        assert code == 2 and said.startswith(f"error: {option} {value}") and said.endswith(f" {rule}\n")
+        assert said.count("\n") == 1
+
+
+def test_libraries_give_no_advice_to_those_who_type():
+    """What our own code warns of is shown."""
+    code = (
+        "import sys, types, typer, warnings\n"
+        "from ddt_apps.cli.main import Verbs\n"
+        "app = typer.Typer(cls=Verbs)\n"
+        "app.callback()(lambda: None)\n"
+        "def warn(name, kind):\n"
+        "    exec(f'import warnings; warnings.warn(\"of {name}\", {kind})', {'__name__': name})\n"
+        "@app.command()\n"
+        "def go():\n"
+        "    for name in ('torch.nn', 'transformers', 'anything', 'ddt_llm.head'):\n"
+        "        warn(name, 'UserWarning')\n"
+        "    import transformers\n"
+        "    transformers.utils.logging.get_logger('transformers').warning('of a logger')\n"
+        "app(['go'])\n"
+    )
+    env = {key: value for key, value in os.environ.items() if not key.endswith(("VERBOSITY", "WARNINGS"))}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    assert result.returncode == 0 and re.findall(r"of [\w.]+", result.stderr) == ["of ddt_llm.head"]

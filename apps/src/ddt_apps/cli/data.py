@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Seed, Vae, Workers, out_folder, paths, picture_to_write
+from ddt_apps.cli.options import BatchSize, Out, Seed, Vae, Workers, at_least, out_folder, paths, picture_to_write
 
 data = typer.Typer(
     name="data", no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them."
@@ -15,7 +15,7 @@ data = typer.Typer(
 @data.command("scenes")
 def data_scenes(
     out: Annotated[Path, out_folder("Folder of shards to make.")],
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
+    count: Annotated[int, typer.Option(help="Number of scenes.", callback=at_least(1))] = 10_000,
     level: Annotated[
         str, typer.Option(help="tiny (32 px, one or two large things), standard (64 px) or hard (128 px, crowds).")
     ] = "standard",
@@ -40,7 +40,7 @@ def data_pack(
         typer.Argument(help="A folder of pictures, a file that lists them, or a .txt or .jsonl of texts."),
     ],
     out: Annotated[Path, out_folder("Folder of shards to make.")],
-    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
+    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.", callback=at_least(1))] = 64,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad input, instead of leaving it out by name.")
     ] = False,
@@ -78,7 +78,7 @@ def data_pack(
 def data_fetch(
     name: Annotated[str, typer.Argument(metavar="SET", help="emoji, fashion-mnist, easy-vqa or text.")],
     out: Annotated[Path, out_folder("Folder to make, with a folder of shards for each split.")],
-    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
+    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.", callback=at_least(1))] = 64,
     share_alike: Annotated[
         bool, typer.Option("--share-alike", help="Use parts whose licence binds what is made from them.")
     ] = False,
@@ -102,7 +102,7 @@ def data_latents(
     vae: Vae,
     out: Annotated[Path, out_folder("Folder of latent shards to make.")],
     workers: Workers = 1,
-    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 64,
+    batch_size: BatchSize = 64,
 ) -> None:
     """Encode pictures with a VAE once, so that a tokenizer trains on latents and runs no VAE.
 
@@ -141,8 +141,8 @@ def data_peek(
         typer.Argument(metavar="DATA", help="Folder of shards, or several with shares: a:0.8,b:0.2.", callback=paths),
     ],
     out: Out,
-    step: Annotated[int, typer.Option(help="Which batch of the run.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="As in training.")] = 16,
+    step: Annotated[int, typer.Option(help="Which batch of the run.", callback=at_least(0))] = 0,
+    batch_size: Annotated[int, typer.Option(help="As in training.", callback=at_least(1))] = 16,
     seed: Seed = 0,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer run that draws ids.")] = None,
 ) -> None:

@@ -4,6 +4,8 @@ A verb imports its module when it is called, so help is immediate.
 """
 
 import os
+import sys
+import warnings
 from typing import Any
 
 import typer
@@ -20,6 +22,8 @@ from ddt_apps.run.terminal import harmless
 # Verbs that go on where they were when they are run again.
 CONTINUING = {"demo", "train-tokenizer", "train-renderer", "pretrain", "sft", "tokenize"}
 CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
+# Libraries show errors only, and no bars: ours show what takes time.
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 UsageError = typer.BadParameter.__base__  # of wrong words on the command line; typer has no other name for it
 
 
@@ -31,9 +35,12 @@ class Verbs(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours show what takes time
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         try:
-            with unwinding():
+            with unwinding(), warnings.catch_warnings():
+                if not sys.warnoptions:
+                    warnings.filterwarnings("ignore", module=r"(?!ddt_)")  # advice of libraries to their callers
                 return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stopped:
             typer.echo(f"\n{signals.line()}", err=True)

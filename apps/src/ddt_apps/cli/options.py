@@ -1,5 +1,6 @@
 """Arguments and options that several verbs of the command have, and what is tried of them before any work."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -48,6 +49,24 @@ def folder_to_write(param: typer.CallbackParam, value: Path) -> Path:
     return value
 
 
+def at_least(least: int) -> Callable[..., Any]:
+    """Return what refuses numbers that are lower, or not finite."""
+
+    def check(param: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"--{param.name.replace('_', '-')} {value} must be at least {least}")
+        return value
+
+    return check
+
+
+def finite(param: typer.CallbackParam, value: float) -> float:
+    """Refuse what is no finite number."""
+    if not math.isfinite(value):
+        raise ValueError(f"--{param.name} {value} must be a finite number")
+    return value
+
+
 def _seed(value: int) -> int:
     if value not in SEEDS:
         raise ValueError(f"--seed {value} must be {SEEDS.start} to {SEEDS.stop - 1}")
@@ -66,7 +85,8 @@ Out = Annotated[
     Path, typer.Option(help="Picture to write: png, jpg or webp, as its name ends.", callback=picture_to_write)
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
-Workers = Annotated[int, typer.Option(help="Processes that share the work.")]
+Workers = Annotated[int, typer.Option(help="Processes that share the work.", callback=at_least(1))]
+BatchSize = Annotated[int, typer.Option(help="Pictures encoded at once.", callback=at_least(1))]
 
 
 def out_folder(help: str) -> Any:

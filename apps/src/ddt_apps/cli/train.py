@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddt_apps.cli.options import Config, Overrides, Tokenizer, Workers, out_folder, paths
+from ddt_apps.cli.options import BatchSize, Config, Overrides, Tokenizer, Workers, out_folder, paths
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
@@ -93,7 +93,7 @@ def tokenize(
         bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
     ] = False,
     workers: Workers = 1,
-    batch_size: Annotated[int, typer.Option(help="Pictures encoded at once.")] = 256,
+    batch_size: BatchSize = 256,
     verify: Annotated[
         bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
     ] = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Seed, Tokenizer, out_folder
+from ddt_apps.cli.options import Out, Seed, Tokenizer, at_least, finite, out_folder
 from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
@@ -23,10 +23,13 @@ def reconstruct(
         Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps; by default 1 if the decoder was trained for that, else 25.")
+        int | None,
+        typer.Option(
+            help="Denoising steps; by default 1 if the decoder was trained for that, else 25.", callback=at_least(1)
+        ),
     ] = None,
     sampler: Annotated[str, typer.Option(help="How steps are taken, such as heun; a wrong name lists all.")] = "euler",
-    guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.", callback=finite)] = 1.0,
     swap: Annotated[
         Path | None, typer.Option(help="Another picture, from which the first 1, 2, 4, ... ids come.")
     ] = None,
@@ -51,12 +54,14 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Model,
     out: Out,
-    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.")] = 1.5,
-    temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.")] = 0.7,
+    guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.", callback=finite)] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.", callback=at_least(0))] = 0.7,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
     sketch: Annotated[Path | None, typer.Option(help="A picture to start from: its coarsest ids are kept.")] = None,
-    keep: Annotated[int | None, typer.Option(help="Ids kept of the sketch; by default half.")] = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
+    ] = None,
 ) -> None:
     """Draw what a sentence says.
 
@@ -112,9 +117,11 @@ def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
 def chat(
     model: Model,
     out: Annotated[Path, out_folder("Folder for the pictures that the model draws.")] = Path("chat"),
-    guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.")] = 1.5,
-    temperature: Annotated[float, typer.Option(help="Of pictures.")] = 0.7,
-    text_temperature: Annotated[float, typer.Option(help="Of text; 0 writes the likeliest.")] = 0.0,
+    guidance: Annotated[float, typer.Option(help="Above 1: pictures closer to what was said.", callback=finite)] = 1.5,
+    temperature: Annotated[float, typer.Option(help="Of pictures.", callback=at_least(0))] = 0.7,
+    text_temperature: Annotated[
+        float, typer.Option(help="Of text; 0 writes the likeliest.", callback=at_least(0))
+    ] = 0.0,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
 ) -> None:
