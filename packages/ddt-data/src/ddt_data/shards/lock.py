@@ -23,7 +23,7 @@ def locked(folder: str | Path, what: str = "is being made by another command") -
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp(), "run")
-        >>> with locked(folder, what="is training"):
+        >>> with locked(folder, what="is training"):  # doctest: +ELLIPSIS
         ...     with locked(folder, what="is training"):
         ...         pass
         Traceback (most recent call last):
