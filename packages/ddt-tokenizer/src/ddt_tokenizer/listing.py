@@ -45,6 +45,11 @@ class Listing:
         found += [Path(folder, name) for folder, _, names in self._walk for name in names]
         return [str(path) for path in sorted(found)]
 
+    @cached_property
+    def described(self) -> dict[str, list[str]]:
+        """See `find_described`."""
+        return find_described(self.files)
+
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     root, followed, outside = os.path.realpath(top), set(), set()
@@ -88,11 +93,13 @@ def find_described(files: Sequence[str]) -> dict[str, list[str]]:
         {'a.jpg': ['a.txt'], 'c.jpg': ['c.jpg.json']}
     """
     words: dict[str, list[str]] = {}
+    pictures = []
     for file in files:
-        if ending(file) in DESCRIPTIONS:
+        if (kind := ending(file)) in DESCRIPTIONS:
             words.setdefault(stem(file), []).append(file)
-    pictures = (file for file in files if ending(file) in PICTURES)
-    found = ((file, [*words.get(stem(file), ()), *words.get(stem(f"{file}."), ())]) for file in pictures)
+        elif kind in PICTURES:
+            pictures.append(file)
+    found = ((file, words.get(stem(file), []) + words.get(stem(f"{file}."), [])) for file in pictures) if words else ()
     return {file: beside for file, beside in found if beside}
 
 
