@@ -1,6 +1,7 @@
 """Opening language models that may come from anywhere: nothing foreign runs, nothing is asked, nothing is made up."""
 
 import json
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ FOREIGN_ERRORS = (
     StrictDataclassError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 
