@@ -36,7 +36,7 @@ def stop(*arguments, **settings):
     print(time.process_time(), flush=True)
     os._exit(0)
 
-ddt_llm.generation.cached_network = ddt_tokenizer.codec.Codec.decode = stop
+ddt_llm.generation.network_for = ddt_tokenizer.codec.Codec.decode = stop
 app(sys.argv[1:])
 """
 MODEL = ["--tokenizer", "tokenizer", "--model"]

@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from ddt_apps.models import load_language_model
 from ddt_apps.run.config import load_config
+from ddt_apps.run.folder import RUNS
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.train import pretrain, sft
 from ddt_apps.train.examples import (
@@ -138,6 +147,83 @@ def test_another_backbone_is_one_line_and_adapters_leave_its_text_alone(here, tm
     assert not torch.equal(*(state["model.layers.0.mlp.up_proj.weight"] for state in (tuned, before)))
     assert torch.equal(*(state["model.norm.weight"] for state in (tuned, before)))
     assert load_language_model("runs/adapted").template == "instruction"
+
+
+@pytest.fixture
+def long_ids(here, tmp_path):
+    """Id shards of K = 8 and V = 16 in which two captions and an instruction are as long as novels."""
+    generator = np.random.default_rng(1)
+    identity = {"fingerprint": "1" * 16, "codebook_size": 16, "num_tokens": 8}
+    with ShardWriter(tmp_path / "long", source="random", tokenizer=identity) as writer:
+        for i in range(12):
+            words = "a red fox " * (500 if i in (3, 8) else 1)
+            meta = {"edit": {"kind": "colour", "instruction": "make it blue " * (400 if i == 5 else 1)}}
+            ids = {"ids": generator.integers(16, size=8), "target_ids": generator.integers(16, size=8)}
+            writer.write({"key": f"sample-{i:02d}", "text": words, "meta": meta, **ids})
+    return tmp_path / "long"
+
+
+@pytest.fixture
+def other_backbone(tmp_path):
+    """A function that saves a tiny random model with a tokenizer and returns its folder."""
+
+    def save(model_class, config_class, **config):
+        tokenizer = train_text_tokenizer(text_lines("prose"), 400)
+        model = model_class(config_class(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **config))
+        model.save_pretrained(tmp_path / "backbone")
+        tokenizer.save_pretrained(tmp_path / "backbone")
+        return tmp_path / "backbone"
+
+    return save
+
+
+GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2}
+
+
+@pytest.mark.parametrize("limit", ["row_length=48", "positions"])
+def test_captions_that_are_too_long_are_cut_and_named_before_the_first_step(long_ids, other_backbone, capsys, limit):
+    folder = other_backbone(GPT2LMHeadModel, GPT2Config, **GPT2, n_positions=4096 if "=" in limit else 48)
+    overrides = [*TOY, f"data={long_ids}", *([limit] if "=" in limit else []), f"name=cut-{limit[:3]}"]
+    run = pretrain.train(load_config(Pretrain, "tiny/pretrain", [*overrides, f"backbone={folder}"]))
+    said = capsys.readouterr().err
+    assert "2 of 12 samples have texts longer than 48 tokens allow: sample-03, sample-08;" in said
+
+    tuning = [*TOY, f"data={long_ids}", f"model={run}", f"name=tuned-{limit[:3]}"]
+    with pytest.raises(ValueError, match=r"takes \d+ tokens .* 24 are the most: raise row_length"):  # two pictures
+        sft.train(load_config(Tune, "tiny/sft", [*tuning, "row_length=24"]))
+    assert not (RUNS / f"tuned-{limit[:3]}" / "metrics.csv").exists()
+    if "=" in limit:
+        tuned = sft.train(load_config(Tune, "tiny/sft", [*tuning, "row_length=40"]))
+        assert "3 of 12 samples have texts longer than 40 tokens allow: sample-03, sample-05, sample-08;" in (
+            capsys.readouterr().err
+        )
+        assert (tuned / "model" / "ddt.json").is_file()
+
+
+def test_samples_that_fit_are_not_mentioned(here, capsys):
+    pretrain.train(load_config(Pretrain, "tiny/pretrain", [*TOY, *SMALL, "name=fits", "row_length=300"]))
+    assert "samples have texts" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["row_length=10", "llama.max_positions=10"])
+def test_where_no_image_fits_the_length_that_it_needs_is_named(long_ids, setting):
+    config = load_config(Pretrain, "tiny/pretrain", [*TOY, *SMALL, f"data={long_ids}", "name=small", setting])
+    with pytest.raises(
+        ValueError, match=r"an image and a word take 13 tokens, 10 are the most: .*row_length.*positions"
+    ):
+        pretrain.train(config)
+
+
+def test_a_backbone_that_cannot_be_packed_is_refused_before_the_first_step(long_ids, other_backbone):
+    folder = other_backbone(BloomForCausalLM, BloomConfig, hidden_size=16, n_layer=1, n_head=2)
+    overrides = [*TOY, f"data={long_ids}", f"backbone={folder}"]
+    with pytest.raises(ValueError, match=r"BloomForCausalLM cannot train on packed rows.*row_length=0"):
+        pretrain.train(load_config(Pretrain, "tiny/pretrain", [*overrides, "name=packed", "row_length=64"]))
+    assert not (RUNS / "packed" / "metrics.csv").exists()
+    # Without rows it trains, without any limit of positions, and draws.
+    run = pretrain.train(load_config(Pretrain, "tiny/pretrain", [*overrides, "name=unpacked", "batch_size=2"]))
+    lm = load_language_model(run)
+    assert lm.sequences.longest is None and lm.generate("a red fox " * 500).ids.shape == (1, 8)
 
 
 def test_a_run_that_loses_its_text_is_stopped(here):

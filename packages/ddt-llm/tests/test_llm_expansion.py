@@ -2,7 +2,10 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ddt_llm import Sequences, VisualVocabulary, expand_vocabulary, remove_vocabulary
 from ddt_llm.expansion import _draw_new_rows, unused_rows
@@ -133,3 +136,37 @@ def test_a_model_of_llama_3_8b_expands_on_the_meta_device(text_tokenizer):
     model, _ = expand_vocabulary(model, text_tokenizer, codebook_size=65536, num_tokens=480, multiple=128)
     assert model.get_output_embeddings().weight.shape == model.get_input_embeddings().weight.shape == (193_920, 4096)
     assert VisualVocabulary.from_config(model.config).size == 193_794
+
+
+def words(ids, added=()):
+    """A tokenizer of whole words with the given ids, and tokens added to it."""
+    tokenizer = Tokenizer(WordLevel({f"w{i}e": i for i in ids}, unk_token="w0e"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_tokens(list(added))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0e", eos_token="w1e")
+
+
+@pytest.mark.parametrize("missing", [{5}, {2, 3, 4}, {18}])
+@pytest.mark.parametrize("rows", [20, 64])
+def test_a_tokenizer_with_holes_is_refused_before_the_model_is_touched(backbone, missing, rows):
+    model = backbone("llama", rows)
+    with pytest.raises(ValueError, match=rf"none of id {min(missing)}: .*holes"):
+        expand_vocabulary(model, words(set(range(20)) - missing), codebook_size=8, num_tokens=4)
+    assert model.get_input_embeddings().weight.shape[0] == rows and not hasattr(model.config, "ddt")
+
+
+@pytest.mark.parametrize("rows", [22, 40])
+def test_no_word_gets_the_name_of_an_unused_row(backbone, rows):
+    text = words(range(20), added=["extra", "more"])
+    _, tokenizer = expand_vocabulary(backbone("llama", rows), text, codebook_size=8, num_tokens=4)
+    assert tokenizer.convert_ids_to_tokens(range(22)) == [*(f"w{i}e" for i in range(20)), "extra", "more"]
+    assert list(unused_rows(tokenizer).values()) == list(range(22, rows))
+    assert tokenizer.decode(tokenizer("w19e w7e extra").input_ids) == "w19e w7e extra"
+
+
+@pytest.mark.parametrize("own", ["<v_3>", "<eoi>", "<unused_row_0>"])
+def test_a_tokenizer_that_has_such_a_name_already_is_refused(backbone, own):
+    with pytest.raises(ValueError, match=r"tokens of its own between"):
+        expand_vocabulary(backbone("llama", 40), words(range(20), added=[own]), codebook_size=8, num_tokens=4)
+    with pytest.raises(ValueError, match="do not belong together"):
+        expand_vocabulary(backbone("llama", 20), words(range(20), added=[own]), codebook_size=8, num_tokens=4)

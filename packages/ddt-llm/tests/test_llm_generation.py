@@ -228,3 +228,50 @@ def test_an_overfitted_instruction_batch_is_reproduced(make_lm, ids):
     assert (red.text, blue.text) == ("red", "blue") and len(red.ids) == len(blue.ids) == 0
     assert torch.equal(edit.ids, ids[2][None])
     assert torch.equal(both.ids, ids[3][None]) and both.text == "two blue kites"
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("output", ["auto", "image", "text"])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[("temperature", value) for value in (NAN, INFINITE, -INFINITE, -0.1, 1e-40, 1e-45, 1e38)],
+        *[("text_temperature", value) for value in (NAN, 1e-40, -1)],
+        *[("guidance_scale", value) for value in (NAN, INFINITE, -INFINITE, -1e-9, 1e38)],
+        *[(name, value) for name in ("top_p", "text_top_p") for value in (NAN, INFINITE, -0.5, 1.5)],
+        *[(name, value) for name in ("top_k", "text_top_k") for value in (NAN, INFINITE, 1.5, -1)],
+        *[(name, value) for name in ("max_text_tokens", "max_images") for value in (NAN, INFINITE, 0, 2.5)],
+    ],
+)
+def test_settings_beyond_all_sense_are_refused_by_name(make_lm, output, setting, value):
+    with pytest.raises(ValueError, match=setting.removeprefix("text_")):
+        make_lm().generate("a fox", output=output, **{setting: value})
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITE])
+@pytest.mark.parametrize("layer", ["embed_tokens", "up_proj"])
+def test_a_model_that_is_not_finite_writes_nothing(make_lm, value, layer):
+    """Whether it is so at first, or has become so since it last wrote."""
+    for before in (False, True):
+        lm = make_lm("instruction")
+        if before:
+            lm.generate("a fox")
+        with torch.no_grad():
+            for name, weight in lm.model.named_parameters():
+                if layer in name:
+                    weight.fill_(value)
+        for output in ("auto", "image", "text"):
+            for settings in ({}, {"temperature": 0}, {"guidance_scale": 3.0}, {"top_k": 5, "top_p": 0.5}):
+                with pytest.raises(ValueError, match="not finite"):
+                    lm.generate("a fox", output=output, **settings)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-6, 1e-3, 1e6])
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_extremes_that_are_allowed_keep_the_grammar(make_lm, temperature, scale):
+    lm = make_lm("instruction")
+    requests = [Request(lm.sequences.prompt([prompt], lm.template), i) for i, prompt in enumerate(PROMPTS)]
+    for answer in write(lm, requests, temperature=temperature, guidance_scale=scale):
+        assert images_of(lm, answer) <= 4

@@ -86,10 +86,11 @@ def fitting_examples(
         if len(whole[index].input_ids) > longest:
             cut[dataset[index % len(dataset)]["key"]] = fitting[index]  # made here to refuse what cannot be cut to fit
     if cut:
-        names = ", ".join(list(cut)[:NAMED]) + (f" and {len(cut) - NAMED} more" if len(cut) > NAMED else "")
-        seen = min(len(dataset), len(drawn))
+        names = ", ".join(sorted(cut)[:NAMED]) + (f" and {len(cut) - NAMED} more" if len(cut) > NAMED else "")
         print(
-            f"cut: {len(cut)} of {seen} samples have texts longer than {longest} tokens allow: {names}", file=sys.stderr
+            f"cut: {len(cut)} of {min(len(dataset), len(drawn))} samples have texts longer than {longest} tokens allow: "
+            f"{names}; shorten them, raise row_length or take a model of more positions",
+            file=sys.stderr,
         )
     return fitting
 

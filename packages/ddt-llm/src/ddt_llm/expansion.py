@@ -137,9 +137,8 @@ def check_vocabulary(
     Raises:
         ValueError: If a row of the model, or the name of a token in the tokenizer, is missing.
     """
-    rows, names = model.get_input_embeddings().weight.shape[0], _visual_names(vocabulary)
-    ids = text_tokenizer.convert_tokens_to_ids(names)
-    if rows < vocabulary.size or ids != list(range(vocabulary.text_size, vocabulary.size)):
+    rows, ids = model.get_input_embeddings().weight.shape[0], range(vocabulary.text_size, vocabulary.size)
+    if rows < vocabulary.size or text_tokenizer.convert_tokens_to_ids(_visual_names(vocabulary)) != list(ids):
         raise ValueError(
             f"the visual vocabulary (ids {vocabulary.text_size} to {vocabulary.size - 1}) does not fit this model of "
             f"{rows} rows or its tokenizer: save the model again"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddt_llm.head import head_logits
 from ddt_llm.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
-from ddt_llm.network import quickest_network
+from ddt_llm.network import network_for
 from ddt_llm.positions import most_positions
 from ddt_llm.vocabulary import VisualVocabulary
 
@@ -132,6 +132,13 @@ class Writer:
         """Whether `<boi>` may come next: never for an image that could not be finished."""
         return self.images_left > 0 and self.positions_left >= self.vocabulary.image_length
 
+    @property
+    def most_left(self) -> int:
+        """The most tokens that may follow."""
+        if self.output == "image":
+            return self.visual_left
+        return min(self.positions_left, self.text_left + self.images_left * self.vocabulary.image_length)
+
     def write(self, token: int) -> None:
         """Append a token and move to the next state."""
         self.tokens.append(token)
@@ -193,8 +200,7 @@ def stream_tokens(
     rows = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
     if guided:
         rows += [[*unconditional, *writer.opening] for writer in writers]
-    new_tokens = min(longest, max(writer.positions_left for writer in writers))
-    network = quickest_network(model)(model, rows, new_tokens)
+    network = network_for(model, rows, max(writer.most_left for writer in writers))
 
     # One token for every answer, then one pass of the network over all of them.
     hidden = network.start()

@@ -41,10 +41,10 @@ class CachedNetwork:
     def __init__(self, model: "PreTrainedModel", rows: list[list[int]], new_tokens: int):
         length = max(map(len, rows))
         self.model = model
-        self.input_ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
+        # Any token is good as padding; a row of zeros, as id 0 often has, would hide that a model looks at it.
+        self.input_ids = torch.tensor([row[:1] * (length - len(row)) + row for row in rows], device=model.device)
         lengths = torch.tensor([len(row) for row in rows], device=model.device)
         self.position = lengths[:, None]  # [R, 1], of the next token
-        self.last = (most_positions(model.config) or 2**31) - 1  # position; a row that has ended may be beyond
         self.read = 0  # tokens in the cache
         self.padded = min(map(len, rows)) < length
         places = torch.arange(length + new_tokens, device=model.device)
@@ -59,7 +59,7 @@ class CachedNetwork:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token [R] a row and return its hidden states [R, D]."""
-        hidden = self._read(tokens[:, None], self.position.clamp(max=self.last))
+        hidden = self._read(tokens[:, None], self.position)
         self.position = self.position + 1
         return hidden
 
@@ -169,6 +169,19 @@ class LlamaNetwork(CachedNetwork):
     def _normalize(self, norm: torch.nn.Module, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return (x * self.gains[norm] / torch.hypot(length, self.floor)).to(x.dtype)
+
+
+def network_for(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> Network:
+    """Return the quickest network that reads prompts as the model itself does, and at most `new_tokens` after them.
+
+    Raises:
+        ValueError: If there is none, or the weights are not finite.
+    """
+    network, most = quickest_network(model), most_positions(model.config)
+    # Padding takes room in a cache, and some models have no more of it than positions.
+    if network is not LlamaNetwork and most is not None and max(map(len, rows)) + new_tokens > most:
+        network = UncachedNetwork
+    return network(model, rows, new_tokens)
 
 
 _quickest: "WeakKeyDictionary[PreTrainedModel, type[Network]]" = WeakKeyDictionary()

@@ -1,6 +1,7 @@
 """Opening language models that may come from anywhere: nothing foreign runs, nothing is asked, nothing is made up."""
 
 import json
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ FOREIGN_ERRORS = (
     StrictDataclassError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 
@@ -125,10 +127,20 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is damaged ({type(error).__name__}); copy it again") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{file.name} must hold settings by their names; copy it again")
+    return read
+
+
 def _read_config(folder: Path) -> "PretrainedConfig":
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    config = json.loads((folder / "config.json").read_text())
+    config = _read_object(folder / "config.json")
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         code = " and brings code of its own, which is never run" if "auto_map" in config else ""
@@ -148,7 +160,7 @@ def _weight_shapes(folder: Path) -> dict[str, list[int]]:
     if not (folder / WEIGHTS).is_file():
         if not (folder / INDEX).is_file():
             raise ValueError(f"it has no {WEIGHTS}; pickles are not read, save it again with save_pretrained")
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        names = sorted(set(_read_object(folder / INDEX)["weight_map"].values()))
     shapes = {}
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():

@@ -170,7 +170,7 @@ def whole_text(text: str) -> str:
     """Return a text with U+FFFD for each half of a character, such as a terminal in Latin-1 makes.
 
     Example:
-        >>> whole_text("caf\udce9") == "caf\ufffd", whole_text("caf\u00e9 \U0001f98a") == "caf\u00e9 \U0001f98a"
+        >>> whole_text("caf\\udce9") == "caf\\ufffd", whole_text("caf\\u00e9 \\U0001f98a") == "caf\\u00e9 \\U0001f98a"
         (True, True)
     """
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -108,4 +108,7 @@ class VisualVocabulary:
         names = [field.name for field in fields(cls)]
         if not isinstance(settings, dict) or not set(names) <= settings.keys():
             raise ValueError(f"{where} must give {', '.join(names)}: save the model again")
-        return cls(**{name: settings[name] for name in names})
+        try:
+            return cls(**{name: settings[name] for name in names})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
