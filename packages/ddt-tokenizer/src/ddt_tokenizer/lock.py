@@ -44,6 +44,8 @@ def locked(folder: str | Path, what: str = "is being made by another command") -
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()
+    # A child process keeps what was open when it was forked, and with it the lock.
+    os.register_at_fork(after_in_child=file.close)
     try:
         yield
     finally:
