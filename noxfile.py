@@ -16,6 +16,7 @@ nox.options.default_venv_backend = "virtualenv"  # finds the torch build of this
 if "PIP_FIND_LINKS" in os.environ:
     os.environ.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])  # uv reads no setting of pip's
 
+PYTHONS = nox.project.python_versions(nox.project.load_toml("apps/pyproject.toml"))  # of its classifiers
 PACKAGES = sorted(file.parent.name for file in Path("packages").glob("*/pyproject.toml"))
 # Nothing is fetched from a hub. Compiling at first import instead of at installation halves the installation, and needs
 # that compiled files may be kept.
@@ -65,14 +66,25 @@ def demo(session: nox.Session) -> None:
     session.run("ddt", "demo", *session.posargs, env=ENVIRONMENT)
 
 
-@nox.session(reuse_venv=True)
-def test(session: nox.Session) -> None:
-    """Test every package, the apps, the borders between them and the rules of the tree, in one environment."""
+def run_tests(session: nox.Session) -> None:
+    """Install everything, and run what `-- ARGS` names, or else style and all tests."""
     install_once(session, *editable("train"), *test_requirements(*PACKAGES), "ruff")
     if not session.posargs:
         check_style(session)
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
     session.run("pytest", *(session.posargs or folders), env=ENVIRONMENT)
+
+
+@nox.session(reuse_venv=True)
+def test(session: nox.Session) -> None:
+    """Test every package, the apps, the borders between them and the rules of the tree, in one environment."""
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS, reuse_venv=True)
+def pythons(session: nox.Session) -> None:
+    """Do the same on each Python that the classifiers name; those that are not on this machine are skipped."""
+    run_tests(session)
 
 
 @nox.session(reuse_venv=True)
@@ -96,6 +108,22 @@ def copies(session: nox.Session) -> None:
         marker = file.read_text().partition("\n")[0]
         if marker.startswith("# Copied from "):
             file.write_text(f"{marker}\n{Path(marker.removeprefix('# Copied from ')).read_text()}")
+
+
+@nox.session(reuse_venv=True)
+def hashes(session: nox.Session) -> None:
+    """Write constraints-hashed.txt: the tested versions and all they need, with the hashes of their files on PyPI."""
+    folders = [*(f"packages/{name}" for name in PACKAGES), "apps"]
+    projects = [nox.project.load_toml(f"{folder}/pyproject.toml")["project"] for folder in folders]
+    groups = [group for each in projects for group in each.get("optional-dependencies", {}).values()]
+    wanted = {item for group in [*groups, *(each["dependencies"] for each in projects)] for item in group}
+    source = Path(session.create_tmp(), "requirements.in")
+    source.write_text("\n".join(sorted(item for item in wanted if not item.startswith("ddt-"))))  # siblings have none
+    install_once(session, "uv")
+    options = ["--universal", "--generate-hashes", "--no-annotate", "--python-version", PYTHONS[0], "-q"]
+    options += ["--custom-compile-command", "nox -s hashes", "--default-index", "https://pypi.org/simple"]
+    files = ["-c", "constraints.txt", str(source), "-o", "constraints-hashed.txt"]
+    session.run("uv", "pip", "compile", *options, *files, env={"UV_FIND_LINKS": None})  # no build of this machine
 
 
 @nox.session

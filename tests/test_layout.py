@@ -16,6 +16,7 @@ LISTED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text
 FILES = [ROOT / name for name in LISTED if name and (ROOT / name).is_file()]
 PYTHON = [file for file in FILES if file.suffix == ".py"]
 SOURCES = [file for file in PYTHON if "src" in file.parts]
+HASHED = (ROOT / "constraints-hashed.txt").read_text()
 
 
 def name_of(path):
@@ -148,6 +149,35 @@ def test_version_equals_the_newest_changelog_heading(project):
     assert headings[:1] == [settings["version"]]
     assert settings["license"] == "Apache-2.0"
     assert settings["requires-python"] == ">=3.11"
+
+
+@of_projects(PROJECTS)
+def test_a_wheel_says_what_the_index_shows(project):
+    settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert "LICENSE" in settings["license-files"] and settings["urls"] and settings["authors"] and settings["keywords"]
+    assert (project / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes(), f"copy LICENSE into {project.name}"
+    named = {each.rpartition(" ")[2] for each in settings["classifiers"] if "Python :: 3." in each}
+    assert named == {"3.11", "3.12", "3.13"} and f">={min(named)}" == settings["requires-python"]
+    words = (project / settings["readme"]).read_text()
+    for link in re.findall(r"\]\(([^)\s]+)", words) + re.findall(r"""(?:href|src)=["']([^"']+)""", words):
+        assert re.match("https://|#", link), f"{project.name}/README.md: the index does not know where {link} is"
+
+
+def test_versions_with_hashes_are_those_that_are_tested():
+    tested = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    hashed = re.findall(
+        r"^([\w-]+)==(\S+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", HASHED, re.MULTILINE
+    )
+    assert len(hashed) == len(re.findall(r"^[\w-]+==", HASHED, re.MULTILINE))
+    for name, version, _ in hashed:
+        assert tested.get(name.replace("-", "_"), tested.get(name, version)) == version, f"{name}: run nox -s hashes"
+    named = {name.replace("-", "_") for name, *_ in hashed}
+    for project in PROJECTS:
+        settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+        extras = settings.get("optional-dependencies", {}).values()
+        for item in [*settings["dependencies"], *(item for extra in extras for item in extra)]:
+            wanted = re.split(r"[^\w-]", item)[0].replace("-", "_")
+            assert wanted in named or wanted.startswith("ddt_"), f"{wanted} has no hash: run nox -s hashes"
 
 
 def test_packages_require_no_sibling():

@@ -228,7 +228,7 @@ def test_how_many_processes_load_may_change(here):
     assert ddt("demo", *SMALL)[0] == 0
     small = [o.removeprefix("tokenizer.") for o in SMALL if o.startswith("tokenizer.")]
     data = f"data={here.relative_to(here.parent.parent) / 'data' / 'train'}"
-    config = load_config(TrainTokenizer, "tiny/tokenizer", [data, "name=tokenizer", "workers=1", *small])
+    config = load_config(TrainTokenizer, "tiny/tokenizer", [data, "name=tokenizer", "workers=1", "held_out=0", *small])
     assert train(config, here) == here / "tokenizer"
 
 

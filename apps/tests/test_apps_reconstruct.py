@@ -121,3 +121,14 @@ def test_the_sheet_is_of_the_kind_that_its_name_says(codec, sheet):
         out = f"deep/er/sheet{ending}"
         assert CliRunner().invoke(app, ["reconstruct", "a.png", "--tokenizer", "run", "--out", out]).exit_code == 0
         assert Image.open(out).format == kind
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "decoder"])
+def test_the_folder_of_a_part_stands_for_its_run(codec, part):
+    assert Codec.from_pretrained(f"run/{part}").fingerprint == codec.fingerprint
+    sheets = []
+    for run in ("run", f"run/{part}", f"./run/../run/{part}/"):
+        result = CliRunner().invoke(app, ["reconstruct", "a.png", "--tokenizer", run, "--out", "sheet.png"])
+        assert result.exit_code == 0
+        sheets.append(np.array(Image.open("sheet.png")))
+    assert all((each == sheets[0]).all() for each in sheets)
