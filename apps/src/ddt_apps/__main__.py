@@ -11,7 +11,11 @@ def main() -> None:
         signal.signal(number, leave)
     from ddt_apps.cli.main import app
 
-    app(prog_name="ddt")
+    try:
+        app(prog_name="ddt")
+    finally:
+        for number in SIGNALS:  # the work is over, and so is its exit code decided
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`last.ckpt`: what a run needs to continue, written beside itself and read as data, never as code."""
 
-import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,16 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ddt_apps.run.atomic import writing
 
-# What unpickling raises of bytes that are anything, code of others included.
-DAMAGE = (EOFError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
-DAMAGE += (ArithmeticError, AssertionError, ImportError, MemoryError, struct.error)
+# What `torch.load` raises of bytes that are no checkpoint, and of code, which it does not run.
+DAMAGE = (EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
+DAMAGE += (
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    struct.error,
+    torch.serialization.pickle.UnpicklingError,
+)
 NEEDED = {"state_dict", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ddt_apps.run.metrics import MetricsFile
 from ddt_apps.run.progress import StageProgress
@@ -131,15 +130,16 @@ def listening(noted: Noted) -> Iterator[None]:
     try:
         with handled(noted):
             yield
-    except SIGTERMException:  # of Lightning, where one came before the first step
-        pass
+    except SystemExit:  # a second one came; or Lightning's own, where one came before the first step
+        if noted.number is None:
+            raise
     if noted.number is not None:
         raise stop(noted.number)
 
 
 @contextmanager
 def named_workers() -> Iterator[None]:
-    """Say in a line what happened to a process that reads data."""
+    """Turn into a line what happened to a process that reads data."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:

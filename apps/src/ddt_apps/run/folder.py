@@ -66,7 +66,7 @@ class Run:
         self._differences = self._compare_config() if self._started else []
 
     def begin_with(self, sources: tuple[Source, ...]) -> None:
-        """Say what the run starts from.
+        """Take what the run starts from.
 
         Raises:
             ValueError: If it was begun with something else.
@@ -99,7 +99,7 @@ class Run:
             self._remove_checkpoints()
 
     def exported(self) -> str:
-        """Say where the exported models lie.
+        """Return in words where the exported models lie.
 
         Raises:
             FileNotFoundError: If one is gone.

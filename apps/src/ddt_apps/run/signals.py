@@ -77,10 +77,14 @@ def leave(number: int, frame: FrameType | None = None) -> None:
 
 
 class Noted:
-    """A handler that only makes a note of the first signal; the second one leaves at once."""
+    """A handler that only makes a note of the first signal; the second one unwinds, and the third leaves at once.
+
+    Processes that were forked meanwhile leave both to this one, which ends them.
+    """
 
     def __init__(self):
         self.number: int | None = None
+        self.times, self.process = 0, os.getpid()
 
     def listen(self) -> None:
         """Take the signals."""
@@ -88,9 +92,13 @@ class Noted:
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        if self.number is not None:
+        if os.getpid() != self.process:
+            return
+        self.number, self.times = self.number or number, self.times + 1
+        if self.times == 2:
+            raise Terminated
+        if self.times > 2:
             leave(number)
-        self.number = number
 
 
 _PROCESS = os.getpid()
