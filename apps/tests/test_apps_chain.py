@@ -93,7 +93,7 @@ def test_demo_leaves_a_report_and_all_figures(here):
 
 def test_the_commands_that_a_report_names_measure_the_same_again(here, tmp_path):
     page = (here / "report.html").read_text()
-    commands = dict(re.findall(r"<td>(ddt evaluate (\w+) [^<]*)</td>", page)[i][::-1] for i in range(6))
+    commands = dict(re.findall(r"<td[^>]*>(ddt evaluate (\w+) [^<]*)</td>", page)[i][::-1] for i in range(6))
     assert len(commands) == 6
     for name in ("reconstruction", "captions"):
         assert ddt(*commands[name].split()[1:], "--out", tmp_path / name)[0] == 0
