@@ -88,7 +88,7 @@ def fitting_examples(
     if cut:
         names = ", ".join(sorted(cut)[:NAMED]) + (f" and {len(cut) - NAMED} more" if len(cut) > NAMED else "")
         print(
-            f"cut: {len(cut)} of {min(len(dataset), len(drawn))} samples have texts longer than {longest} tokens allow: "
+            f"cut: {len(cut)} of {min(len(dataset), len(drawn))} samples have texts longer than {longest} tokens: "
             f"{names}; shorten them, raise row_length or take a model of more positions",
             file=sys.stderr,
         )
