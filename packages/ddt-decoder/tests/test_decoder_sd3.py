@@ -65,7 +65,7 @@ def test_of_a_hub_id_the_subfolder_is_split_off(monkeypatch):
     asked = []
     monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", lambda *a, **k: asked.append((a, k)) or sd3())
     DDTDecoder.from_sd3("owner/name/transformer", config())
-    assert asked == [(("owner/name",), {"subfolder": "transformer"})]
+    assert asked == [(("owner/name",), {"subfolder": "transformer", "use_safetensors": True})]
 
 
 def test_what_is_not_filled_is_the_token_stream_and_is_logged(tmp_path, caplog):

@@ -40,7 +40,7 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
         from diffusers import SD3Transformer2DModel
 
         name, where = split_source(str(folder))
-        source = SD3Transformer2DModel.from_pretrained(name, **where)
+        source = SD3Transformer2DModel.from_pretrained(name, **where, use_safetensors=True)  # never a pickle
     except ModuleNotFoundError as error:
         raise ValueError(f"SD3 in '{folder}' needs {error.name}; install ddt-decoder[vae]") from error
     except OSError as error:

@@ -96,7 +96,8 @@ class LatentSpace:
         kind = getattr(diffusers, _settings(config.vae)["_class_name"])
         source, where = split_source(config.vae)
         with torch.inference_mode(False):  # else a first use in inference would spoil it for training
-            self._vae = kind.from_pretrained(source, **where).requires_grad_(False).eval()
+            vae = kind.from_pretrained(source, **where, use_safetensors=True)  # never a pickle
+            self._vae = vae.requires_grad_(False).eval()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
