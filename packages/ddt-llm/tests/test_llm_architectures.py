@@ -21,7 +21,13 @@ HEADS = {"head_dim": 8}
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 H1 = {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1}
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
-GRIFFIN = {"lru_width": 16, "attention_window_size": 4, "logits_soft_cap": 2.0, "num_hidden_layers": 3}
+GRIFFIN = {
+    "lru_width": 16,
+    "attention_window_size": 4,
+    "logits_soft_cap": 2.0,
+    "num_hidden_layers": 3,
+    "pad_token_id": 0,
+}
 
 # Class of the model, its config, whether it packs, and how it is read step by step (None: it is refused).
 KINDS = {

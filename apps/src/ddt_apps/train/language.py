@@ -87,8 +87,9 @@ def fitting_examples(
             cut[dataset[index % len(dataset)]["key"]] = fitting[index]  # made here to refuse what cannot be cut to fit
     if cut:
         names = ", ".join(sorted(cut)[:NAMED]) + (f" and {len(cut) - NAMED} more" if len(cut) > NAMED else "")
+        seen = min(len(dataset), len(drawn))
         print(
-            f"cut: {len(cut)} of {min(len(dataset), len(drawn))} samples have texts longer than {longest} tokens: "
+            f"cut: {len(cut)} of {seen} samples have texts longer than {longest} tokens allow: "
             f"{names}; shorten them, raise row_length or take a model of more positions",
             file=sys.stderr,
         )
