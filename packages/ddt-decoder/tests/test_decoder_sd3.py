@@ -70,11 +70,7 @@ def test_of_a_hub_id_the_subfolder_is_split_off(monkeypatch):
 
     monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", from_hub)
     DDTDecoder.from_sd3("owner/name/transformer", config())
-<<<<<<< HEAD
     assert asked == [("owner/name", "transformer", True)]
-=======
-    assert asked == [(("owner/name",), {"subfolder": "transformer", "use_safetensors": True})]
->>>>>>> h3
 
 
 def test_what_is_not_filled_is_the_token_stream_and_is_logged(tmp_path, caplog):

@@ -119,12 +119,7 @@ class LatentSpace:
 
         kind = getattr(diffusers, _settings(config.vae)["_class_name"])
         with torch.inference_mode(False):  # else a first use in inference would spoil it for training
-<<<<<<< HEAD
             self._vae = load_diffusers(kind, config.vae).requires_grad_(False).eval()
-=======
-            vae = kind.from_pretrained(source, **where, use_safetensors=True)  # never a pickle
-            self._vae = vae.requires_grad_(False).eval()
->>>>>>> h3
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

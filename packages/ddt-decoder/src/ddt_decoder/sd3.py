@@ -38,12 +38,6 @@ def fill_from_sd3(network: MMDiT, folder: str | Path) -> list[str]:
     """
     try:
         from diffusers import SD3Transformer2DModel
-<<<<<<< HEAD
-=======
-
-        name, where = split_source(str(folder))
-        source = SD3Transformer2DModel.from_pretrained(name, **where, use_safetensors=True)  # never a pickle
->>>>>>> h3
     except ModuleNotFoundError as error:
         raise ValueError(f"SD3 in '{folder}' needs {error.name}; install ddt-decoder[vae]") from error
     source = load_diffusers(SD3Transformer2DModel, str(folder))
