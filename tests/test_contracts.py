@@ -225,7 +225,7 @@ def test_both_halves_of_one_selftok_checkpoint_make_a_run(tmp_path):
     state["model.context_pos_embed"] = exact_sincos(torch.arange(6) * 8 + 1000, 128)[None]
     state["diffusion.betas"] = torch.zeros(3)
     torch.save(state, tmp_path / "selftok.pth")
-    with pytest.raises(ValueError, match=r"schedule \(None\) must sum to the 6 tokens"):
+    with pytest.raises(ValueError, match=r"schedule \(None\) must sum to its 6 tokens"):
         Codec.from_selftok(tmp_path / "selftok.pth", num_heads=4, image_heads=2)
     codec = Codec.from_selftok(tmp_path / "selftok.pth", schedule=(3, 2, 1), num_heads=4, image_heads=2)
     codec.save_pretrained(tmp_path / "run")

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ddt_apps.models import load_language_model
+from ddt_apps.run.carrying_out import RUNS
 from ddt_apps.run.config import load_config
-from ddt_apps.run.folder import RUNS
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.train import pretrain, sft
 from ddt_apps.train.examples import (
