@@ -130,6 +130,8 @@ def test_what_is_outside_is_refused_by_name(cls):
             if typing.get_origin(part) is not typing.Annotated:
                 continue
             for value in outside(part):
+                if str in parts(kind) and isinstance(value, str):  # `precision` is a word or a number
+                    continue
                 with pytest.raises(ValueError, match=rf"^{field.name}\b"):
                     dataclasses.replace(whole, **{field.name: placed(kind, part, value, getattr(whole, field.name))})
 
