@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import torch
+from transformers import LlamaConfig
 
 from ddt_apps.use.chat import Chat, _joined, _messages
 from ddt_llm.streaming import Event
@@ -63,7 +64,7 @@ def test_an_answer_is_harmless_on_the_terminal_and_kept_as_it_is(tmp_path):
     lm = SimpleNamespace(
         stream=lambda *_, **__: (Event(text=piece) for piece in pieces),
         vocabulary=SimpleNamespace(num_tokens=4),
-        model=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=100)),
+        model=SimpleNamespace(config=LlamaConfig(max_position_embeddings=100)),
     )
     talk = Chat(lm, SimpleNamespace(num_tokens=4), tmp_path, {"max_text_tokens": 8})
     shown = "".join(talk.answer("what is it?"))
