@@ -16,7 +16,6 @@ from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_toke
 from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
-MEASURED = 100  # samples, each of which has to fit into the positions of backbone "tiny"
 
 
 def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
@@ -45,17 +44,6 @@ def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> Multimod
         seed=config.seed,
     )
     return MultimodalLM(model, text_tokenizer, "caption", identity["fingerprint"])
-
-
-def _check_positions(config: Pretrain, lm: MultimodalLM, dataset: Mixture) -> None:
-    first = [dataset[i] for i in range(min(len(dataset), MEASURED))]
-    examples = [lm.sequences.text_to_image(each.get("text", ""), torch.from_numpy(each["ids"])) for each in first]
-    longest = max(len(example.input_ids) for example in examples)
-    if config.llama.max_positions < longest:
-        raise ValueError(
-            f"llama.max_positions ({config.llama.max_positions}) must be at least {longest}, the tokens of a caption "
-            f"and its picture"
-        )
 
 
 def _codebook(run: str, fingerprint: str) -> Tensor:
@@ -91,8 +79,6 @@ def _work(run: Run) -> None:
         raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
     text = text_lines(config.text)
     lm = build_model(config, dataset, text)
-    if config.backbone == "tiny":
-        _check_positions(config, lm, dataset)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))
