@@ -234,7 +234,7 @@ def test_endings_of_pictures_are_those_that_are_written():
         ("tokenize s --tokenizer t --out o", "--batch-size", ["0"], "must be at least 1"),
         ("data peek s --out o.png", "--step", ["-1"], "must be at least 0"),
         ("data pack s --out o", "--workers", ["0"], "must be at least 1"),
-        ("data pack s --out o", "--image-size", ["0"], "must be at least 1"),
+        ("data fetch emoji --out o", "--image-size", ["0"], "must be at least 1"),
     ],
 )
 def test_a_number_out_of_range_is_named(verb, option, bad, rule):

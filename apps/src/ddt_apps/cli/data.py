@@ -15,7 +15,7 @@ data = typer.Typer(
 @data.command("scenes")
 def data_scenes(
     out: Annotated[Path, out_folder("Folder of shards to make.")],
-    count: Annotated[int, typer.Option(help="Number of scenes.", callback=at_least(1))] = 10_000,
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 10_000,
     level: Annotated[
         str, typer.Option(help="tiny (32 px, one or two large things), standard (64 px) or hard (128 px, crowds).")
     ] = "standard",
@@ -40,7 +40,7 @@ def data_pack(
         typer.Argument(help="A folder of pictures, a file that lists them, or a .txt or .jsonl of texts."),
     ],
     out: Annotated[Path, out_folder("Folder of shards to make.")],
-    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.", callback=at_least(1))] = 64,
+    image_size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 64,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad input, instead of leaving it out by name.")
     ] = False,
