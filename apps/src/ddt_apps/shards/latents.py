@@ -37,6 +37,7 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         FileExistsError: If `out` holds something else.
         ValueError: If the shards hold no pictures, or the VAE is missing.
     """
+    _load.cache_clear()  # of another VAE, perhaps, that lay there when this process looked last
     source, space = Manifest.read(shards), LatentConfig.from_vae(vae)
     if source.image_size is None:
         raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")

@@ -99,6 +99,7 @@ def plan_tokenizing(
         FileNotFoundError: If the shards or the tokenizer are missing.
         ValueError: If they do not fit one another.
     """
+    _load.cache_clear()  # of another tokenizer, perhaps, that lay there when this process looked last
     codec, source = _load(str(tokenizer), workers), Manifest.read(shards)
     space = codec.tokenizer.config.latents
     cached = source.latents is not None
