@@ -50,15 +50,17 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         parts=source.parts,
         format=BLOCKS,
     )
-    make = partial(_make, Path(shards), space, batch_size, workers)
+    make = partial(_make, Path(shards), source, space, batch_size, workers)
     plan = Plan(partial(shard_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
     return build_share("latents", out, plan, source.samples, workers)
 
 
 @torch.inference_mode()
-def _make(shards: Path, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard) -> Made:
+def _make(
+    shards: Path, manifest: Manifest, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard
+) -> Made:
     check_shard(shards, shard)
-    vae, source, device = _load(space, workers), open_shard(shards / shard.name, Manifest.read(shards)), pick_device()
+    vae, source, device = _load(space, workers), open_shard(shards / shard.name, manifest), pick_device()
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]

@@ -120,7 +120,7 @@ def plan_tokenizing(
         format=BLOCKS,
     )
     identity = [codec.identity, batch_size, latents]
-    make = partial(_make, Path(shards), str(tokenizer), batch_size, latents, workers)
+    make = partial(_make, Path(shards), source, str(tokenizer), batch_size, latents, workers)
     return Plan(partial(shard_tasks, Path(shards), identity), make, manifest), source.samples
 
 
@@ -140,9 +140,18 @@ def shard_tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
         yield [*identity, shard.sha256], shard
 
 
-def _make(shards: Path, tokenizer: str, batch_size: int, latents: bool, workers: int, path: Path, shard: Shard) -> Made:
+def _make(
+    shards: Path,
+    manifest: Manifest,
+    tokenizer: str,
+    batch_size: int,
+    latents: bool,
+    workers: int,
+    path: Path,
+    shard: Shard,
+) -> Made:
     check_shard(shards, shard)
-    codec, source = _load(tokenizer, workers), open_shard(shards / shard.name, Manifest.read(shards))
+    codec, source = _load(tokenizer, workers), open_shard(shards / shard.name, manifest)
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]
