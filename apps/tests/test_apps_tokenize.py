@@ -65,6 +65,16 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_tokenizer_that_is_made_anew_at_its_place_writes_its_own_ids(here, tmp_path):
+    """In one process, as a notebook or the demo is."""
+    for seed in (1, 2):
+        run = save_run(tmp_path / "run", seed)
+        manifest = tokenize_shards(here / "scenes", run, tmp_path / f"ids-{seed}", batch_size=6)
+        assert manifest.tokenizer == Codec.from_pretrained(run).identity
+    assert contents(tmp_path / "ids-1").keys() == contents(tmp_path / "ids-2").keys()
+    assert contents(tmp_path / "ids-1") != contents(tmp_path / "ids-2")
+
+
 def test_ids_words_and_keys_are_those_of_the_pictures(here):
     codec = Codec.from_pretrained(here / "run")
     pictures, ids = ShardDataset(here / "scenes"), ShardDataset(here / "ids", tokenizer=codec.fingerprint)
