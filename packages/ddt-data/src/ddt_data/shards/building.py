@@ -32,7 +32,7 @@ class NothingLeftError(ValueError):
     """All inputs were left out; `skipped` names them."""
 
     def __init__(self, folder: Path, skipped: tuple[dict, ...]):
-        first = f"; {skipped[0]['name']}: {skipped[0]['why']}" if skipped else ""
+        first = "".join(f"; {entry['name']}: {entry['why']}" for entry in skipped[:3])
         super().__init__(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
         self.skipped = skipped
 
