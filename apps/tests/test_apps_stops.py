@@ -203,6 +203,15 @@ def test_files_of_runs_have_the_mode_of_the_umask(here):
         os.umask(before)
 
 
+def test_what_was_measured_between_two_rows_is_in_the_next_one_after_a_stop_too(here, monkeypatch):
+    monkeypatch.setattr(RunRecorder, "log_every", 10)  # the one row is that of the last step, 6
+    train("tokenizer", "whole", "watch_every=4")
+    cut("tokenizer", "stopped", "watch_every=4", step=5)
+    train("tokenizer", "stopped", "watch_every=4")
+    whole, stopped = (Path(f"runs/{name}/metrics.csv").read_text() for name in ("whole", "stopped"))
+    assert whole == stopped and "held_out_psnr" in whole
+
+
 def test_broken_neighbours_are_passed_over(here):
     for name, text in (("a", ""), ("b", "[]"), ("c", "[" * 100_000), ("d", "\0"), ("e", None)):
         shutil.copytree("runs/tokenizer", f"runs/{name}")

@@ -61,13 +61,15 @@ class RunRecorder(EverySteps):
         self.values: dict[str, float] = {}  # of the last row
 
     def state_dict(self) -> dict[str, Any]:
-        return {"values": self.values}
+        # With what was measured since the last row: a continued run does not measure it again.
+        return {"values": self.values | self._measured()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.values = state_dict["values"]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, module)
+        self._trainer = trainer
         self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
         self._saved, self._took = time.monotonic(), 0.0
@@ -80,7 +82,7 @@ class RunRecorder(EverySteps):
             return
         step = trainer.global_step
         if step % self.log_every == 0 or step == self.steps:
-            self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.values |= self._measured()
             self.metrics.append(step, self.values)
         self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
         if self.noted.number is not None:
@@ -99,6 +101,9 @@ class RunRecorder(EverySteps):
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         self._let_go()
+
+    def _measured(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self._trainer.callback_metrics.items()}
 
     def _let_go(self) -> None:
         if hasattr(self, "progress"):
