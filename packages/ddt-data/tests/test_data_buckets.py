@@ -1,6 +1,8 @@
 """Aspect-ratio buckets: pictures keep about their shape, batches are of one shape."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +122,25 @@ def test_a_picture_that_cannot_be_read_stops_no_other_bucket(tmp_path):
     with pytest.raises(ValueError, match="torn"):
         pack_buckets(mixed, tmp_path / "strict", replace(config, strict=True))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_bucket_that_is_not_in_place_yet_is_no_finished_one(tmp_path):
+    """Killed between its manifest and its name, it goes on."""
+    config, put = PackConfig(image_size=64, image_format="png"), os.replace
+
+    def put_files_alone(source, target):
+        if Path(source).is_dir():
+            raise OSError("the power is gone")
+        put(source, target)
+
+    pack_buckets(records(3), tmp_path / "whole", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.replace", put_files_alone)
+        with pytest.raises(OSError, match="the power is gone"):
+            pack_buckets(records(3), tmp_path / "out", config)
+    assert (tmp_path / "out" / ".64x64.part" / "manifest.json").is_file()
+    with pytest.raises(FileNotFoundError, match="holds no buckets"):
+        open_buckets(tmp_path / "out")
+    pack_buckets(records(3), tmp_path / "out", config)
+    whole, out = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("whole", "out"))
+    assert whole == out

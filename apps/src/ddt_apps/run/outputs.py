@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # as ddt_data writes them
@@ -42,8 +43,7 @@ def _try(option: str, path: Path, folder: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
-        if path != folder and there == folders[0]:
-            with tempfile.NamedTemporaryFile(prefix=path.name, dir=there):  # a name that is too long
-                pass
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path.with_name(f".{path.name}.part"))  # a name that is too long; nothing is left by a kill
     except OSError as error:
         raise ValueError(f"{option} '{path}' cannot be written: {error.strerror}; name another place") from error

@@ -109,7 +109,9 @@ def _task(found: list, config: PackConfig) -> str:
 
 def finished_buckets(folder: Path) -> list[Path]:
     """Return the shard folders of a folder of buckets, sorted."""
-    return sorted(path.parent for path in folder.glob(f"*x*/{MANIFEST}"))
+    return sorted(
+        path.parent for path in folder.glob(f"[0-9]*x*/{MANIFEST}")
+    )  # not what stands in for one: .32x32.part
 
 
 def open_buckets(folder: str | Path) -> Mixture:
