@@ -351,3 +351,10 @@ def test_shards_of_strangers_are_read_or_refused_in_a_line(tokenizer, tmp_path, 
     (tmp_path / "pictures" / "manifest.json").write_text(json.dumps(manifest))
     assert encode(tokenizer, tmp_path / "pictures", tmp_path / "small.npz") == 2
     assert "16 x 16 pixels are more than 225" in capsys.readouterr().err
+
+
+def test_the_run_that_trained_a_tokenizer_stands_for_it(tokenizer, folder, tmp_path):
+    shutil.copytree(tokenizer.folder, tmp_path / "run" / "tokenizer")
+    assert run("encode", folder, "--tokenizer", tmp_path / "run", "--out", tmp_path / "a.npy") == 0
+    assert run("encode", folder, "--tokenizer", tokenizer.folder, "--out", tmp_path / "b.npy") == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()

@@ -33,17 +33,17 @@ def read_yaml(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
 
     try:
         merged = OmegaConf.load(path) if path else OmegaConf.create({})
+        if not OmegaConf.is_dict(merged):
+            raise ValueError("it must hold 'key: value' lines")
         for override in overrides:
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         values = OmegaConf.to_container(merged)
-        if isinstance(values, dict):
-            return _resolved(values, "", values)
+        return _resolved(values, "", values)
     except (OmegaConfBaseException, yaml.YAMLError, RecursionError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename:  # OmegaConf's own names none
             raise
         said = " ".join(str(error).split())[:300]
         raise ValueError(f"cannot read the configuration {path or ' '.join(overrides)}: {said}") from error
-    raise ValueError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
 
 
 def _resolved(value: Any, where: str, root: dict[str, Any]) -> Any:

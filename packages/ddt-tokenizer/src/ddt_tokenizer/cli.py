@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.verb == "encode":
             _check_out(options.out)
+        if (options.tokenizer / "tokenizer" / "config.json").is_file():  # a run that trained it
+            options.tokenizer /= "tokenizer"
         tokenizer = DDTTokenizer.from_pretrained(options.tokenizer, vae=getattr(options, "vae", None))
         if options.verb == "info":
             weights = sum(p.numel() for p in tokenizer.parameters())
