@@ -341,7 +341,7 @@ def test_a_file_that_would_not_end_is_refused_at_once(tmp_path, text):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "5\n"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "- {lr: 0.1}\n", "5\n"])
 @pytest.mark.parametrize("overrides", [[], ["lr=0.1"]])
 def test_a_file_without_settings_is_refused_with_and_without_overrides(tmp_path, text, overrides):
     (tmp_path / "list.yaml").write_text(text)
