@@ -137,6 +137,8 @@ def test_a_picture_is_finished_from_a_sketch(here, tmp_path):
     assert ddt(*arguments, "--keep", "4")[0] == 0 and Image.open(out).size[0] >= 32
     code, said = ddt(*arguments, "--keep", "16")
     assert code == 2 and "keep_tokens" in said
+    code, said = ddt("generate", "a red star", "--model", model, "--out", out, "--keep", "4")
+    assert code == 2 and said.startswith("error: --keep 4 ") and "--sketch" in said
 
 
 def test_a_chat_through_a_pipe_answers_and_goes_on_after_mistakes(here, tmp_path):

@@ -144,3 +144,10 @@ def test_a_bucket_that_is_not_in_place_yet_is_no_finished_one(tmp_path):
     pack_buckets(records(3), tmp_path / "out", config)
     whole, out = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("whole", "out"))
     assert whole == out
+
+
+def test_a_lock_that_a_kill_left_beside_a_finished_bucket_goes(tmp_path):
+    pack_buckets(records(3), tmp_path / "out", PackConfig(image_size=64))
+    (tmp_path / "out" / ".64x64.lock").touch()
+    pack_buckets(records(3), tmp_path / "out", PackConfig(image_size=64))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["64x64"]

@@ -6,7 +6,7 @@ Read before anything heavy is loaded, so that a wrong key is answered at once.
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.codec_config import CodecConfig
@@ -174,7 +174,8 @@ class Pretrain(LanguageRun):
     # "tiny" trains `llama` from scratch; else pretrained: "smollm2", a transformers folder, a .gguf file or a Hub id.
     backbone: str = "tiny"
     llama: TinyLlamaConfig = field(default_factory=TinyLlamaConfig)  # shape of backbone "tiny"
-    text_vocabulary: PositiveInt = 768  # size of the BPE trained on the captions, for backbone "tiny"
+    # size of the BPE trained on the captions, for backbone "tiny"; the least is 256 bytes and three special tokens
+    text_vocabulary: Annotated[int, Ge(259)] = 768
     visual_order: VisualOrder = "coarse_to_fine"  # in which the model reads and writes ids
     codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
     multiple: PositiveInt = 1  # rows of the vocabulary are padded to a multiple of this

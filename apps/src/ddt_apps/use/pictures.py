@@ -95,6 +95,8 @@ def generate_image(
     keep_tokens: int | None = None,
 ) -> None:
     """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
+    if keep_tokens is not None and sketch is None:
+        raise ValueError(f"--keep {keep_tokens} is of a sketch; say which picture, as --sketch FILE")
     lm, codec = load_pair(model, tokenizer)
     settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
     if sketch is not None:

@@ -16,6 +16,7 @@ from ddt_data.readers.records import Record, Refused, bytes_or_path
 from ddt_data.shards.building import NothingLeftError, Progress
 from ddt_data.shards.claim import writable
 from ddt_data.shards.folder import ShardDataset
+from ddt_data.shards.lock import locked
 from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.mixture import Mixture
 from ddt_data.shards.pack_pictures import PackConfig, pack_records, record_identity
@@ -71,7 +72,8 @@ def pack_buckets(
                 raise FileExistsError(f"{folder} holds other pictures, or in another way; choose another folder")
         for folder, (found, shaped) in buckets.items():
             if (folder / MANIFEST).is_file():
-                manifests[folder.name] = Manifest.read(folder)
+                with locked(folder):  # a kill right after the bucket was put in place leaves the file of its lock
+                    manifests[folder.name] = Manifest.read(folder)
                 continue
             try:
                 _note(folder).write_text(tasks[folder], encoding="utf-8")
