@@ -5,6 +5,7 @@ import torch
 import transformers as tf
 
 from ddt_llm import MultimodalLM, collate, collate_packed, expand_vocabulary, token_loss
+from ddt_llm.attention import attend_by_device
 from ddt_llm.head import head_logits
 from ddt_llm.network import quickest_network
 from ddt_llm.self_test import check_packing
@@ -140,6 +141,45 @@ def test_it_trains_packs_and_writes_as_it_does_by_itself_or_is_refused(kind, bui
     optimizer.step()
     with torch.no_grad():
         assert losses(lm, padded).sum() < before.sum()
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, _, packs, _) in KINDS.items() if packs])
+def test_attention_written_out_is_that_of_the_fused_kernel(kind, lm_of, ids, monkeypatch):
+    """As it is on a CPU in bf16, here in float32, where rounding hides nothing: grouped heads, windows, packed rows."""
+    lm, written = lm_of(kind), []
+    examples = [lm.sequences.text_to_image(*pair) for pair in zip(CAPTIONS, ids[:3], strict=True)]
+    batches = [collate(examples, lm.sequences.pad), collate_packed(examples, lm.sequences.pad, row_length=60)]
+
+    def found():
+        lm.model.zero_grad()
+        all_losses = torch.stack([losses(lm, batch) for batch in batches])
+        all_losses.sum().backward()
+        return all_losses.detach(), [p.grad.clone() for p in lm.model.parameters() if p.grad is not None]
+
+    (fused, fused_gradients), fused_attention = found(), lm.model.config._attn_implementation
+    attend_by_device(lm.model)
+    same, same_gradients = found()
+    assert torch.equal(same, fused) and all(map(torch.equal, same_gradients, fused_gradients))
+
+    def written_out(q, k):
+        written.append(q.shape)
+        return True
+
+    monkeypatch.setattr("ddt_llm.attention.better_written_out", written_out)
+    monkeypatch.setattr("ddt_llm.attend.better_written_out", written_out)
+    monkeypatch.setattr("ddt_llm.attend.PART", 100)
+    torch.testing.assert_close(found(), (fused, fused_gradients), rtol=1e-4, atol=1e-4)
+    assert bool(written) == (fused_attention == "sdpa")
+
+
+def test_a_chosen_attention_stays_and_none_is_saved(build, tmp_path):
+    eager, fused = build("llama"), build("llama")
+    eager.set_attn_implementation("eager")
+    for model in (eager, fused):
+        attend_by_device(model)
+    assert (eager.config._attn_implementation, fused.config._attn_implementation) == ("eager", "ddt")
+    fused.save_pretrained(tmp_path)
+    assert "ddt" not in (tmp_path / "config.json").read_text()
 
 
 def test_a_self_test_leaves_no_trace(lm_of):

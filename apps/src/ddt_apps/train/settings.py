@@ -181,6 +181,12 @@ class Pretrain(LanguageRun):
     multiple: PositiveInt = 1  # rows of the vocabulary are padded to a multiple of this
     tasks: PretrainTasks = field(default_factory=PretrainTasks)  # shares, which need not sum to one
 
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out `llama.attention` of 0.1.0; the device decides it."""
+        llama = {name: value for name, value in values["llama"].items() if name != "attention"}
+        return {**values, "llama": llama}
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionTasks:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -81,7 +81,6 @@ class TinyLlamaConfig:
     num_heads: PositiveInt = 6
     mlp_ratio: PositiveFloat = 8 / 3
     max_positions: PositiveInt = 1024
-    attention: Literal["sdpa", "eager"] = "sdpa"
 
     def __post_init__(self):
         check_settings(self)
@@ -114,7 +113,6 @@ def tiny_llama(config: TinyLlamaConfig, text_tokenizer: "PreTrainedTokenizerFast
                 bos_token_id=text_tokenizer.bos_token_id,
                 eos_token_id=text_tokenizer.eos_token_id,
                 pad_token_id=text_tokenizer.pad_token_id,
-                attn_implementation=config.attention,
             )
         )
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from ddt_llm.attention import attend_by_device
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.loss import token_loss
 from ddt_llm.optimizer import VOCABULARY, OptimizerConfig, build_optimizer
@@ -29,6 +30,7 @@ class LanguageModelTraining(LightningModule):
 
     def __init__(self, model: "PreTrainedModel", config: OptimizerConfig, seed: int = 0, *, keep_text: bool = False):
         super().__init__()
+        attend_by_device(model)
         self.model = model
         self.vocabulary = VisualVocabulary.from_config(model.config)
         self.config = config
