@@ -260,3 +260,8 @@ def test_progress_in_a_log_prints_now_and_then(monkeypatch):
     assert lines[0] == "train 41/100 loss 0.5 1 it/s ETA 0:59"  # soon, so that one sees that it works
     assert [line.split()[1] for line in lines] == [f"{step}/100" for step in (41, 51, 61, 71, 81, 91, 100)]
     assert lines[-1] == "train 100/100 loss 0.5 1 it/s in 1:00"
+    with StageProgress("pack", 3, console=Console(file=log, width=200)) as bar:
+        for step in range(1, 4):
+            now[0] += 0.4
+            bar.update(step)
+    assert [line for line in log.getvalue().splitlines() if line.startswith("pack")] == ["pack 3/3 2.5 it/s in 0:01"]

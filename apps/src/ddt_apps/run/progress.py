@@ -39,6 +39,7 @@ class StageProgress:
         self.console = console or Console(file=sys.stderr)
         self.facts: dict[str, float] = {}
         self._seen = deque([(time.monotonic(), start)], maxlen=WINDOW)
+        self._told = self._seen[-1]  # the update that was printed last
         self._started = time.monotonic()
         self._printed = self._started + FIRST_SECONDS - QUIET_SECONDS
         self._bar = None
@@ -73,11 +74,11 @@ class StageProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        elif len(self._seen) > 1:
+        elif self._seen[-1] is not self._told:
             self._print()
 
     def _print(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._told = time.monotonic(), self._seen[-1]
         self.console.print(f"{self.stage} {self._line()}", highlight=False, soft_wrap=True)
 
     def _line(self) -> str:
