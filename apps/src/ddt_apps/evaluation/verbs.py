@@ -26,7 +26,9 @@ def run_evaluation(benchmark: ModuleType, source: str, out: Path | None, overrid
         overrides: Settings as `key=value`.
     """
     settings = load_config(benchmark.Settings, None, overrides)
-    drawing = {name: getattr(settings, name) for name in ("guidance", "temperature") if hasattr(settings, name)}
+    drawing = {
+        name: getattr(settings, name) for name in ("guidance", "temperature", "precision") if hasattr(settings, name)
+    }
     run = run_of(source) if Path(source).is_dir() else None
     folder = out or (run or Path()) / "evaluation" / benchmark.__name__.rpartition(".")[2]
     try_folder("--out", folder)
