@@ -104,8 +104,8 @@ def tokenize(
     Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
 
     Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
-    tokenize ..., each rank takes its share. With --precision bf16 up to 1 % of the ids are others, so manifest.json says
-    it, and folders of both precisions do not mix; long work in 32 says at its start what bf16 would save.
+    tokenize ..., each rank takes its share. With --precision bf16 up to 1 % of the ids are others: manifest.json says
+    so, and folders of both precisions do not mix. Long work in 32 says at its start what bf16 would save.
     """
     from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 

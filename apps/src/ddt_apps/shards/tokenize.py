@@ -115,7 +115,9 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
     if fewer >= seconds:
         return ""
     others = 100 * float((ids != exact).float().mean())
-    return f"encoding would take {fewer / seconds:.2f} of its time with --precision bf16; {others:.1f} % of ids would differ"
+    return (
+        f"--precision bf16 would encode in {fewer / seconds:.2f} of the time; {others:.1f} % of the ids would be others"
+    )
 
 
 def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ NAMED = 10  # pictures left out that are named on the screen
 def main(arguments: list[str] | None = None) -> None:
     """Run `encode`, `info` or `health`; what a user can mend is one line and exit code 2."""
     options = _parser().parse_args(arguments)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module="torch")  # advice to authors
     try:
         if options.verb == "encode":
             _check_out(options.out)
