@@ -115,9 +115,7 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
     if fewer >= seconds:
         return ""
     others = 100 * float((ids != exact).float().mean())
-    return (
-        f"--precision bf16 would encode in {fewer / seconds:.2f} of the time; {others:.1f} % of the ids would be others"
-    )
+    return f"--precision bf16 would encode in {fewer / seconds:.2f} of the time, with {others:.1f} % other ids"
 
 
 def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:

@@ -25,6 +25,7 @@ def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     bias = getattr(head, "bias", None)
+    hidden = hidden.to(head.weight.dtype)  # some backbones keep theirs in fp32
     logits = F.linear(hidden, head.weight[rows], None if bias is None else bias[rows]).float()
     for name in ("logit_scale", "lm_head_multiplier"):
         if (factor := getattr(config, name, None)) is not None:
