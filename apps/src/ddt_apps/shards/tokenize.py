@@ -69,19 +69,24 @@ def tokenize_shards(
     """
     device = pick_device_for(precision)
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers, precision)
+    _refuse_other_precision(out, Path(shards), plan, [batch_size, latents], precision)
+    rank, world_size = _rank()
+    if precision == "32" and rank == 0 and multiplies_bf16(device) and not begun(out, plan.tasks):
+        codec = _load(str(tokenizer), workers, precision)
+        if line := what_bf16_saves(codec, Path(shards), total // (world_size * workers)):
+            print(line, file=sys.stderr)
+    return build_share("tokenize", out, plan, total, workers)
+
+
+def _refuse_other_precision(out: Path, shards: Path, plan: Plan, how: list, precision: Precision) -> None:
+    """Refuse to make anew what waits beside `out`, made of the same shards in the other precision."""
     other: Precision = "bf16" if precision == "32" else "32"
     exact = {name: value for name, value in plan.manifest.tokenizer.items() if name != "precision"}
-    if begun(out, partial(shard_tasks, Path(shards), [exact | recorded(other), batch_size, latents])):
+    if begun(out, partial(shard_tasks, shards, [exact | recorded(other), *how])):
         raise ValueError(
             f"'{out}' is half made in precision {other}; go on with --precision {other}, or delete {part_of(out)} to "
             f"start over"
         )
-    first = int(os.environ.get("RANK", 0)) == 0 and not begun(out, plan.tasks)
-    if first and precision == "32" and multiplies_bf16(device):
-        codec, ranks = _load(str(tokenizer), workers, precision), int(os.environ.get("WORLD_SIZE", 1))
-        if line := what_bf16_saves(codec, Path(shards), total // ranks):
-            print(line, file=sys.stderr)
-    return build_share("tokenize", out, plan, total, workers)
 
 
 @torch.inference_mode()
@@ -101,7 +106,7 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
 
     def encoded(precision: Precision) -> tuple[Tensor, float]:
         codec.tokenizer.precision = precision
-        codec.tokenizer.encode_latents(x)  # the first time, memory and kernels are sought
+        codec.tokenizer.encode_latents(x).cpu()  # the first time, memory and kernels are sought
         started = time.perf_counter()
         return codec.tokenizer.encode_latents(x).cpu(), time.perf_counter() - started
 
@@ -120,9 +125,14 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
 
 def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:
     """Do this rank's share of a plan of `total` pictures; None if other ranks of torchrun are not done."""
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world_size = _rank()
     with StageProgress(stage, total, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
+
+
+def _rank() -> tuple[int, int]:
+    """Return which process this is of those that torchrun started, and how many they are."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:

@@ -44,7 +44,12 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def slower_here(precision: Precision, device: torch.device) -> str:
-    """Return a line for the user where bf16 costs time instead of saving it, else nothing."""
+    """Return a line for the user where bf16 costs time instead of saving it, else nothing.
+
+    Example:
+        >>> slower_here("32", torch.device("cpu"))
+        ''
+    """
     if precision != "bf16" or multiplies_bf16(device):
         return ""
     return f"precision bf16 is slower than 32 here: this {device.type} has no instructions for it"
