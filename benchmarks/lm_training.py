@@ -260,7 +260,7 @@ def masked(batch: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
 
 
 def instruction(sequences: Sequences, sample: dict, rng: random.Random):
-    """One example with random ids, in the shares of small/sft: edits, questions, pictures to draw or describe, talks."""
+    """One example with random ids, in the shares of small/sft: edit, answer, draw, describe, talk."""
     before, after = (torch.tensor([rng.randrange(SIZES["small"][-1]) for _ in range(K)]) for _ in range(2))
     question, edit = rng.choice(sample["meta"]["questions"]), sample["meta"]["edit"]["instruction"]
     asked = ([before, question["question"]], [question["answer"]])
@@ -285,9 +285,8 @@ def compare_losses() -> None:
         batches = [{"input_ids": b["input_ids"][:4], "labels": b["labels"][:4]} for b in full_rows(lm, "3M", 50)]
         found.append(train(lm, batches, "fp32")[1])
     differences = [abs(left - right) for left, right in zip(*found, strict=True)]
-    print(
-        f"losses of 50 steps in fp32, from {found[0][0]:.4f} to {found[0][-1]:.4f}: largest difference {max(differences):.1e}"
-    )
+    first, last = found[0][0], found[0][-1]
+    print(f"losses of 50 steps in fp32, from {first:.4f} to {last:.4f}: largest difference {max(differences):.1e}")
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ddt_apps.run.devices import pick_device
+from ddt_apps.run.devices import pick_device_for
 from ddt_apps.run.yaml_file import read_yaml
 from ddt_llm import MultimodalLM
 from ddt_tokenizer.codec import Codec, run_of
+from ddt_tokenizer.precision import Precision
 
 
-def load_language_model(run: str | Path) -> MultimodalLM:
+def load_language_model(run: str | Path, precision: Precision = "32") -> MultimodalLM:
     """Load the exported model of a `ddt pretrain` or `ddt sft` run.
 
     Raises:
@@ -26,10 +27,10 @@ def load_language_model(run: str | Path) -> MultimodalLM:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return MultimodalLM.from_pretrained(folder)
+    return MultimodalLM.from_pretrained(folder, precision=precision)
 
 
-def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Codec:
+def load_renderer_run(run: str | Path, device: torch.device | str = "cpu", precision: Precision = "32") -> Codec:
     """Load the codec of a finished run: its tokenizer and decoder, with its renderer.
 
     The tokenizer run is the one that its config names, or one beside it, whichever has the fingerprint of the renderer.
@@ -48,27 +49,28 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu") -> Co
     wanted = _read(run / "renderer" / "config.json").get("tokenizer_fingerprint")
     for folder in [*([named] if named else []), *_beside(run)]:
         if _fingerprint(folder) == wanted:
-            return Codec.from_pretrained(folder, device, renderer=run)
+            return Codec.from_pretrained(folder, device, renderer=run, precision=precision)
     raise FileNotFoundError(f"no tokenizer run of fingerprint {wanted} in '{named}' or beside '{run}'; put it there")
 
 
-def load_pair(run: Path, tokenizer: Path | None) -> tuple[MultimodalLM, Codec]:
+def load_pair(run: Path, tokenizer: Path | None, precision: Precision = "32") -> tuple[MultimodalLM, Codec]:
     """Load a language model run and the codec whose ids it was trained on.
 
     Args:
         run: Folder of a `ddt pretrain` or `ddt sft` run.
         tokenizer: Folder of the tokenizer run; None looks for one of the right fingerprint beside the run.
+        precision: In which both compute.
 
     Raises:
         FileNotFoundError: If the run or a fitting tokenizer is missing.
     """
-    lm = load_language_model(run)
-    lm.model.to(pick_device())
+    lm, device = load_language_model(run, precision), pick_device_for(precision)
+    lm.model.to(device)
     if tokenizer is not None:
-        return lm, Codec.from_pretrained(tokenizer, pick_device())
+        return lm, Codec.from_pretrained(tokenizer, device, precision=precision)
     for folder in _beside(run):
         if _fingerprint(folder) == lm.visual_fingerprint:
-            return lm, Codec.from_pretrained(folder, pick_device())
+            return lm, Codec.from_pretrained(folder, device, precision=precision)
     raise FileNotFoundError(
         f"no tokenizer run of fingerprint {lm.visual_fingerprint} beside '{run}'; name its folder with --tokenizer"
     )

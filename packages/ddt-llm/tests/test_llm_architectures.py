@@ -182,6 +182,22 @@ def test_a_chosen_attention_stays_and_none_is_saved(build, tmp_path):
     assert "ddt" not in (tmp_path / "config.json").read_text()
 
 
+def test_in_bf16_it_is_read_as_in_float32_and_keeps_the_grammar(kind, lm_of, tmp_path):
+    *_, network = KINDS[kind]
+    if network is None:
+        return
+    lm = lm_of(kind)
+    lm.save_pretrained(tmp_path)
+    rounded = MultimodalLM.from_pretrained(tmp_path, precision="bf16")
+    assert {weight.dtype for weight in rounded.model.parameters()} == {torch.bfloat16}
+    kinds, own = ([each.dtype for each in model.buffers()] for model in (rounded.model, lm.model))
+    assert kinds == own  # rounding the angles of positions would turn far ones by radians
+    assert quickest_network(rounded.model).__name__ == network
+    answers = rounded.generate_batch(CAPTIONS, temperature=0)
+    assert all(answer.ids.shape == (1, 6) and answer.ids.dtype == torch.int64 for answer in answers)
+    assert all(answer.ids.min() >= 0 and answer.ids.max() < 16 for answer in answers)
+
+
 def test_a_self_test_leaves_no_trace(lm_of):
     """Random numbers, modes and gradients are as before, and what was found is not measured again."""
     lm, calls = lm_of("gpt2"), []

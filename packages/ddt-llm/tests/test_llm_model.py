@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ddt_llm.generation
 from ddt_llm import MultimodalLM, VisualTokenizer, expand_vocabulary
 from ddt_llm.expansion import unused_rows
 from ddt_llm.generation import Request, Sampling, stream_tokens
@@ -37,6 +38,42 @@ def test_a_saved_model_loads_equal_with_and_without_this_package(tmp_path, make_
     assert again.generate("a fox", seed=1).text == lm.generate("a fox", seed=1).text
     settings = json.loads((tmp_path / "lm" / "ddt.json").read_text())
     assert settings["format"] == 1 and settings["visual_order"] == "coarse_to_fine"
+
+
+def test_in_bf16_weights_are_rounded_and_logits_are_float32(tmp_path, make_lm, ids, monkeypatch):
+    lm = make_lm("instruction")
+    lm.save_pretrained(tmp_path)
+    rounded, seen = MultimodalLM.from_pretrained(tmp_path, precision="bf16"), set()
+    buffers = dict(lm.model.named_buffers())  # the angles of positions, which bf16 would turn by radians far off
+    assert buffers and all(torch.equal(buffer, buffers[name]) for name, buffer in rounded.model.named_buffers())
+    for name, weight in rounded.model.named_parameters():
+        assert torch.equal(weight, lm.model.get_parameter(name).bfloat16())
+
+    # The same predictions, but for rounding.
+    examples = [lm.sequences.text_to_image("a fox", some) for some in ids]
+    exact, near = lm.score(examples), rounded.score(examples)
+    assert near.visual_nats.dtype == torch.float32
+    assert near.bits_per_visual_token.item() == pytest.approx(exact.bits_per_visual_token.item(), rel=0.02)
+    assert near.visual_nats != exact.visual_nats
+
+    # The grammar: text, whole images between their marks, nothing that is not to be written.
+    choose = ddt_llm.generation.sample
+    monkeypatch.setattr(
+        ddt_llm.generation, "sample", lambda logits, *rest: seen.add(logits.dtype) or choose(logits, *rest)
+    )
+    for seed in range(5):
+        request = [Request(rounded.sequences.prompt(["a fox"], "instruction"), seed)]
+        settings = Sampling(temperature=2.0, guidance_scale=1.5, max_text_tokens=6)
+        (writer,) = list(rounded._write(request, settings))[-1]
+        left = 0
+        for token in writer.tokens:
+            visual = rounded.vocabulary.visual.start <= token < rounded.vocabulary.visual.stop
+            assert visual == bool(left)
+            left = 6 if token == rounded.vocabulary.boi else max(0, left - 1)
+        assert not left and writer.done
+    assert seen == {torch.float32}
+    with pytest.raises(ValueError, match=r"precision \('fp8'\) must be 32 or bf16"):
+        MultimodalLM.from_pretrained(tmp_path, precision="fp8")
 
 
 def test_saving_again_replaces_the_model_and_leaves_other_files(tmp_path, make_lm):

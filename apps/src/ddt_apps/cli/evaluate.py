@@ -13,7 +13,8 @@ evaluate = typer.Typer(
     help="""Measure what a model can do, each figure beside its ceiling and chance.
 
 MODEL is the folder of a run, or file.py:function for a model of your own behind an adapter. Writes scores.json and
-index.html to MODEL/evaluation, or where --out says.""",
+index.html to MODEL/evaluation, or where --out says. Runs compute exactly; with precision=bf16 in less time where the
+device can, and the protocol id says so.""",
 )
 
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a run, or file.py:function.", callback=paths)]
@@ -35,8 +36,8 @@ def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None
 
     Example: [bold]ddt evaluate scenes runs/demo/pretrain level=tiny[/]
 
-    Settings: level (tiny, standard, hard), pictures (for each prompt), seed, guidance, temperature, judge,
-    second_judge, backgrounds (folder of pictures behind the real scenes), clip (folder of a CLIP model).
+    Settings: level (tiny, standard, hard), pictures (for each prompt), seed, guidance, temperature, precision (32,
+    bf16), judge, second_judge, backgrounds (folder of pictures behind the real scenes), clip (folder of a CLIP model).
     """
     _evaluate("scenes", model, out, settings)
 
@@ -47,8 +48,8 @@ def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folde
 
     Example: [bold]ddt evaluate reconstruction runs/demo/tokenizer level=tiny[/]
 
-    Settings: data (folder of picture shards; else held-out scenes), level, count, seed, inception (TorchScript file,
-    for rFID), lpips (alex, vgg or squeeze, where torchvision has the weights).
+    Settings: data (folder of picture shards; else held-out scenes), level, count, seed, precision (32, bf16), inception
+    (TorchScript file, for rFID), lpips (alex, vgg or squeeze, where torchvision has the weights).
     """
     _evaluate("reconstruction", model, out, settings)
 
@@ -59,7 +60,7 @@ def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None)
 
     Example: [bold]ddt evaluate edits runs/demo/sft level=tiny[/]
 
-    Settings: level, count, seed, judge.
+    Settings: level, count, seed, precision (32, bf16), judge.
     """
     _evaluate("edits", model, out, settings)
 
@@ -70,7 +71,7 @@ def evaluate_answers(model: Source, settings: Settings = None, out: Folder = Non
 
     Example: [bold]ddt evaluate answers runs/demo/sft level=tiny[/]
 
-    Settings: level, count, seed.
+    Settings: level, count, seed, precision (32, bf16).
     """
     _evaluate("answers", model, out, settings)
 
@@ -81,7 +82,7 @@ def evaluate_captions(model: Source, settings: Settings = None, out: Folder = No
 
     Example: [bold]ddt evaluate captions runs/demo/pretrain level=tiny[/]
 
-    Settings: level, count, seed.
+    Settings: level, count, seed, precision (32, bf16).
     """
     _evaluate("captions", model, out, settings)
 
@@ -92,7 +93,7 @@ def evaluate_language(model: Source, settings: Settings = None, out: Folder = No
 
     Example: [bold]ddt evaluate language runs/demo/pretrain level=tiny[/]
 
-    Settings: level, count, seed.
+    Settings: level, count, seed, precision (32, bf16).
     """
     _evaluate("language", model, out, settings)
 

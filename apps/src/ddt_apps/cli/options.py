@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,6 +86,10 @@ Out = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
 Workers = Annotated[int, typer.Option(help="Processes that share the work.", callback=at_least(1))]
+Precision = Annotated[
+    Literal["32", "bf16"],
+    typer.Option(help="32 is exact; bf16 takes less time where the device multiplies in it, and differs a little."),
+]
 BatchSize = Annotated[int, typer.Option(help="Pictures encoded at once.", callback=at_least(1))]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Seed, Tokenizer, at_least, finite, out_folder
+from ddt_apps.cli.options import Out, Precision, Seed, Tokenizer, at_least, finite, out_folder
 from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
@@ -37,6 +37,7 @@ def reconstruct(
         tuple[int, int] | None,
         typer.Option(metavar="START STOP", help="Only ids START to STOP - 1 come from it; 0 is the finest."),
     ] = None,
+    precision: Precision = "32",
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
@@ -47,7 +48,7 @@ def reconstruct(
     from ddt_apps.use.pictures import reconstruct_images
 
     settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance}
-    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, **settings)
+    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings)
 
 
 def generate(
@@ -62,6 +63,7 @@ def generate(
     keep: Annotated[
         int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
     ] = None,
+    precision: Precision = "32",
 ) -> None:
     """Draw what a sentence says.
 
@@ -69,7 +71,7 @@ def generate(
     """
     from ddt_apps.use.pictures import generate_image
 
-    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep)
+    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep, precision)
 
 
 def edit(
@@ -79,6 +81,7 @@ def edit(
     out: Out,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
+    precision: Precision = "32",
 ) -> None:
     """Change a picture as a sentence says.
 
@@ -86,7 +89,7 @@ def edit(
     """
     from ddt_apps.use.pictures import edit_image
 
-    edit_image(image=image, instruction=instruction, model=model, out=out, tokenizer=tokenizer, seed=seed)
+    edit_image(image, instruction, model, out, tokenizer, seed, precision)
 
 
 def ask(
@@ -94,6 +97,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question about it.")],
     model: Model,
     tokenizer: AnyTokenizer = None,
+    precision: Precision = "32",
 ) -> None:
     """Answer a question about a picture.
 
@@ -101,17 +105,17 @@ def ask(
     """
     from ddt_apps.use.pictures import answer_question
 
-    typer.echo(harmless(answer_question(image=image, question=question, model=model, tokenizer=tokenizer)))
+    typer.echo(harmless(answer_question(image, question, model, tokenizer, precision)))
 
 
-def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None) -> None:
+def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None, precision: Precision = "32") -> None:
     """Describe a picture in a sentence.
 
     Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
     """
     from ddt_apps.use.pictures import caption_image
 
-    typer.echo(harmless(caption_image(image=image, model=model, tokenizer=tokenizer)))
+    typer.echo(harmless(caption_image(image, model, tokenizer, precision)))
 
 
 def chat(
@@ -124,6 +128,7 @@ def chat(
     ] = 0.0,
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
+    precision: Precision = "32",
 ) -> None:
     """Talk: ask for pictures, show some by their path, ask about them, have them changed.
 
@@ -131,4 +136,4 @@ def chat(
     """
     from ddt_apps.use.chat import run_chat
 
-    run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed)
+    run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed, precision)

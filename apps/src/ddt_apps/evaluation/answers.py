@@ -9,7 +9,7 @@ import numpy as np
 from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, by_kind
-from ddt_apps.evaluation.models import Answers, described, need
+from ddt_apps.evaluation.models import Answers, computed, described, need
 from ddt_apps.evaluation.page import Page, against
 from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.pages.report import answers as cards
@@ -58,7 +58,7 @@ def evaluate(model: Answers, settings: Settings = Settings(), name: str = "model
         right = [100.0 * (a.strip().lower().rstrip(".") == q.answer) for a, q in zip(answers, questions, strict=True)]
         return by_split("accuracy", right, scenes) | {"kinds": by_kind([q.kind for q in questions], accuracy=right)}
 
-    protocol = settings.protocol(config) | {"match": "exact, lower case, without a final full stop"}
+    protocol = settings.protocol(config) | computed(model) | {"match": "exact, lower case, without a final full stop"}
     controls = {"frequent_answer": measured(_guesses(questions, config)), "another_picture": measured(blind)}
     scores = Scores("answers", described(model, name), protocol, measured(given), controls)
     return scores, Answered(pictures, questions, given)

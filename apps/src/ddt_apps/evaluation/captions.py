@@ -9,7 +9,7 @@ import numpy as np
 from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, mean_of, ratio_of
-from ddt_apps.evaluation.models import Captions, described, need
+from ddt_apps.evaluation.models import Captions, computed, described, need
 from ddt_apps.evaluation.page import SHOWN, Page, against, marked, side_by_side, spread
 from ddt_apps.evaluation.scores import Scores
 from ddt_apps.pages.report import grid, section
@@ -57,7 +57,8 @@ def evaluate(model: Captions, settings: Settings = Settings(), name: str = "mode
     }
     right = [exact(parse_caption(text), s.scene) for text, s in zip(given, scenes, strict=True)]
     figures = measured(given, scenes)
-    scores = Scores("captions", described(model, name), settings.protocol(config), figures, controls)
+    protocol = settings.protocol(config) | computed(model)
+    scores = Scores("captions", described(model, name), protocol, figures, controls)
     return scores, Captioned(pictures, given, truths, right)
 
 

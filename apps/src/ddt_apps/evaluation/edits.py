@@ -11,7 +11,7 @@ from torch import Tensor
 from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, by_kind, mean_of
-from ddt_apps.evaluation.models import Edits, codec_of, described, need
+from ddt_apps.evaluation.models import Edits, codec_of, computed, described, need
 from ddt_apps.evaluation.page import Page, against, side_by_side, sign
 from ddt_apps.evaluation.pixels import l1
 from ddt_apps.evaluation.scores import Scores, shown
@@ -88,7 +88,7 @@ def evaluate(model: Edits, settings: Settings = Settings(), name: str = "model")
     if codec is not None:
         again = in_batches("tokenizer", len(edits), lambda r: codec.decode(codec.encode(exact[r])))
         controls["tokenizer"] = measured(again)[0]
-    protocol = settings.protocol(config) | {"judge": judge_hash(settings.judge)}
+    protocol = settings.protocol(config) | computed(model) | {"judge": judge_hash(settings.judge)}
     scores = Scores("edits", described(model, name), protocol, figures, controls)
     return scores, Edited(edits, sources, to_uint8(drawn), targets, verdicts)
 

@@ -12,6 +12,7 @@ from ddt_apps.evaluation.scores import ERROR, versions
 from ddt_data import Scene, SceneConfig, SceneGenerator, caption, level_config
 from ddt_data.scenes.scene import SPLITS
 from ddt_tokenizer.limits import Seed, check_settings
+from ddt_tokenizer.precision import Precision
 
 SEED = 700_000_001  # far from the seeds that anybody trains with
 COLUMNS = {"all": SPLITS, "seen": ("train",), "unseen": ("unseen",)}  # of a table, with the splits in each
@@ -24,6 +25,7 @@ class HeldOutSettings:
     level: str = "standard"  # tiny, standard or hard
     count: Annotated[int, Ge(2)] = 1000  # pictures, half of them with unseen combinations
     seed: Seed = 0
+    precision: Precision = "32"  # in which a run of ours computes: 32 or bf16
 
     def __post_init__(self):
         check_settings(self)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, by_split, scenes_for
 from ddt_apps.evaluation.means import Figures, mean_of
-from ddt_apps.evaluation.models import Foretells, codec_of, described, need
+from ddt_apps.evaluation.models import Foretells, codec_of, computed, described, need
 from ddt_apps.evaluation.page import SHOWN, Page, against, side_by_side, spread
 from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.pages.chart import line_chart
@@ -77,9 +77,8 @@ def evaluate(
     measured = {name: _measured(each, scenes) for name, each in bits.items()}
     worth = (bits["another_caption"] - bits["caption"]).mean(1)
     scores = measured.pop("caption") | by_split("caption_worth", worth.tolist(), scenes)
-    return Scores("language", described(model, name), settings.protocol(config), scores, measured), Foretold(
-        pictures, captions, bits
-    )
+    protocol = settings.protocol(config) | computed(model)
+    return Scores("language", described(model, name), protocol, scores, measured), Foretold(pictures, captions, bits)
 
 
 def other_captions(captions: list[str]) -> list[str]:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ddt_apps.models import load_pair, load_renderer_run
-from ddt_apps.run.devices import pick_device
+from ddt_apps.run.devices import pick_device_for
 from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec, run_of
+from ddt_tokenizer.precision import Precision, recorded
 
-# Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores.
+# Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores; a
+# `precision` other than "32" is part of their protocol.
 
 
 class Tokenizes(Protocol):
@@ -94,6 +96,11 @@ class Assistant:
         self.image_size = codec.image_size
         self.identity = {"tokenizer": codec.fingerprint, "guidance": guidance, "temperature": temperature}
 
+    @property
+    def precision(self) -> Precision:
+        """In which it reads, writes and draws; bf16 if a part does."""
+        return "bf16" if self.lm.model.dtype == torch.bfloat16 else self.codec.precision
+
     def draw(self, prompts: Sequence[str], seed: int) -> Tensor:
         """Draw a picture for each prompt."""
         settings = {"guidance_scale": self.guidance, "temperature": self.temperature, "seed": seed}
@@ -141,7 +148,7 @@ def _images(answers: list) -> Tensor:
     return torch.cat([answer.images for answer in answers])
 
 
-def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> Any:
+def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, precision: Precision = "32") -> Any:
     """Load what is to be evaluated.
 
     Args:
@@ -149,15 +156,18 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
             the renderer, `ddt pretrain` and `ddt sft` an `Assistant`), or `file.py:function` whose function returns an
             object with the methods of this module.
         guidance, temperature: Of drawing, for runs.
+        precision: In which a run computes.
 
     Raises:
         FileNotFoundError: If there is no such run or file.
-        ValueError: If the file has no such function.
+        ValueError: If the file has no such function, or is to compute in a precision.
     """
     file, _, function = source.rpartition(":")
     if file.endswith(".py"):
         if not Path(file).is_file():
             raise FileNotFoundError(f"{file}: no such file")
+        if precision != "32":
+            raise ValueError(f"precision={precision} is for runs; '{file}' has to load its model in it by itself")
         spec = importlib.util.spec_from_file_location("adapter", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -166,10 +176,10 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7) -> 
         return make()
     run = run_of(source)
     if (run / "renderer" / "config.json").is_file():
-        return load_renderer_run(run, pick_device())
+        return load_renderer_run(run, pick_device_for(precision), precision)
     if (run / "tokenizer" / "config.json").is_file() and (run / "decoder").is_dir():
-        return Codec.from_pretrained(run, pick_device())
-    lm, codec = load_pair(run, None)
+        return Codec.from_pretrained(run, pick_device_for(precision), precision=precision)
+    lm, codec = load_pair(run, None, precision)
     return Assistant(lm, codec, guidance, temperature)
 
 
@@ -188,6 +198,11 @@ def prefixes_of(codec: Tokenizes) -> list[int]:
 def described(model: Any, name: str) -> dict[str, Any]:
     """Return what scores record of a model: its name in tables, and its `identity` where it has one."""
     return {"name": name, **getattr(model, "identity", {})}
+
+
+def computed(model: Any) -> dict[str, str]:
+    """Return what a protocol holds of the precision in which a model computes: nothing of the exact one."""
+    return recorded(getattr(model, "precision", "32"))
 
 
 def need(model: Any, method: str, verb: str) -> None:

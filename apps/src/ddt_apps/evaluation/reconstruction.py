@@ -15,7 +15,7 @@ from ddt_apps.evaluation.batches import in_batches
 from ddt_apps.evaluation.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
-from ddt_apps.evaluation.models import Tokenizes, codec_of, described, prefixes_of
+from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
 from ddt_apps.evaluation.pixels import l1, ssim
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
@@ -25,6 +25,7 @@ from ddt_data import ShardDataset, level_config, render
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 from ddt_tokenizer.limits import Seed, check_settings
+from ddt_tokenizer.precision import Precision
 
 IDS_KEPT = "ids kept, from the coarse end"
 
@@ -37,6 +38,7 @@ class Settings:
     level: str = "standard"  # tiny, standard or hard
     count: Annotated[int, Ge(2)] = 1000  # pictures
     seed: Seed = 0  # of the scenes
+    precision: Precision = "32"  # in which a run of ours computes: 32 or bf16
     inception: str | None = None  # TorchScript file of Inception features, for rFID
     lpips: str | None = None  # alex, vgg or squeeze, where torchvision and its weights are there
 
@@ -100,6 +102,7 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
         "compared": "8-bit pictures with the true input, per picture, then averaged",
         "instruments": instruments,
         "versions": versions(),
+        **computed(model),
     }
     page = Reconstructed(pictures, to_uint8(drawn), {n: to_uint8(p) for n, p in prefixes.items()}, each.tolist())
     return Scores("reconstruction", described(model, name), protocol, scores, controls), page

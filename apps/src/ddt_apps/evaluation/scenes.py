@@ -12,7 +12,7 @@ import numpy as np
 from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.features import clip_score
 from ddt_apps.evaluation.means import Figures, mean_of
-from ddt_apps.evaluation.models import Draws, Tokenizes, codec_of, described, need, prefixes_of
+from ddt_apps.evaluation.models import Draws, Tokenizes, codec_of, computed, described, need, prefixes_of
 from ddt_apps.evaluation.page import SHOWN, Page, Table, against, marked, spread
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
 from ddt_apps.pages.chart import line_chart
@@ -23,6 +23,7 @@ from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
 from ddt_data.sceneeval.verdicts import background_of
 from ddt_tokenizer.images import to_tensor, to_uint8
 from ddt_tokenizer.limits import NonNegativeFloat, PositiveInt, Seed, check_settings
+from ddt_tokenizer.precision import Precision
 
 OVERALL = "overall_by_split.all"
 
@@ -38,6 +39,7 @@ class Settings:
     second_judge: str = "b"  # only for the agreement
     guidance: NonNegativeFloat = 1.5  # of drawing, for runs of ours
     temperature: NonNegativeFloat = 0.7
+    precision: Precision = "32"  # in which a run of ours computes: 32 or bf16
     backgrounds: str | None = None  # folder of pictures to put behind the real scenes of the controls
     clip: str | None = None  # folder of a transformers CLIP model, for the CLIP-score
 
@@ -119,7 +121,8 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     }
     if (codec := codec_of(model)) is not None:
         controls |= _ceilings(codec, prompts, real, judge, canvas)
-    found = Scores("scenes", described(model, name), _protocol(settings, side), scores, controls)
+    protocol = _protocol(settings, side) | computed(model)
+    found = Scores("scenes", described(model, name), protocol, scores, controls)
     return found, Judged(prompts, pictures, verdicts, backgrounds)
 
 

@@ -26,11 +26,12 @@ def run_evaluation(benchmark: ModuleType, source: str, out: Path | None, overrid
         overrides: Settings as `key=value`.
     """
     settings = load_config(benchmark.Settings, None, overrides)
-    drawing = {name: getattr(settings, name) for name in ("guidance", "temperature") if hasattr(settings, name)}
+    names = ("guidance", "temperature", "precision")
+    of_runs = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     run = run_of(source) if Path(source).is_dir() else None
     folder = out or (run or Path()) / "evaluation" / benchmark.__name__.rpartition(".")[2]
     try_folder("--out", folder)
-    model = load_model(source, **drawing)
+    model = load_model(source, **of_runs)
     scores, shown = benchmark.evaluate(model, settings, name=run.name if run else source)
     scores.save(folder)
     page = benchmark.page(scores, shown)

@@ -194,6 +194,7 @@ def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where, root, default)
     if origin is typing.Literal:
+        value = str(value) if type(value) is int and str(value) in arguments else value  # YAML's precision=32
         if value in arguments and not (isinstance(value, bool) and True not in arguments):
             return value
         close = difflib.get_close_matches(str(value), [str(item) for item in arguments], n=1)

@@ -4,9 +4,11 @@ Everything else takes a `torch.device` from here and works on any. Accelerators 
 Lightning strategy and precision plugin (Lightning would put them on the CPU without saying so), so they are refused.
 """
 
+import sys
+
 import torch
 
-from ddt_tokenizer.muon import multiplies_bf16
+from ddt_tokenizer.precision import Precision, multiplies_bf16, slower_here
 
 SUPPORTED = ("cpu", "cuda", "mps")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
@@ -36,8 +38,16 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def pick_device_for(precision: Precision) -> torch.device:
+    """Pick the device of this machine for inference, and say on stderr if the precision costs time there."""
+    device = pick_device()
+    if line := slower_here(precision, device):
+        print(line, file=sys.stderr)
+    return device
+
+
 def pick_precision(setting: str | int, device: torch.device) -> str:
-    """Turn a setting into Lightning's name of a precision.
+    """Turn a setting of training into Lightning's name of a precision.
 
     A CPU with bf16 instructions is 2 to 4 times faster in bf16 than in fp32, one without is 10 to 100 times slower.
 

@@ -5,7 +5,9 @@ with the next shard, ranks share the work without talking, and `verify_shards` m
 """
 
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -14,21 +16,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ddt_apps.run.devices import pick_device
+from ddt_apps.run.devices import pick_device, pick_device_for
 from ddt_apps.run.progress import StageProgress
 from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
+from ddt_data.shards.building import begun
+from ddt_data.shards.claim import part_of
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS
 from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
+from ddt_tokenizer.precision import Precision, multiplies_bf16, recorded
 
 PICTURES = (("image", "ids", "latents"), ("target", "target_ids", "target_latents"))
+LONG, TRIED = 60.0, 32  # seconds from which what bf16 saves is worth a line, and pictures of which it is measured
 
 
 def tokenize_shards(
-    shards: Path, tokenizer: Path, out: Path, batch_size: int = 256, latents: bool = False, workers: int = 1
+    shards: Path,
+    tokenizer: Path,
+    out: Path,
+    batch_size: int = 256,
+    latents: bool = False,
+    workers: int = 1,
+    precision: Precision = "32",
 ) -> Manifest | None:
     """Write the ids of all pictures, with their keys, captions, questions and edits, into a new shard folder.
 
@@ -43,6 +56,7 @@ def tokenize_shards(
         batch_size: Pictures encoded at once.
         latents: Keep the latents too, in float16.
         workers: Processes of this rank.
+        precision: In which the encoder computes. Long work in "32" says at its start what "bf16" would save.
 
     Returns:
         The manifest, or None if other ranks are not done.
@@ -50,21 +64,79 @@ def tokenize_shards(
     Raises:
         FileNotFoundError: If the shards or the tokenizer are missing.
         FileExistsError: If `out` holds something else.
-        ValueError: If the pictures are of another size, or a shard is damaged.
+        ValueError: If the pictures are of another size, a shard is damaged, or `out` is half made in the other
+            precision.
     """
-    plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers)
+    device = pick_device_for(precision)
+    plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers, precision)
+    _refuse_other_precision(out, Path(shards), plan, [batch_size, latents], precision)
+    rank, world_size = _rank()
+    if precision == "32" and rank == 0 and multiplies_bf16(device) and not begun(out, plan.tasks):
+        codec = _load(str(tokenizer), workers, precision)
+        if line := what_bf16_saves(codec, Path(shards), total // (world_size * workers)):
+            print(line, file=sys.stderr)
     return build_share("tokenize", out, plan, total, workers)
+
+
+def _refuse_other_precision(out: Path, shards: Path, plan: Plan, how: list, precision: Precision) -> None:
+    """Refuse to make anew what waits beside `out`, made of the same shards in the other precision."""
+    other: Precision = "bf16" if precision == "32" else "32"
+    exact = {name: value for name, value in plan.manifest.tokenizer.items() if name != "precision"}
+    if begun(out, partial(shard_tasks, shards, [exact | recorded(other), *how])):
+        raise ValueError(
+            f"'{out}' is half made in precision {other}; go on with --precision {other}, or delete {part_of(out)} to "
+            f"start over"
+        )
+
+
+@torch.inference_mode()
+def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
+    """Measure on a few pictures what encoding `total` of them in bf16 would save: a line for the user.
+
+    Returns:
+        Nothing if exact encoding takes less than a minute, or bf16 no less.
+    """
+    manifest = Manifest.read(shards)
+    source = open_shard(shards / manifest.shards[0].name, manifest)
+    samples = [source[i] for i in range(min(TRIED, len(source)))]
+    samples = [sample for sample in samples if {"image", "latents"} & set(sample)]
+    if not samples:
+        return ""
+    x = _latents(codec, samples, "image", "latents")
+
+    def encoded(precision: Precision) -> tuple[Tensor, float]:
+        codec.tokenizer.precision = precision
+        codec.tokenizer.encode_latents(x).cpu()  # the first time, memory and kernels are sought
+        started = time.perf_counter()
+        return codec.tokenizer.encode_latents(x).cpu(), time.perf_counter() - started
+
+    try:
+        exact, seconds = encoded("32")
+        if seconds / len(x) * total < LONG:
+            return ""
+        ids, fewer = encoded("bf16")
+    finally:
+        codec.tokenizer.precision = "32"
+    if fewer >= seconds:
+        return ""
+    others = 100 * float((ids != exact).float().mean())
+    return f"--precision bf16 would encode in {fewer / seconds:.2f} of the time, with {others:.1f} % other ids"
 
 
 def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:
     """Do this rank's share of a plan of `total` pictures; None if other ranks of torchrun are not done."""
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world_size = _rank()
     with StageProgress(stage, total, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
 
 
+def _rank() -> tuple[int, int]:
+    """Return which process this is of those that torchrun started, and how many they are."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:
-    """Make every id shard of a finished folder again, and compare.
+    """Make every id shard of a finished folder again, in the precision that it was made in, and compare.
 
     Returns:
         Samples that were compared.
@@ -75,7 +147,8 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
             kind of device; says how many samples do.
     """
     found = Manifest.read(out)
-    plan, total = plan_tokenizing(shards, tokenizer, batch_size, found.latents is not None)
+    precision = (found.tokenizer or {}).get("precision", "32")
+    plan, total = plan_tokenizing(shards, tokenizer, batch_size, found.latents is not None, precision=precision)
     if found.tokenizer != plan.manifest.tokenizer or found.samples != total:
         raise ValueError(
             f"'{out}' does not hold the {total} samples of '{shards}' as ids of '{tokenizer}'; make it again"
@@ -91,7 +164,7 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
 
 
 def plan_tokenizing(
-    shards: Path, tokenizer: Path, batch_size: int, latents: bool, workers: int = 1
+    shards: Path, tokenizer: Path, batch_size: int, latents: bool, workers: int = 1, precision: Precision = "32"
 ) -> tuple[Plan, int]:
     """Return how id shards are made, and of how many samples.
 
@@ -100,7 +173,7 @@ def plan_tokenizing(
         ValueError: If they do not fit one another.
     """
     _load.cache_clear()  # of another tokenizer, perhaps, that lay there when this process looked last
-    codec, source = _load(str(tokenizer), workers), Manifest.read(shards)
+    codec, source = _load(str(tokenizer), workers, precision), Manifest.read(shards)
     space = codec.tokenizer.config.latents
     cached = source.latents is not None
     if cached and replace(LatentConfig(**source.latents), vae=None) != replace(space, vae=None):
@@ -120,7 +193,7 @@ def plan_tokenizing(
         format=BLOCKS,
     )
     identity = [codec.identity, batch_size, latents]
-    make = partial(_make, Path(shards), source, str(tokenizer), batch_size, latents, workers)
+    make = partial(_make, Path(shards), source, str(tokenizer), batch_size, latents, workers, precision)
     return Plan(partial(shard_tasks, Path(shards), identity), make, manifest), source.samples
 
 
@@ -147,11 +220,12 @@ def _make(
     batch_size: int,
     latents: bool,
     workers: int,
+    precision: Precision,
     path: Path,
     shard: Shard,
 ) -> Made:
     check_shard(shards, shard)
-    codec, source = _load(tokenizer, workers), open_shard(shards / shard.name, manifest)
+    codec, source = _load(tokenizer, workers, precision), open_shard(shards / shard.name, manifest)
     samples = []
     for first in range(0, len(source), batch_size):
         batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]
@@ -165,23 +239,28 @@ def _make(
 @torch.inference_mode()
 def _encode(codec: Codec, samples: list[dict], picture: str, ids: str, cache: str, latents: bool) -> None:
     """Put ids, and latents if wanted, in the place of pictures."""
-    device = next(codec.tokenizer.parameters()).device
-    if cache in samples[0]:
-        x = torch.stack([torch.from_numpy(sample[cache]) for sample in samples])
-    else:
-        x = codec.tokenizer.latent_space.encode(to_tensor([sample.pop(picture) for sample in samples]).to(device))
-        x = x.half() if latents else x  # as they are kept, so that they give the same ids again
-        if latents:
-            for sample, row in zip(samples, x.cpu().numpy(), strict=True):
-                sample[cache] = row
-    for sample, row in zip(samples, codec.tokenizer.encode_latents(x.to(device).float()).cpu().numpy(), strict=True):
+    x = _latents(codec, samples, picture, cache)
+    if latents and cache not in samples[0]:
+        x = x.half()  # as they are kept, so that they give the same ids again
+        for sample, row in zip(samples, x.cpu().numpy(), strict=True):
+            sample[cache] = row
+    for sample, row in zip(samples, codec.tokenizer.encode_latents(x.float()).cpu().numpy(), strict=True):
+        sample.pop(picture, None)
         sample[ids] = row
 
 
+def _latents(codec: Codec, samples: list[dict], picture: str, cache: str) -> Tensor:
+    """Return the latents [B, C, h, w] of pictures, or those that samples hold, on the device of the tokenizer."""
+    device = next(codec.tokenizer.parameters()).device
+    if cache in samples[0]:
+        return torch.stack([torch.from_numpy(sample[cache]) for sample in samples]).to(device).float()
+    return codec.tokenizer.latent_space.encode(to_tensor([sample[picture] for sample in samples]).to(device))
+
+
 @lru_cache(maxsize=1)
-def _load(tokenizer: str, workers: int) -> Codec:
+def _load(tokenizer: str, workers: int, precision: Precision) -> Codec:
     """Load a codec, once a process, onto the device of this rank."""
-    return Codec.from_pretrained(tokenizer, device_of_worker(workers))
+    return Codec.from_pretrained(tokenizer, device_of_worker(workers), precision=precision)
 
 
 def device_of_worker(workers: int) -> torch.device:

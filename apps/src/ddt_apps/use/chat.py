@@ -21,6 +21,7 @@ from ddt_llm.positions import most_positions
 from ddt_llm.sequences import Part, Turn
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_uint8
+from ddt_tokenizer.precision import Precision
 
 COLUMNS = 32  # of a thumbnail
 HELP = "Write a message; a path in it, such as fox.png, shows the picture. /new starts over, /quit ends."
@@ -155,9 +156,10 @@ def run_chat(
     temperature: float,
     text_temperature: float,
     seed: int,
+    precision: Precision = "32",
 ) -> None:
     """Answer messages from the terminal or a pipe until they end. A mistake in one is named, and the talk goes on."""
-    lm, codec = load_pair(model, tokenizer)
+    lm, codec = load_pair(model, tokenizer, precision)
     need_instructions(lm, model)
     thumbnails = sys.stdout.isatty()
     settings = {

@@ -9,11 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
-from ddt_apps.run.devices import pick_device
+from ddt_apps.run.devices import pick_device_for
 from ddt_apps.use.sheet import labelled_sheet
 from ddt_data.shards.images import save_image
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import as_images, psnr, to_uint8
+from ddt_tokenizer.precision import Precision
 
 SIDE = 256  # small pictures are enlarged to about this many pixels, unsmoothed
 
@@ -25,6 +26,7 @@ def reconstruct_images(
     renderer: Path | None = None,
     swap: Path | None = None,
     swap_range: tuple[int, int] | None = None,
+    precision: Precision = "32",
     **settings: Any,
 ) -> None:
     """Write a sheet: each row an original, its drawing from all ids, and drawings from its 1, 2, 4, ... coarsest ids.
@@ -38,12 +40,14 @@ def reconstruct_images(
         renderer: A `ddt train-renderer` run, to draw whole sets of ids; from fewer the decoder draws.
         swap: Another picture. The 1, 2, 4, ... coarsest ids then come from it, and it ends each row, drawn and itself.
         swap_range: First id to take from the other picture and the one behind the last, for one such drawing.
+        precision: In which pictures are read and drawn.
         settings: Those of `DDTDecoder.decode`.
 
     Raises:
         ValueError: If a setting or the range does not fit the decoder.
     """
-    codec = Codec.from_pretrained(tokenizer, pick_device(), renderer=renderer)
+    device = pick_device_for(precision)
+    codec = Codec.from_pretrained(tokenizer, device, renderer=renderer, precision=precision)
     last = codec.num_tokens
     coarsest = [2**i for i in range(last.bit_length()) if 2**i < last]
     start, stop = swap_range or (0, 0)
@@ -93,11 +97,12 @@ def generate_image(
     seed: int,
     sketch: Path | None = None,
     keep_tokens: int | None = None,
+    precision: Precision = "32",
 ) -> None:
     """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
     if keep_tokens is not None and sketch is None:
         raise ValueError(f"--keep {keep_tokens} is of a sketch; say which picture, as --sketch FILE")
-    lm, codec = load_pair(model, tokenizer)
+    lm, codec = load_pair(model, tokenizer, precision)
     settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
     if sketch is not None:
         settings |= {"sketch": sketch, "keep_tokens": codec.num_tokens // 2 if keep_tokens is None else keep_tokens}
@@ -105,24 +110,34 @@ def generate_image(
     save_picture(to_uint8(drawn.images)[0], out)
 
 
-def edit_image(image: Path, instruction: str, model: Path, out: Path, tokenizer: Path | None, seed: int) -> None:
+def edit_image(
+    image: Path,
+    instruction: str,
+    model: Path,
+    out: Path,
+    tokenizer: Path | None,
+    seed: int,
+    precision: Precision = "32",
+) -> None:
     """Change a picture as a sentence says."""
-    lm, codec = load_pair(model, tokenizer)
+    lm, codec = load_pair(model, tokenizer, precision)
     need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)
     save_picture(to_uint8(drawn.images)[0], out)
 
 
-def answer_question(image: Path, question: str, model: Path, tokenizer: Path | None) -> str:
+def answer_question(
+    image: Path, question: str, model: Path, tokenizer: Path | None, precision: Precision = "32"
+) -> str:
     """Answer a question about a picture."""
-    lm, codec = load_pair(model, tokenizer)
+    lm, codec = load_pair(model, tokenizer, precision)
     need_instructions(lm, model)
     return lm.generate([image, question], codec, output="text", temperature=0.0).text
 
 
-def caption_image(image: Path, model: Path, tokenizer: Path | None) -> str:
+def caption_image(image: Path, model: Path, tokenizer: Path | None, precision: Precision = "32") -> str:
     """Describe a picture in a sentence."""
-    lm, codec = load_pair(model, tokenizer)
+    lm, codec = load_pair(model, tokenizer, precision)
     prompt = image if lm.template == "caption" else [image, "describe the picture"]
     return lm.generate(prompt, codec, output="text", temperature=0.0).text
 

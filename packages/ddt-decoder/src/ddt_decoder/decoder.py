@@ -26,6 +26,7 @@ from ddt_decoder.flow import (
 )
 from ddt_decoder.limits import FiniteFloat, PositiveInt, Seed, check_setting
 from ddt_decoder.mmdit import MMDiT
+from ddt_decoder.precision import computing
 from ddt_decoder.sd3 import fill_from_sd3
 from ddt_decoder.selftok import filled, read_selftok
 from ddt_decoder.token_table import TokenTable
@@ -192,8 +193,9 @@ class DDTDecoder(TokenTable):
             blind = self._velocity_of_seen(x, t, tokens, keep_tokens=0)
             return blind + guidance_scale * (v - blind)
 
-        for x in denoise(velocity, fresh_noise(), steps, self.config.flow.time_shift, sampler, fresh_noise):
-            drawn = x
+        with computing(self.precision, tokens.device):
+            for x in denoise(velocity, fresh_noise(), steps, self.config.flow.time_shift, sampler, fresh_noise):
+                drawn = x
         return self.latent_space.decode(drawn).clamp(-1, 1).float()
 
     def _noise(self, seed: int | Sequence[int], count: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:

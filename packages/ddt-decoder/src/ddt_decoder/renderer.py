@@ -14,6 +14,7 @@ from ddt_decoder.config import DecoderConfig
 from ddt_decoder.decoder import DDTDecoder
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.patches import from_patches
+from ddt_decoder.precision import computing
 from ddt_decoder.selftok import filled, read_selftok
 from ddt_decoder.token_table import TokenTable
 
@@ -66,7 +67,9 @@ class DDTRenderer(TokenTable):
         Raises:
             ValueError: If the shape or an id does not fit this renderer.
         """
-        return self.render(ids).clamp(-1, 1).float()
+        with computing(self.precision, self.codebook.device):
+            latents = self(ids)
+        return self.latent_space.decode(latents).clamp(-1, 1).float()
 
     @classmethod
     def from_decoder(cls, decoder: DDTDecoder) -> Self:

@@ -14,6 +14,7 @@ from ddt_decoder.checkpoint import load_model, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.latents import LatentSpace
 from ddt_decoder.limits import PositiveInt, check_setting
+from ddt_decoder.precision import Precision
 
 
 class TokenTable(nn.Module):
@@ -23,6 +24,8 @@ class TokenTable(nn.Module):
         kind: What it is, in a word.
         arguments: Counts that the class takes beside the config and a checkpoint must record; attributes of the same
             name.
+        precision: In which `decode` computes. In "bf16" the network's products are; what it denoises, and the images,
+            stay float32.
 
     Example:
         >>> TokenTable(DecoderConfig(schedule=(4,))).embed(torch.zeros(2, 4, dtype=torch.long)).shape
@@ -31,6 +34,7 @@ class TokenTable(nn.Module):
 
     kind: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]] = ()
+    precision: Precision = "32"
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -77,15 +81,18 @@ class TokenTable(nn.Module):
         save_folder(folder, self, f"ddt-{self.kind}", {**recorded, **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None, precision: Precision = "32") -> Self:
+        """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
-        `vae` says where the VAE lies on this machine, if not where it did when the folder was written.
+        Args:
+            vae: Where the VAE lies on this machine, if not where it did when the folder was written.
+            precision: In which `decode` computes: "32", or "bf16".
 
         Raises:
             FileNotFoundError: If the folder holds no such model.
-            ValueError: If it was written in another format, or is damaged.
+            ValueError: If it was written in another format, is damaged, or there is no such precision.
         """
+        check_setting("precision", Precision, precision)
         config = read_config(folder, f"ddt-{cls.kind}")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")
@@ -96,5 +103,5 @@ class TokenTable(nn.Module):
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the {cls.kind} again") from error
         model = load_model(folder, lambda: cls(config, **arguments))
-        model.tokenizer_fingerprint = fingerprint
+        model.tokenizer_fingerprint, model.precision = fingerprint, precision
         return model.eval()

@@ -25,6 +25,7 @@ def head_logits(model: "PreTrainedModel", hidden: Tensor, rows: slice = ALL_ROWS
     """
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
+    hidden = hidden.to(head.weight.dtype)  # some backbones keep theirs in fp32
     logits = F.linear(hidden, head.weight[rows], None if bias is None else bias[rows]).float()
     return _rescaled(logits, model.config.get_text_config())
 
@@ -60,13 +61,13 @@ def head_nats(model: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tens
     of_head = head.weight, getattr(head, "bias", None)
     if torch.is_grad_enabled():
         return _Nats.apply(hidden, *of_head, targets, config)
-    return _nats(hidden, *of_head, targets, config, _working_dtype(hidden))[0]
+    return _nats(hidden, *of_head, targets, config, _working_dtype(head.weight))[0]
 
 
 class _Nats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, config: Any) -> Tensor:
-        ctx.config, ctx.dtype = config, _working_dtype(hidden)
+        ctx.config, ctx.dtype = config, _working_dtype(weight)
         inputs = hidden, weight, bias, targets
         nats, *gradients = _nats(*inputs, config, ctx.dtype, ctx.needs_input_grad)
         ctx.save_for_backward(*inputs, *gradients)
@@ -82,9 +83,9 @@ class _Nats(torch.autograd.Function):
         return *(None if gradient is None else gradient * factor for gradient in gradients), None, None
 
 
-def _working_dtype(hidden: Tensor) -> torch.dtype:
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+def _working_dtype(weight: Tensor) -> torch.dtype:
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _nats(

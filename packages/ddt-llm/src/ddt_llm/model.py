@@ -18,8 +18,10 @@ from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
+from ddt_llm.network import quickest_network
 from ddt_llm.opening import open_folder, quiet_transformers
 from ddt_llm.positions import most_positions
+from ddt_llm.precision import Precision
 from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
@@ -81,24 +83,37 @@ class MultimodalLM:
         self.never = sorted(special - {self.sequences.eos})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, device: torch.device | str | None = None, precision: Precision = "32"
+    ) -> Self:
         """Load a folder of `save_pretrained`.
+
+        Args:
+            precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
 
         Raises:
             FileNotFoundError: If the folder is missing or unfinished.
-            ValueError: If its format is unknown, its `ddt.json` belongs to another model, or `open_folder` refuses it.
+            ValueError: If its format is unknown, its `ddt.json` belongs to another model, `open_folder` refuses it, or
+                there is no such precision.
         """
+        check_setting("precision", Precision, precision)
         settings_file = Path(folder) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
         settings = _read_settings(settings_file)
         vocabulary = VisualVocabulary.from_settings(settings, str(settings_file))
         model, text_tokenizer = open_folder(folder)
-        lm = cls(model.to(device), text_tokenizer, settings["template"], settings["visual_fingerprint"])
+        lm = cls(model, text_tokenizer, settings["template"], settings["visual_fingerprint"])
         if vocabulary != lm.vocabulary:
             raise ValueError(f"{settings_file} does not belong to the config.json beside it: save the model again")
         check_vocabulary(model, text_tokenizer, vocabulary)
-        check_backbone(model)
+        if precision == "bf16":
+            quickest_network(model)  # and what else it can, while rounding is smaller than any fault
+            for weight in model.parameters():  # not buffers: the angles of far positions need fp32
+                weight.data = weight.data.bfloat16()
+            model.to(device)
+        else:
+            check_backbone(model.to(device))
         return lm
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from ddt_tokenizer.precision import Precision, recorded
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ class Codec:
         self.renderer = None if renderer is None else renderer.eval()
         self.codebook_size, self.num_tokens = tokenizer.codebook_size, tokenizer.num_tokens
         self.image_size = tokenizer.config.image_size
-        self.identity = tokenizer.identity  # what id shards record of the tokenizer that wrote them
-        self.fingerprint = self.identity["fingerprint"]
+        self.fingerprint = tokenizer.fingerprint()
         for part, drawer in (("decoder", decoder), ("renderer", renderer)):
             if drawer is None:
                 continue
@@ -54,6 +54,17 @@ class Codec:
                     both = f"{name}: {mine}, {theirs}"
                     raise ValueError(f"tokenizer and {part} do not belong together ({both}); load both of one run")
 
+    @property
+    def precision(self) -> Precision:
+        """In which pictures are encoded; decoder and renderer have their own."""
+        return self.tokenizer.precision
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What id shards record of the tokenizer that wrote them; that of the tokenizer, hashed once."""
+        sizes = {"codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
+        return {"fingerprint": self.fingerprint, **sizes, **recorded(self.precision)}
+
     @classmethod
     def from_pretrained(
         cls,
@@ -62,6 +73,7 @@ class Codec:
         num_steps: int | None = None,
         renderer: str | Path | None = None,
         vae: str | None = None,
+        precision: Precision = "32",
     ) -> Self:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
@@ -69,6 +81,7 @@ class Codec:
             folder: The run, or one of the two folders.
             renderer: A `ddt train-renderer` run of that tokenizer, or its `renderer` folder.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
+            precision: In which the networks compute, to read and to draw: "32", or "bf16".
 
         Raises:
             FileNotFoundError: If a run is missing or unfinished.
@@ -78,13 +91,13 @@ class Codec:
         folder = run_of(folder)
         if not (folder / "decoder" / "config.json").is_file():
             raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
-        tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae).to(device)
-        decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae).to(device)
+        tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae, precision).to(device)
+        decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae, precision).to(device)
         if renderer is not None:
             part = run_of(renderer) / "renderer"
             if not (part / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
-            renderer = ddt_decoder.DDTRenderer.from_pretrained(part, vae).to(device)
+            renderer = ddt_decoder.DDTRenderer.from_pretrained(part, vae, precision).to(device)
         return cls(tokenizer, decoder, num_steps, renderer)
 
     @classmethod

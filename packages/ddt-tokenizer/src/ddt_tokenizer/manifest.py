@@ -59,13 +59,26 @@ def _dict(**checks: Check) -> Check:
     return lambda value: _part(**checks)(value) and len(value) == len(checks)
 
 
+def is_tokenizer(value: Any) -> bool:
+    """Return whether it says of which tokenizer ids are; a precision stands there only if it was not fp32.
+
+    Example:
+        >>> is_tokenizer({"fingerprint": "f", "codebook_size": 8, "num_tokens": 3, "precision": "bf16"})
+        True
+        >>> is_tokenizer({"fingerprint": "f"})
+        False
+    """
+    needed = {"fingerprint": _text, "codebook_size": _count, "num_tokens": _count}
+    return _part(**needed, precision=_text)(value) and set(needed) <= set(value)
+
+
 FIELDS = {  # what holds of each field of a manifest, which may come from anybody
     "samples": _count,
     "shards": _list(_dict(name=_tar_name, samples=_count, sha256=_text)),
     "source": _text,
     "licence": _text,
     "image_size": _maybe(_size),
-    "tokenizer": _maybe(_dict(fingerprint=_text, codebook_size=_count, num_tokens=_count)),
+    "tokenizer": _maybe(is_tokenizer),
     "latents": _maybe(_part(channels=_count, downscale=_count, shift=_number, scale=_number, vae=_maybe(_text))),
     "skipped": _list(_dict(name=_text, why=_text)),
     "parts": _list(_dict(name=_text, samples=_number, source=_text, licence=_text)),
@@ -96,7 +109,7 @@ class Manifest:
     source: str = ""  # where the samples came from, in words
     licence: str = ""  # of all of it; `parts` have their own
     image_size: int | tuple[int, int] | None = None  # side of the pictures in pixels, or (width, height); None without
-    tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens
+    tokenizer: dict | None = None  # of id shards: fingerprint, codebook_size, num_tokens, and precision if not fp32
     latents: dict | None = None  # where samples hold latents: of which space
     skipped: tuple[dict, ...] = field(default=())  # {"name", "why"} of what was left out
     parts: tuple[dict, ...] = field(default=())  # {"name", "samples", "source", "licence"} of what it was made from

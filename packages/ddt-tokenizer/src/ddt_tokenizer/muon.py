@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .precision import multiplies_bf16
+
 A, B, C = 3.4445, -4.7750, 2.0315  # of one step of Newton-Schulz, x <- A x + B (x x^T) x + C (x x^T)^2 x
 
 
@@ -53,14 +55,6 @@ def _polynomial(gram: Tensor) -> Tensor:
     value = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
     value.diagonal(dim1=1, dim2=2).add_(A)
     return value
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether a device has instructions for products of bf16 matrices."""
-    if device.type == "cpu":
-        return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
-    return supported is not None and supported()
 
 
 class Muon(torch.optim.Optimizer):

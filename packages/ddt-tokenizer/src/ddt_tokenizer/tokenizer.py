@@ -17,6 +17,8 @@ from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
 from ddt_tokenizer.images import as_images
 from ddt_tokenizer.latents import LatentConfig, LatentSpace
+from ddt_tokenizer.limits import check_setting
+from ddt_tokenizer.precision import Precision, computing, recorded
 from ddt_tokenizer.quantizers.kinds import read_settings
 from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
 from ddt_tokenizer.selftok import read_selftok
@@ -27,11 +29,17 @@ KIND = "ddt-tokenizer"
 class DDTTokenizer(nn.Module):
     """Images to discrete diffusion timestep tokens.
 
+    Attributes:
+        precision: In which `encode` computes. In "bf16" the encoder's products are; vectors and the search for their
+            codes stay float32. Up to 1 % of the ids are then others, so `identity` says so; the fingerprint does not.
+
     Example:
         >>> tokenizer = DDTTokenizer(TokenizerConfig.tiny()).eval()
         >>> tokenizer.encode(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 16])
     """
+
+    precision: Precision = "32"
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -52,8 +60,9 @@ class DDTTokenizer(nn.Module):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What id shards record of the tokenizer that wrote them."""
-        return {"fingerprint": self.fingerprint(), "codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
+        """What id shards record of the tokenizer that wrote them, and of the precision if it was not fp32."""
+        sizes = {"codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
+        return {"fingerprint": self.fingerprint(), **sizes, **recorded(self.precision)}
 
     def forward(self, latents: Tensor) -> Quantized:
         """Encode and quantize latents [B, C, h, w] with gradients; in training mode this updates the codebook."""
@@ -82,7 +91,9 @@ class DDTTokenizer(nn.Module):
         Raises:
             ValueError: If they have other channels, or patches do not fit.
         """
-        return self.quantizer.lookup(self.quantizer.to_code_space(self.encoder(latents)))
+        with computing(self.precision, latents.device):
+            vectors = self.encoder(latents)
+        return self.quantizer.lookup(self.quantizer.to_code_space(vectors))
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
@@ -103,16 +114,19 @@ class DDTTokenizer(nn.Module):
         save_folder(folder, self, KIND, {"fingerprint": self.fingerprint(), **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, vae: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`, strictly, in fp32 and evaluation mode.
+    def from_pretrained(cls, folder: str | Path, vae: str | None = None, precision: Precision = "32") -> Self:
+        """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
+            precision: In which `encode` computes: "32", or "bf16".
 
         Raises:
             FileNotFoundError: If the folder holds no tokenizer.
-            ValueError: If it was written in another format, or its weights are not those it was saved with.
+            ValueError: If it was written in another format, its weights are not those it was saved with, or there is
+                no such precision.
         """
+        check_setting("precision", Precision, precision)
         config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")
@@ -126,6 +140,7 @@ class DDTTokenizer(nn.Module):
         tokenizer = load_model(folder, lambda: cls(config))
         if tokenizer.fingerprint() != fingerprint:
             raise ValueError(f"weights in '{folder}' are not those that its config.json names ({fingerprint})")
+        tokenizer.precision = precision
         return tokenizer.eval()
 
     @classmethod

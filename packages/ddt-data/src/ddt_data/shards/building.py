@@ -106,6 +106,17 @@ def build(
             raise
 
 
+def begun(folder: str | Path, tasks: Callable[[], Iterable[tuple[Any, Any]]]) -> bool:
+    """Return whether shards of these tasks wait beside an unfinished folder, for `build` to go on with.
+
+    Example:
+        >>> begun("nowhere", lambda: [("first", None)])
+        False
+    """
+    notes = ((_note(part_of(Path(folder)), number), identity) for number, (identity, _) in enumerate(tasks()))
+    return any(note is not None and note["task"] == _digest(identity) for note, identity in notes)
+
+
 @contextmanager
 def _shared(folder: Path) -> Iterator[Path]:
     """Make the folder that stands in for one that several ranks make together."""

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
 from ddt_data.shards.blocks import BlockShard
 from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
-from ddt_data.shards.manifest import Manifest, Shard, checksum
+from ddt_data.shards.manifest import Manifest, Shard, checksum, is_tokenizer
 from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
 
@@ -64,8 +64,8 @@ class ShardWriter:
         self.folder = Path(folder)
         if samples_per_shard < 1:
             raise ValueError(f"samples_per_shard ({samples_per_shard}) must be at least 1")
-        if tokenizer is not None and sorted(tokenizer) != ["codebook_size", "fingerprint", "num_tokens"]:
-            raise ValueError(f"tokenizer {tokenizer} must give exactly: codebook_size, fingerprint, num_tokens")
+        if tokenizer is not None and not is_tokenizer(tokenizer):
+            raise ValueError(f"tokenizer {tokenizer} must give fingerprint, codebook_size, num_tokens, and no more")
         refuse_if_taken(self.folder)
         self.samples_per_shard, self.image_format = samples_per_shard, image_format
         self.manifest = Manifest(0, (), source=source, image_size=image_size, tokenizer=tokenizer, parts=parts)
