@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
+from ddt_data.shards.index import INDEX, write_index
 from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
 
 FAILED = "failed"
@@ -184,8 +185,9 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)
     try:
+        write_index(part, manifest)
         manifest.write(part)
-        keep = {MANIFEST, *(shard.name for shard in shards)}
+        keep = {MANIFEST, INDEX, *(shard.name for shard in shards)}
         for path in part.iterdir():
             if path.name not in keep:
                 path.unlink()
