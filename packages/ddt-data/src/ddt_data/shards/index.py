@@ -181,16 +181,27 @@ def read_header(header: bytes) -> tuple[str, str, int]:
         >>> read_header(tarfile.TarInfo("7.target.png").tobuf())
         ('7', 'target.png', 0)
     """
-    name, sizes = header[:100].partition(b"\0")[0], header[124:135]
     plain = header[156:157] == b"0" and header[257:262] == b"ustar" and header[345:346] == b"\0"
-    if not (plain and name and name.isascii() and sizes.isdigit() and header[135] in b" \0"):
+    if not (plain and header[0] and header[:100].isascii() and header[135] in b" \0"):
         raise ValueError("it holds no whole file of a plain name")
     # Its checksum is the sum of its bytes, its own eight taken for spaces; Adler-32 holds the sum modulo 65521.
     found = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * ord(" ")
     if (found - int(header[148:154], 8)) % 65521:
         raise ValueError("a header is damaged")
+    return read_name(header)
+
+
+def read_name(header: bytes) -> tuple[str, str, int]:
+    """Return the same of a header that was found plain when the index was made, by its first 135 bytes.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    name, size = header[:100].partition(b"\0")[0], header[124:135]
+    if not size.isdigit():
+        raise ValueError("no member is there")
     key, _, extension = name.decode().partition(".")
-    return key, extension, int(sizes, 8)
+    return key, extension, int(size, 8)
 
 
 def blocks_of(size: int) -> int:

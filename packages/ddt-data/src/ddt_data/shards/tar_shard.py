@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
-from ddt_data.shards.index import BLOCKSIZE, INDEX, Places, blocks_of, find_places, read_header
+from ddt_data.shards.index import BLOCKSIZE, INDEX, Places, blocks_of, find_places, read_name
 from ddt_data.shards.manifest import Shard, checksum
 from ddt_data.shards.members import check_fields, decode_member, encode_members
 
@@ -170,7 +170,7 @@ class TarShard:
         try:
             while place < end:
                 at = place * BLOCKSIZE
-                name, extension, size = read_header(self.read(at, BLOCKSIZE))
+                name, extension, size = read_name(self.read(at, 135))
                 if extension in spans or (spans and name != key):
                     break
                 key, spans[extension] = name, (at + BLOCKSIZE, size)
