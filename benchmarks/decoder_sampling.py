@@ -62,7 +62,7 @@ def main() -> None:
         (128, uniform, 1.0),
     ):
         decoder = build(image_size, schedule)
-        decoder.precision = "bf16" if options["precision"] == "bf16" else "32"
+        decoder.precision = options["precision"].removeprefix("fp")
         ids = torch.randint(512, (options["batch"], NUM_TOKENS))
 
         def ours() -> Tensor:

@@ -19,7 +19,7 @@ K, CODEBOOK = 64, 512
 SIZES = {"4 M": (192, 6, 6, 8192), "20 M": (384, 8, 6, 16384)}  # width, depth, heads, text rows
 
 
-def build(width: int, depth: int, heads: int, rows: int, precision: str = "fp32") -> MultimodalLM:
+def build(width: int, depth: int, heads: int, rows: int) -> MultimodalLM:
     """A random LLaMA with tied embeddings."""
     config = LlamaConfig(
         vocab_size=rows,
@@ -33,13 +33,18 @@ def build(width: int, depth: int, heads: int, rows: int, precision: str = "fp32"
     torch.manual_seed(0)
     tokenizer = train_text_tokenizer(["a red fox left of a bell"], 300)
     model, tokenizer = expand_vocabulary(LlamaForCausalLM(config), tokenizer, codebook_size=CODEBOOK, num_tokens=K)
+    return MultimodalLM(model.eval(), tokenizer)
+
+
+def reopened(lm: MultimodalLM, precision: str) -> MultimodalLM:
+    """The same in a precision."""
     with tempfile.TemporaryDirectory() as folder:
-        MultimodalLM(model, tokenizer).save_pretrained(folder)
-        return MultimodalLM.from_pretrained(folder, precision="bf16" if precision == "bf16" else "32")
+        lm.save_pretrained(folder)
+        return MultimodalLM.from_pretrained(folder, precision=precision.removeprefix("fp"))
 
 
 def compare(size: str, batch: int, rounds: int, precision: str) -> None:
-    lm = build(*SIZES[size], precision)
+    lm = reopened(build(*SIZES[size]), precision)
     text = "a red fox left of a bell"
     prompts = torch.tensor([[*lm.sequences.prompt([text], "caption"), lm.vocabulary.boi]] * batch)
 

@@ -213,7 +213,7 @@ def compare(size: str, precision: str, rounds: int, steps: int) -> None:
     }
     if find_spec("litgpt"):
         ways["litgpt"] = lambda: train_litgpt(lm, batches, precision)[0]
-    million = sum(weight.numel() for weight in lm.model.parameters()) / 1e6
+    (rows, length), million = SHAPE[size], sum(weight.numel() for weight in lm.model.parameters()) / 1e6
     take_turns(f"{million:.2f} M, {precision}, {steps} steps of {rows} x {length}", ways, rounds)
 
 
