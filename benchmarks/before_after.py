@@ -178,7 +178,10 @@ def ask(process: subprocess.Popen) -> float:
 
 
 def main() -> None:
-    options, (before, *parts) = settings(rounds=11, precision="fp32")
+    options, words = settings(rounds=11, precision="fp32")
+    if not words:
+        raise SystemExit(__doc__)
+    before, *parts = words
     for part in parts or PARTS:
         with start(HERE, part, options["precision"]) as now, start(Path(before), part, options["precision"]) as then:
             take_turns(part, {"now": partial(ask, now), "before": partial(ask, then)}, options["rounds"])
