@@ -1,10 +1,11 @@
 """This tree against another commit: is anything slower than before?
 
 git worktree add ../before COMMIT
-python benchmarks/before_after.py ../before [PART ...] [rounds=11] [precision=bf16]
+python benchmarks/before_after.py ../before [PART ...] [rounds=12] [precision=bf16]
 
 Each tree has a process of its own with the same random weights and batches, on one thread in float32, or in bf16. The
-two take turns. Printed is the CPU time before over the CPU time now: above 1 this tree is quicker. Encoded are eight
+two take turns, and both start anew after three, since where its memory lies makes a process up to a tenth quicker or
+slower for all its life; `before_after.py .` shows how much that is, of this tree against itself. Printed is the CPU time before over the CPU time now: above 1 this tree is quicker. Encoded are eight
 batches of 16 images of 64 px, drawn 64 images in one step and 4 in 25, by the small preset; a training step is
 forward, backward, clipping and optimizer: `tokenizer-K64` with 16 images and 64 tokens, the others as their presets
 have it; `generate` writes 64 ids for 16 prompts. Without PART all parts run, some minutes.
@@ -14,7 +15,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -172,20 +173,24 @@ def start(tree: Path, part: str, precision: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, **pipes)
 
 
-def ask(process: subprocess.Popen) -> float:
-    print(file=process.stdin, flush=True)
-    return float(process.stdout.readline())
+def turns(tree: Path, part: str, precision: str) -> Iterator[float]:
+    """Yield the CPU seconds of one turn after the other, of a new process after every third."""
+    while True:
+        with start(tree, part, precision) as process:
+            for _ in range(3):
+                print(file=process.stdin, flush=True)
+                yield float(process.stdout.readline())
 
 
 def main() -> None:
-    options, words = settings(rounds=11, precision="fp32")
+    options, words = settings(rounds=12, precision="fp32")
     if not words:
         raise SystemExit(__doc__)
     before, *parts = words
     for part in parts or PARTS:
-        with start(HERE, part, options["precision"]) as now, start(Path(before), part, options["precision"]) as then:
-            take_turns(part, {"now": partial(ask, now), "before": partial(ask, then)}, options["rounds"])
-            now.stdin.close(), then.stdin.close()
+        trees = {"now": HERE, "before": Path(before)}
+        ways = {name: turns(tree, part, options["precision"]) for name, tree in trees.items()}
+        take_turns(part, {name: way.__next__ for name, way in ways.items()}, options["rounds"])
 
 
 if __name__ == "__main__":
