@@ -14,6 +14,7 @@ are parameters and GFLOP an image (`torch.utils.flop_counter`) of each, and the 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, SD3Transformer2DModel, VQModel
@@ -106,17 +107,16 @@ class Way:
 def compare(what: str, ways: dict[str, Way], images: int, precision: str, rounds: int) -> None:
     """Print what each way takes, and the ratios of time to the first."""
 
-    def within(work: Callable[[], Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            with torch.inference_mode(), computing(precision.removeprefix("fp"), torch.device("cpu")):
-                work()
-
-        return run
-
     print(f"{what}, {images} images, {precision}")
     for name, way in ways.items():
         print(f"  {name}: {way.described(images)}", flush=True)
-    take_turns("  time", {name: timed(within(way.work)) for name, way in ways.items()}, rounds)
+    take_turns("  time", {name: timed(torch.inference_mode()(way.work)) for name, way in ways.items()}, rounds)
+
+
+def within(precision: str, network: Callable[..., Any], *inputs: Tensor | bool) -> Any:
+    """Call a network of theirs in the precision that ours takes as an attribute."""
+    with computing(precision.removeprefix("fp"), torch.device("cpu")):
+        return network(*inputs)
 
 
 def encode(size: Size, precision: str, rounds: int) -> None:
@@ -124,12 +124,14 @@ def encode(size: Size, precision: str, rounds: int) -> None:
     tokenizer.precision = precision.removeprefix("fp")
     vq, tiny = vq_model(*size.vq_encoder, size), AutoencoderTiny().eval()
     images = torch.rand(size.encoded, 3, size.tokenizer.image_size, size.tokenizer.image_size) * 2 - 1
+
+    def vq_encodes() -> Tensor:
+        return vq.quantize(within(precision, vq.encode, images).latents.float())[2][2]  # searched in float32, as ours
+
     ways = {
         "ddt": Way(lambda: tokenizer.encode(images), [tokenizer]),
-        "VQModel": Way(
-            lambda: vq.quantize(vq.encode(images).latents.float())[2][2], [vq.encoder, vq.quant_conv, vq.quantize]
-        ),
-        "AutoencoderTiny": Way(lambda: tiny.encode(images).latents, [tiny.encoder]),
+        "VQModel": Way(vq_encodes, [vq.encoder, vq.quant_conv, vq.quantize]),
+        "AutoencoderTiny": Way(lambda: within(precision, tiny.encode, images).latents, [tiny.encoder]),
     }
     compare("images to ids", ways, len(images), precision, rounds)
 
@@ -146,10 +148,10 @@ def decode(size: Size, precision: str, rounds: int) -> None:
     ways = {
         "ddt": Way(lambda: decoder.decode(ids, num_steps=1), [decoder]),
         "VQModel": Way(
-            lambda: vq.decode(vq.quantize.get_codebook_entry(vq_ids, vq_shape), force_not_quantize=True).sample,
+            lambda: within(precision, vq.decode, vq.quantize.get_codebook_entry(vq_ids, vq_shape), True).sample,
             [vq.decoder, vq.post_quant_conv, vq.quantize],
         ),
-        "AutoencoderTiny": Way(lambda: tiny.decode(latents).sample, [tiny.decoder]),
+        "AutoencoderTiny": Way(lambda: within(precision, tiny.decode, latents).sample, [tiny.decoder]),
     }
     compare("ids to images in one step", ways, images, precision, rounds)
 
@@ -187,7 +189,7 @@ def steps(size: Size, precision: str, rounds: int) -> None:
         times = torch.linspace(1, 0, size.steps + 1)
         for t, following in pairwise(times):
             at = 1000 * t.expand(len(ids))
-            x = x + (following - t) * sd3(x, seen, pooled, at, return_dict=False)[0].float()
+            x = x + (following - t) * within(precision, sd3, x, seen, pooled, at).sample.float()
         return x.clamp(-1, 1)
 
     ways = {
