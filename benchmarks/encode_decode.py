@@ -106,7 +106,6 @@ class Way:
 
 def compare(what: str, ways: dict[str, Way], images: int, precision: str, rounds: int) -> None:
     """Print what each way takes, and the ratios of time to the first."""
-
     print(f"{what}, {images} images, {precision}")
     for name, way in ways.items():
         print(f"  {name}: {way.described(images)}", flush=True)
