@@ -157,7 +157,6 @@ def build(session: nox.Session, package: str) -> None:
 
 @nox.session(reuse_venv=True)
 def bench(session: nox.Session) -> None:
-    """Run benchmarks/: each prints its figures; `-- benchmarks/NAME.py` runs one."""
+    """Run one script of benchmarks/, which prints its figures: `-- benchmarks/NAME.py [ARGUMENT ...]`."""
     install_once(session, *editable("train"), *test_requirements(*PACKAGES))
-    for script in session.posargs or sorted(str(file) for file in Path("benchmarks").glob("*.py")):
-        session.run("python", script, env=ENVIRONMENT)
+    session.run("python", *session.posargs, env=ENVIRONMENT)

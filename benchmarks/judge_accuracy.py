@@ -6,11 +6,11 @@ python benchmarks/judge_accuracy.py [--scenes 2000] [--level standard]
 import argparse
 import random
 import runpy
-import time
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+from pairs import cpu_seconds
 from rich.progress import track
 
 from ddt_data import Judge, render
@@ -50,9 +50,9 @@ def main() -> None:
             )
             verdicts = {}
             for name, judge in judges.items():
-                started = time.perf_counter()
+                started = cpu_seconds()
                 seen = judge.read(pictures, canvas)
-                seconds += time.perf_counter() - started
+                seconds += cpu_seconds() - started
                 read += len(pictures)
                 verdicts[name] = [verdict(p, things) for p, things in zip(shown, seen, strict=True)]
                 right[name, level, category] = np.mean([v.right for v in verdicts[name]])
@@ -72,7 +72,8 @@ def main() -> None:
             agreed[level] += np.mean(same) / len(categories)
 
     print(
-        f"level {args.level}, {args.scenes} fresh scenes a category, percent right; {read / seconds:.0f} pictures/s\n"
+        f"level {args.level}, {args.scenes} fresh scenes a category, percent right; "
+        f"{read / seconds:.0f} pictures a second of CPU time\n"
     )
     print("| judge | damage | " + " | ".join(categories) + " |\n|" + "---|" * (len(categories) + 2))
     for name in judges:

@@ -1,28 +1,26 @@
 """Training a LLaMA: `ddt_llm` under Lightning against the Trainer of transformers and against litgpt, the same batches.
 
 pip install accelerate litgpt   (litgpt is optional: with --no-deps it installs beside any torch)
-python benchmarks/lm_training.py [3M] [small] [20M] [sft] [losses] [precision=bf16] [rounds=5] [steps=3]
+python benchmarks/lm_training.py [3M] [small] [20M] [sft] [losses] [precision=bf16] [rounds=5] [steps=1]
 
-Weights are tied, AdamW is fused, gradients are clipped to 1.0, and all positions are trained, on one thread. The three
-take turns, a few steps each; printed is the CPU time of the others over ours: the median of the rounds, the smallest
-and the largest. Above 1 ours is quicker. `sft` does the same for examples of small/sft, which ours packs into rows and
-the Trainer pads: CPU time for equal examples. `losses` trains ours and the Trainer for 50 steps from equal weights in
-float32 and prints the largest difference.
+Weights are tied, AdamW is fused, gradients are clipped to 1.0, and all positions are trained, on one thread in float32
+or bf16-mixed. The three take turns, a step to warm up and `steps` that count; printed is the CPU time of the others
+over ours. Above 1 ours is quicker. `sft` does the same for examples of small/sft, which ours packs into rows and the
+Trainer pads: CPU time for equal examples. `losses` trains ours and the Trainer for 50 steps from equal weights in
+float32 and prints the largest difference. A part takes one or two minutes; without names 3M and losses run.
 """
 
 import random
-import statistics
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import lightning
 import torch
 import transformers
+from pairs import settings, take_turns
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
 
@@ -200,25 +198,6 @@ def train_litgpt(lm: MultimodalLM, batches: Batches, precision: str) -> tuple[fl
     return clock.seconds, losses
 
 
-def take_turns(
-    ways: dict[str, Callable[[], float]], rounds: int, what: str, target: dict[str, str] | None = None
-) -> None:
-    """Print the ratio of each way to the first."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(way())
-    ours, *others = ways
-    for name in others:
-        ratios = [theirs / mine for theirs, mine in zip(found[name], found[ours], strict=True)]
-        print(
-            f"{what}: {name} takes {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}] times the "
-            f"CPU time of {ours}, which needs {statistics.median(found[ours]):.2f} s; "
-            f"ours is {1 / statistics.median(ratios):.2f} of it",
-            flush=True,
-        )
-
-
 def full_rows(lm: MultimodalLM, size: str, steps: int) -> Batches:
     rows = torch.randint(len(lm.text_tokenizer), (steps, *SHAPE[size]), generator=torch.Generator().manual_seed(0))
     return [{"input_ids": row, "labels": row} for row in rows]
@@ -234,8 +213,8 @@ def compare(size: str, precision: str, rounds: int, steps: int) -> None:
     }
     if find_spec("litgpt"):
         ways["litgpt"] = lambda: train_litgpt(lm, batches, precision)[0]
-    million = sum(weight.numel() for weight in lm.model.parameters()) / 1e6
-    take_turns(ways, rounds, f"{million:.2f} M, {precision}, {steps} steps of {SHAPE[size]}")
+    (rows, length), million = SHAPE[size], sum(weight.numel() for weight in lm.model.parameters()) / 1e6
+    take_turns(f"{million:.2f} M, {precision}, {steps} steps of {rows} x {length}", ways, rounds)
 
 
 def compare_sft(precision: str, rounds: int, steps: int) -> None:
@@ -252,7 +231,7 @@ def compare_sft(precision: str, rounds: int, steps: int) -> None:
         "ddt, padded": lambda: train_ddt(lm, padded, precision)[0],
         "HF Trainer, padded": lambda: train_hf(lm, [masked(batch, lm.sequences.pad) for batch in padded], precision)[0],
     }
-    take_turns(ways, rounds, f"48 examples of small/sft a step, {precision}")
+    take_turns(f"48 examples of small/sft a step, {precision}", ways, rounds)
 
 
 def masked(batch: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
@@ -290,21 +269,18 @@ def compare_losses() -> None:
 
 
 def main() -> None:
-    """Run the parts that are named, or all."""
+    """Run the parts that are named, or two."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()
-    settings = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
-    parts = [argument for argument in sys.argv[1:] if "=" not in argument] or ["3M", "small", "20M", "sft", "losses"]
-    precision, rounds = settings.get("precision", "fp32"), int(settings.get("rounds", 5))
-    steps = int(settings.get("steps", 3))
-    for part in parts:
+    options, parts = settings(precision="fp32", rounds=5, steps=1)
+    for part in parts or ["3M", "losses"]:
         if part == "losses":
             compare_losses()
         elif part == "sft":
-            compare_sft(precision, rounds, steps)
+            compare_sft(**options)
         else:
-            compare(part, precision, rounds, steps)
+            compare(part, **options)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """CPU seconds of `ddt generate`, `edit`, `ask`, `caption` and `reconstruct` until their first token or picture.
 
-python benchmarks/start_up.py
+python benchmarks/start_up.py [rounds=5]
 
 Models are tiny and random, so nearly all of it is the loading of code. Beside it stands what torch and transformers
-alone take to load a LLaMA of that size: what a verb takes above that is ours. The least of three processes each, on one
-thread.
+alone take to load a LLaMA of that size: what a verb takes above that is ours. One process after the other in turns, on
+one thread, in float32. Printed is the CPU time of each over that of torch and transformers. Two minutes.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
+from pairs import settings, take_turns
 from PIL import Image
 
 from ddt_decoder import DDTDecoder, DecoderConfig
@@ -63,24 +65,25 @@ def make_runs(folder: Path) -> None:
     Image.new("RGB", (32, 32), "red").save(folder / "fox.png")
 
 
-def cpu_seconds(code: str, arguments: list[str], folder: str) -> float:
-    """Return the least CPU time that the code prints, of three processes."""
+def start(code: str, arguments: list[str], folder: str) -> float:
+    """Return the CPU time that the code prints."""
     command = [sys.executable, "-c", code, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    runs = (subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True) for _ in range(3))
-    return min(float(run.stdout.split()[-1]) for run in runs)
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    return float(run.stdout.split()[-1])
 
 
 def main() -> None:
     """Print one line for each verb."""
+    options, _ = settings(rounds=5)
     with tempfile.TemporaryDirectory() as folder:
         make_runs(Path(folder))
-        torch_alone = cpu_seconds("import time, torch; print(time.process_time())", [], folder)
-        floor = cpu_seconds(FLOOR, [], folder)
-        print(f"{'torch':<24}{torch_alone:5.2f} s\n{'torch, transformers':<24}{floor:5.2f} s")
-        for verb, arguments in VERBS.items():
-            seconds = cpu_seconds(VERB, [verb, *arguments], folder)
-            print(f"ddt {verb:<20}{seconds:5.2f} s, {seconds / floor:4.2f} of torch and transformers")
+        ways = {
+            "torch and transformers": partial(start, FLOOR, [], folder),
+            "torch": partial(start, "import time, torch; print(time.process_time())", [], folder),
+            **{f"ddt {verb}": partial(start, VERB, [verb, *arguments], folder) for verb, arguments in VERBS.items()},
+        }
+        take_turns("start", ways, options["rounds"])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ to runs/recipes.md as well.
 import argparse
 import json
 import platform
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pairs import cpu_seconds
 from rich.progress import track
 from torch import Tensor
 
@@ -182,9 +182,9 @@ def main() -> None:
         config = load_config(
             TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *BEGINNING, *args.set, *ROWS[name]]
         )
-        started = time.process_time()
+        started = cpu_seconds()
         run = train(config)
-        minutes = (time.process_time() - started) / 60  # of all threads; of the last sitting, if it was interrupted
+        minutes = (cpu_seconds() - started) / 60  # of the last sitting, if it was interrupted
         file = run / "measures.json"
         if not file.is_file():
             measures = measure(Codec.from_pretrained(run), count=args.scenes)
