@@ -86,7 +86,9 @@ def test_help_loads_no_model_code():
     assert time.perf_counter() - start < 5
 
 
-@pytest.mark.parametrize("module", ["models", "use.pictures", "use.chat", "train.settings", "cli.main"])
+@pytest.mark.parametrize(
+    "module", ["models", "use.pictures", "use.chat", "train.settings", "cli.main", "shards.tokenize", "shards.make"]
+)
 def test_what_uses_models_loads_no_lightning(module):
     """Nor torchmetrics: they would be most of the wait for a first token."""
     code = f"import sys, ddt_apps.{module}; print({{'lightning', 'torchmetrics', 'omegaconf'}} & set(sys.modules))"

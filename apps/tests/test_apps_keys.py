@@ -106,11 +106,24 @@ def test_every_setting_of_a_verb_itself_has_a_comment(verb):
     assert [key.name for key in keys_of(SETTINGS[verb]) if not key.comment and not key.name.startswith(groups)] == []
 
 
-def test_a_wrong_key_is_answered_before_anything_heavy_is_loaded():
+WRONG = [
+    ["train-tokenizer", "tiny/tokenizer", "data=x", "batchsize=3"],
+    ["train-renderer", "tiny/renderer", "data=x", "tokenizer=x", "batchsize=3"],
+    ["pretrain", "tiny/pretrain", "data=x", "batchsize=3"],
+    ["sft", "tiny/sft", "data=x", "model=x", "batchsize=3"],
+    ["demo", "sft.batchsize=3"],
+    *(["evaluate", each, "x", "lvel=3"] for each in ("scenes", "reconstruction", "answers", "language")),
+]
+
+
+@pytest.mark.parametrize("command", WRONG, ids=" ".join)
+def test_a_wrong_key_is_answered_before_anything_heavy_is_loaded(command):
     code = (
         "import sys\nfrom ddt_apps.cli.main import app\n"
-        "try:\n    app(['train-tokenizer', 'tiny/tokenizer', 'data=x', 'batchsize=3'])\n"
-        "except SystemExit as end:\n    print(end.code, {'lightning', 'transformers'} & set(sys.modules))"
+        f"try:\n    app({command})\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, {'lightning', 'torchmetrics', 'transformers'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "2 set()\n" and "did you mean 'batch_size'" in result.stderr
+    nearest = "level" if command[0] == "evaluate" else "batch_size"
+    assert result.stdout == "2 set()\n" and f"did you mean '{nearest}'" in result.stderr

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddt_apps.demo.run import Demo
+from ddt_apps.demo.settings import Demo
 from ddt_apps.evaluation import answers, captions, edits, language, reconstruction, scenes
 from ddt_apps.run.config import SHIPPED, fields_of, load_config
 from ddt_apps.train.settings import SETTINGS

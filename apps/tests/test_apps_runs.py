@@ -182,6 +182,13 @@ def test_a_run_from_before_decoders_knew_their_steps_goes_on(tmp_path):
         Run(tmp_path, config("codec.num_steps=2"))
 
 
+def test_a_checkpoint_of_nobody_knows_what_is_refused(tmp_path):
+    _, run = fit(tmp_path / "run")
+    (run.folder / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"last.ckpt is of a run whose config.yaml is gone; put that back"):
+        Run(tmp_path / "run", Config())
+
+
 def test_another_config_in_the_same_folder_is_refused(tmp_path):
     Run(tmp_path / "run", Config()).start()
     with pytest.raises(ValueError, match=r"run was started with steps=12, not 13; use another name=\.\.\., or delete"):

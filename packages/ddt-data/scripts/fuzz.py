@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from ddt_data import PackConfig, ShardDataset, check_folder, pack_folder, pack_text
+from ddt_data.shards.index import INDEX
 from ddt_data.shards.manifest import checksum
 
 CONFIG = PackConfig(image_size=8, image_format="png")
@@ -189,8 +190,22 @@ def fuzz_shard(folder: Path, rng: random.Random) -> set[str]:
     if rng.random() < 0.5:
         manifest["shards"][0]["sha256"], same = checksum(path), True
         (folder / "o" / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "o" / INDEX).unlink(missing_ok=True)
     found = check_folder(folder / "o")
     return set() if same or found.broken else {"000000.tar"}
+
+
+def fuzz_index(folder: Path, rng: random.Random) -> set[str]:
+    """Read shards whose index is damaged: the samples are those of the tars."""
+    for number in range(5):
+        (folder / "s" / f"{number}.png").write_bytes(picture("png", rng))
+    pack_folder(folder / "s", folder / "o", CONFIG)
+    path = folder / "o" / INDEX
+    whole, keys = path.read_bytes(), [sample["key"] for sample in ShardDataset(folder / "o")]
+    path.write_bytes(damage(whole, tar(rng), rng))
+    told = path.read_bytes() == whole or check_folder(folder / "o").broken
+    same = [sample["key"] for sample in ShardDataset(folder / "o")] == keys
+    return set() if told and same else {INDEX}
 
 
 KINDS: tuple[Callable[[Path, random.Random], set[str]], ...] = (
@@ -199,6 +214,7 @@ KINDS: tuple[Callable[[Path, random.Random], set[str]], ...] = (
     fuzz_list,
     fuzz_text,
     fuzz_shard,
+    fuzz_index,
 )
 MAY_REFUSE = (fuzz_list, fuzz_text)  # as a whole; elsewhere there is something good
 

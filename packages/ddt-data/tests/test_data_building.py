@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -144,6 +145,76 @@ def test_ranks_share_the_shards_and_the_last_one_finishes(tmp_path):
     assert build(tmp_path / "out", shards, rank=0, world_size=2) == whole
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert build(tmp_path / "out", shards, rank=1, world_size=2) == whole  # a late one finds it done
+
+
+def test_processes_share_one_listing_and_each_shard_is_made_once(tmp_path):
+    """Only this process reads the source; a plan's tasks need not even be something that can be sent."""
+    readers = []
+
+    def tasks():
+        readers.append(os.getpid())
+        yield from ((letter, [letter]) for letter in "abcdefgh")
+
+    seen = []
+    build(
+        tmp_path / "out", Plan(tasks, partial(make_and_tell, tmp_path)), 3, progress=lambda done, of: seen.append(done)
+    )
+    build(tmp_path / "alone", Plan(lambda: [(letter, [letter]) for letter in "abcdefgh"], make))
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert readers == [os.getpid()] * 2  # to hand out, and to see at the end that nothing changed
+    makers = [path.name.split(".") for path in tmp_path.glob("*.made")]
+    assert sorted(text for text, *_ in makers) == list("abcdefgh") and str(os.getpid()) not in {
+        pid for _, pid, _ in makers
+    }
+    assert seen == sorted(seen) and seen[-1] == 8
+
+
+def make_and_tell(folder, path, texts):
+    (folder / f"{texts[0]}.{os.getpid()}.made").touch()
+    return make(path, texts)
+
+
+def make_slowly(folder, path, texts):
+    (folder / f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+
+def test_a_fault_in_a_process_keeps_what_the_others_finished(tmp_path):
+    with pytest.raises(ValueError, match="a fault"):
+        build(tmp_path / "out", plan(("a",), ("fault",), *((str(number),) for number in range(50))), workers=2)
+    done = len(list((tmp_path / ".out.part").glob("*.tar")))
+    assert 1 <= done < 50  # the others stop after their shard
+    assert build(tmp_path / "out", plan(("a",), ("b",)), workers=2).samples == 2
+
+
+def test_workers_end_with_the_command_in_the_midst_of_a_shard(tmp_path):
+    code = (
+        "import sys, pathlib, functools\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import ddt_data, test_data_building as here\n"
+        "if __name__ == '__main__':\n"
+        "    folder = pathlib.Path(sys.argv[1])\n"
+        "    plan = ddt_data.Plan(lambda: [(n, n) for n in 'ab'], functools.partial(here.make_slowly, folder))\n"
+        "    ddt_data.build(folder / 'out', plan, workers=2)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(tmp_path)])
+    while len(pids := list(tmp_path.glob("*.pid"))) < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    left = [int(path.stem) for path in pids]
+    for _ in range(200):
+        if not (left := [pid for pid in left if runs(pid)]):
+            break
+        time.sleep(0.05)
+    assert left == []
+
+
+def runs(pid):
+    """Whether a process runs, and does not just wait for somebody to ask how it ended."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
 
 
 def test_another_number_of_ranks_may_go_on(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ddt_data import ShardWriter, check_folder, contact_sheet
+from ddt_data.shards.index import INDEX
 from ddt_data.shards.manifest import checksum
 
 
@@ -38,6 +39,7 @@ def rewrite(folder, name, change, honest=True):
         for shard in manifest["shards"]:
             shard["sha256"] = checksum(folder / shard["name"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / INDEX).unlink(missing_ok=True)
 
 
 def test_counts_lengths_and_pictures_that_occur_twice(folder, tmp_path):

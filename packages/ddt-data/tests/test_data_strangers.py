@@ -15,6 +15,7 @@ import pytest
 
 from ddt_data import Manifest, ShardDataset, ShardWriter, check_folder, encode_image, write_block
 from ddt_data.shards.block_writing import from_npy, npy
+from ddt_data.shards.index import INDEX
 from ddt_data.shards.manifest import BLOCKS, Shard, checksum
 from ddt_data.terminal import printable
 
@@ -50,6 +51,7 @@ def vouch(folder):
     for shard in manifest["shards"]:
         shard["sha256"] = checksum(folder / shard["name"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / INDEX).unlink(missing_ok=True)  # see test_data_index.py
 
 
 def replace_member(path, wanted, data, times=1):

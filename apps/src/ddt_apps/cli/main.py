@@ -87,9 +87,12 @@ def demo(overrides: Overrides = None) -> None:
     Settings: name, scenes, held_out, seed, guidance, temperature, and those of the stages as tokenizer.batch_size=32,
     pretrain.optimizer.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
     """
+    from ddt_apps.demo.settings import load_demo
+
+    settings = load_demo(overrides or [])
     from ddt_apps.demo.run import run_demo
 
-    run_demo(overrides or [])
+    run_demo(*settings)
 
 
 PANELS = {

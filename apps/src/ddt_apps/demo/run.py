@@ -12,19 +12,15 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge
 
 from ddt_apps.demo.report import demo_report, overview
+from ddt_apps.demo.settings import Demo
 from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.carrying_out import run_folder
-from ddt_apps.run.config import load_config
 from ddt_apps.run.folder import Run
+from ddt_apps.run.settings import RunSettings
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import pretrain, sft
@@ -33,48 +29,11 @@ from ddt_apps.train.examples import text_lines
 from ddt_apps.use.pictures import save_picture
 from ddt_data import ShardDataset
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.limits import NonNegativeFloat, Seed, check_settings
-
-STAGES = {  # settings of a stage are reached as, for example, tokenizer.batch_size=32
-    "tokenizer": (train_tokenizer.TrainTokenizer, "tiny/tokenizer", ["held_out=0"]),  # measures on other scenes
-    "pretrain": (pretrain.Pretrain, "tiny/pretrain", []),
-    "sft": (sft.Tune, "tiny/sft", []),
-}
 
 
-@dataclass(frozen=True)
-class Demo:
-    """Settings of `ddt demo`; those of the stages are reached by their names."""
-
-    name: str = "demo"  # of the run: runs/<name>
-    scenes: Annotated[int, Ge(12)] = 12_000  # for training
-    held_out: Annotated[int, Ge(12)] = 512  # scenes of each benchmark, half of them with unseen combinations
-    seed: Seed = 0
-    guidance: NonNegativeFloat = 1.5  # of text to image
-    temperature: NonNegativeFloat = 0.7  # of text to image; at 1 a small model strays into mosaics
-    stages: tuple[str, ...] = ()  # overrides of the stages, as they were given
-
-    def __post_init__(self):
-        check_settings(self)
-
-
-def run_demo(overrides: list[str]) -> None:
-    """Run all stages that are not done, then measure and write the report."""
-    routed = tuple(o for o in overrides if o.split(".")[0] in STAGES)
-    demo = load_config(Demo, None, [o for o in overrides if o not in routed])
-    demo = replace(demo, stages=routed)
-    folder = run_folder(demo.name)
-    data = folder / "data"
-    forced = {
-        "tokenizer": [f"data={data / 'train'}"],
-        "pretrain": [f"data={data / 'train-ids'}"],
-        "sft": [f"data={data / 'train-ids'}", f"model={folder / 'pretrain'}"],
-    }
-    named = {stage: [*forced[stage], f"name={stage}", f"seed={demo.seed}"] for stage in STAGES}
-    configs = {
-        stage: load_config(cls, source, [*own, *_of(stage, routed), *named[stage]])
-        for stage, (cls, source, own) in STAGES.items()
-    }
+def run_demo(demo: Demo, configs: dict[str, RunSettings]) -> None:
+    """Run all stages that are not done, then measure and write the report; the settings are those of `load_demo`."""
+    folder, data = demo.folder, demo.folder / "data"
     run = Run(folder, demo)
     if run.finished:
         print(f"finished before: {folder / 'report.html'}; delete {folder} to run it again")
@@ -97,10 +56,6 @@ def run_demo(overrides: list[str]) -> None:
     _measure(folder, demo, configs, seconds)
     run.finish()
     print(f"open {folder / 'report.html'}")
-
-
-def _of(stage: str, overrides: tuple[str, ...]) -> list[str]:
-    return [o.removeprefix(f"{stage}.") for o in overrides if o.startswith(f"{stage}.")]
 
 
 def _scenes(out: Path, count: int, seed: int) -> None:

@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Compute structural similarity (Wang et al. 2004; window 11, sigma 1.5) of each of the images in [-1, 1]: [N]."""
     if not len(images):
         return torch.zeros(0)
+    from torchmetrics.functional.image import structural_similarity_index_measure  # loads transformers, too
+
     return structural_similarity_index_measure(images, references, data_range=2.0, reduction="none").reshape(-1)
 
 

@@ -61,6 +61,11 @@ class Run:
         self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
         self._origin_file = self.folder / "origin.json"
         self._started = self._config_file.exists()
+        if not self._started and self.checkpoint.exists():
+            raise ValueError(
+                f"{self.checkpoint} is of a run whose config.yaml is gone; put that back, use another name=..., or "
+                f"delete {self.folder} to start over"
+            )
         self._origin = Origin.read(self._origin_file) if self._started and self._origin_file.exists() else None
         self._sources: tuple[Source, ...] = ()
         self._differences = self._compare_config() if self._started else []

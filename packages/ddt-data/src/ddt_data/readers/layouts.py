@@ -10,7 +10,7 @@ from ddt_data.readers.classes import has_classes, read_classes
 from ddt_data.readers.coco import is_coco, read_coco
 from ddt_data.readers.edits import LIST, MAGICBRUSH, find_edits, find_pairs, read_edits, target_of
 from ddt_data.readers.folder import read_folder
-from ddt_data.readers.leftovers import SHARDS, account
+from ddt_data.readers.leftovers import BESIDE_SHARDS, account
 from ddt_data.readers.listing import CAPTIONS, PICTURES, Listing, ending, find_pictures
 from ddt_data.readers.llava import is_llava, read_llava
 from ddt_data.readers.records import Record, Refused
@@ -112,7 +112,7 @@ def _reader(found: str, at: Path, listing: Listing, images: str | Path | None) -
 def _is_about_tar(name: str, keys: set[str]) -> bool:
     """Return whether a file beside tars says something about one, as img2dataset writes it, or about the shards."""
     key, kind = Path(name).stem.removesuffix("_stats"), ending(name)
-    return name == SHARDS or (key in keys and kind in (".json", ".parquet", ".idx"))
+    return name in BESIDE_SHARDS or (key in keys and kind in (".json", ".parquet", ".idx"))
 
 
 def _detect_file(source: Path) -> tuple[str, Path]:

@@ -16,6 +16,7 @@ ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 WORDS = (*DESCRIPTIONS, *LISTS, ".xml", ".yaml", ".yml", ".xls", ".xlsx", ".ods", ".tags", ".cap")
 MANY = 20  # files of one ending that are no loss; more are named together
 SHARDS = "manifest.json"  # what makes a folder one of shards
+BESIDE_SHARDS = (SHARDS, "index.npy")  # what such a folder holds besides tars
 
 
 def account(

@@ -1,9 +1,9 @@
 """Make a shard folder shard by shard, in several processes, going on where a killed run stopped.
 
 Each shard is a function of its task alone. It is written to `.<name>.part/` beside a note of the task it came from, so
-a second run makes only what is missing or was made from something else. One command at a time makes a folder; its
-processes, or ranks that were started together, take turns by the shard's number and never talk. Whoever finds all
-shards done puts the folder in place.
+a second run makes only what is missing or was made from something else. One command at a time makes a folder, and hands
+the tasks out to its processes. Ranks that were started together take turns by the shard's number and never talk.
+Whoever finds all shards done puts the folder in place.
 """
 
 import hashlib
@@ -11,20 +11,23 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
+from ddt_data.shards.index import INDEX, write_index
 from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
 
-FAILED = "failed"
 Progress = Callable[[int, int], None]  # (samples done, of; 0 where it is not known)
 
 
@@ -47,7 +50,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to make a shard folder. Its functions must be importable by name, or partials of such, for processes.
+    """How to make a shard folder. For processes, `make` must be importable by name, or a partial of such.
 
     Example:
         >>> import tempfile
@@ -93,7 +96,6 @@ def build(
         raise ValueError(f"workers ({workers}) must be at least 1 and rank ({rank}) from 0 to {world_size - 1}")
     report = (lambda done: progress(done, total)) if progress else (lambda done: None)
     with claimed(folder) if world_size == 1 else _shared(folder) as part:
-        (part / FAILED).unlink(missing_ok=True)
         try:
             if workers == 1:
                 _work(part, plan, rank, world_size, report)
@@ -127,58 +129,81 @@ def _shared(folder: Path) -> Iterator[Path]:
     yield part
 
 
+def _work(part: Path, plan: Plan, rank: int, world_size: int, report: Callable[[int], None]) -> None:
+    done = 0
+    for number, digest, payload, note in _share(part, plan, rank, world_size):
+        done += note["samples"] if note else _make(part, plan.make, number, digest, payload)
+        report(done)
+
+
 def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: int, report: Callable) -> None:
-    # Spawned, as torch's threads do not survive a fork. Ctrl-C is for the process that waits for them.
-    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **ignore) as pool:
-        ranks = [rank + world_size * worker for worker in range(workers)]
-        jobs = [pool.submit(_work_for, os.getpid(), part, plan, turn, world_size * workers) for turn in ranks]
+    """Hand the tasks out, each to the next process that is free: none but this one reads the source."""
+    done, running = 0, set()
+    with ProcessPoolExecutor(workers, _context(), _begin, (plan.make,)) as pool:
         try:
-            running = set(jobs)
-            while running:
-                _, running = wait(jobs, timeout=0.5, return_when=FIRST_EXCEPTION)
-                notes = (_note(part, int(path.stem)) for path in part.glob("[0-9]*.json"))
-                report(sum(note["samples"] for note in notes if note))
-                if any(job.done() and job.exception() for job in jobs):
-                    break
-        finally:
-            if any(not job.done() for job in jobs):
-                (part / FAILED).touch()  # the others stop after their shard
-        try:
-            for job in jobs:
-                job.result()
+            for number, digest, payload, note in _share(part, plan, rank, world_size):
+                if note:
+                    done += note["samples"]
+                else:
+                    if len(running) == workers:
+                        ended, running = wait(running, return_when=FIRST_COMPLETED)
+                        done += sum(job.result() for job in ended)
+                    running.add(pool.submit(_make_in_worker, part, number, digest, payload))
+                report(done)
+            for job in as_completed(running):
+                report(done := done + job.result())
         except BrokenProcessPool as error:
             raise ValueError(
                 f"{part}: a worker died, perhaps for lack of memory; run again with fewer workers"
             ) from error
 
 
-def _work_for(parent: int, part: Path, plan: Plan, rank: int, world_size: int) -> None:
-    def stop_if_alone(done: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)  # the command was killed
+def _context() -> BaseContext:
+    """Return how processes begin: not as forks of this one, whose threads, such as torch's, would not survive that.
 
-    _work(part, plan, rank, world_size, stop_if_alone)
+    Where it is safe they are forks of a fresh one that has loaded torch, once for all of them (webdataset needs torch).
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    context = get_context("forkserver")  # the default of Python 3.14
+    context.set_forkserver_preload(["ddt_data"])
+    return context
 
 
-def _work(part: Path, plan: Plan, rank: int, world_size: int, report: Callable[[int], None]) -> None:
-    done = 0
+def _begin(make: Callable[[Path, Any], Made]) -> None:
+    """Begin as a worker: it has the plan's `make`, ends with the command, and leaves Ctrl-C to it."""
+    global _make_of_worker
+    _make_of_worker = make
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)  # the command was killed
+
+
+def _make_in_worker(part: Path, number: int, digest: str, payload: Any) -> int:
+    return _make(part, _make_of_worker, number, digest, payload)
+
+
+def _share(part: Path, plan: Plan, rank: int, world_size: int) -> Iterator[tuple[int, str, Any, dict | None]]:
+    """Yield the tasks of a rank: number, digest, what `make` needs, and the note of one that is done."""
     for number, (identity, payload) in enumerate(plan.tasks()):
-        if number % world_size != rank:
-            continue
-        if (part / FAILED).exists():
-            return
-        digest = _digest(identity)
-        note = _note(part, number)
-        if note is None or note["task"] != digest:
-            made = plan.make(part / f"{number:06d}.tar", payload)
-            note = {"task": digest, "samples": made.shard.samples if made.shard else 0}
-            note |= {"shard": asdict(made.shard) if made.shard else None, "skipped": list(made.skipped)}
-            temporary = part / f".{number:06d}.{os.getpid()}.json"
-            temporary.write_text(json.dumps(note), encoding="utf-8")
-            os.replace(temporary, part / f"{number:06d}.json")
-        done += note["samples"]
-        report(done)
+        if number % world_size == rank:
+            digest, note = _digest(identity), _note(part, number)
+            yield number, digest, payload, note if note and note["task"] == digest else None
+
+
+def _make(part: Path, make: Callable[[Path, Any], Made], number: int, digest: str, payload: Any) -> int:
+    """Make a shard, and then the note of it; return its samples."""
+    made = make(part / f"{number:06d}.tar", payload)
+    samples = made.shard.samples if made.shard else 0
+    note = {"task": digest, "samples": samples, "shard": made.shard and asdict(made.shard)}
+    temporary = part / f".{number:06d}.{os.getpid()}.json"
+    temporary.write_text(json.dumps(note | {"skipped": list(made.skipped)}), encoding="utf-8")
+    os.replace(temporary, part / f"{number:06d}.json")
+    return samples
 
 
 def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
@@ -195,8 +220,9 @@ def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)
     try:
+        write_index(part, manifest)
         manifest.write(part)
-        keep = {MANIFEST, *(shard.name for shard in shards)}
+        keep = {MANIFEST, INDEX, *(shard.name for shard in shards)}
         for path in part.iterdir():
             if path.name not in keep:
                 path.unlink()

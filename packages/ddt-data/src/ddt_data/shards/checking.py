@@ -1,6 +1,7 @@
 """Look through a shard folder: what it holds, what is broken, what occurs twice."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from ddt_data.shards.block_writing import Sample, checked_ids
 from ddt_data.shards.building import Progress
 from ddt_data.shards.folder import check_shard, open_shard
 from ddt_data.shards.images import file_format, save_image
+from ddt_data.shards.index import INDEX, index_of, open_index
 from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.meta import misfits
 from ddt_data.shards.sheet import contact_sheet
@@ -84,6 +86,9 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
             shown.append(sample)
         if progress:
             progress(number + 1, manifest.samples)
+    if not _index_holds(folder, manifest, found.broken):
+        why = "is not the index of these tars; delete it, which makes opening slower, or copy the folder again"
+        found.broken.append({"name": INDEX, "why": why})
     found.repeated_keys = [key for key, times in keys.items() if times > 1]
     found.repeated_pictures = [same for same in pictures.values() if len(same) > 1]
     if sheet and shown:
@@ -114,6 +119,15 @@ def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[t
         first += shard.samples
     if first != manifest.samples:
         broken.append({"name": MANIFEST, "why": f"says {manifest.samples} samples, its shards hold {first}"})
+
+
+def _index_holds(folder: Path, manifest: Manifest, broken: list[dict]) -> bool:
+    """Whether the index says what the headers of the tars say; of tars that are broken there is nothing to say."""
+    damaged = {shard.name for shard in manifest.shards} & {entry["name"] for entry in broken}
+    if damaged or not os.path.lexists(folder / INDEX):
+        return True
+    index = open_index(folder, manifest.shards)
+    return index is not None and np.array_equal(index.numbers, index_of(folder, manifest.shards))
 
 
 def _unusable(sample: Sample, manifest: Manifest) -> Iterator[str]:

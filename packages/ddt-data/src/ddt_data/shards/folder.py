@@ -15,9 +15,10 @@ from typing import Self
 import numpy as np
 from torch.utils.data import Dataset
 
-from ddt_data.shards.block_writing import BLOCK_PREFIX, Sample
+from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.blocks import BlockShard
 from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
+from ddt_data.shards.index import Places, open_index, write_index
 from ddt_data.shards.manifest import Manifest, Shard, checksum, is_tokenizer
 from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
@@ -119,6 +120,7 @@ class ShardWriter:
             raise ValueError(f"{self.folder}: no sample to write")
         shards, skipped = tuple(self._shards), tuple(self._skipped)
         self.manifest = replace(self.manifest, samples=len(self._keys), shards=shards, skipped=skipped)
+        write_index(self._part, self.manifest)
         self.manifest.write(self._part)
         os.replace(self._part, os.path.realpath(self.folder))
 
@@ -152,8 +154,9 @@ class ShardDataset(Dataset):
                 "make the id shards again with that tokenizer, or use the one that made them"
             )
         self.shards: list[TarShard | BlockShard] = []
-        for shard in self.manifest.shards:
-            opened = open_shard(self.folder / shard.name, self.manifest)
+        index = open_index(self.folder, self.manifest.shards)
+        for number, shard in enumerate(self.manifest.shards):
+            opened = open_shard(self.folder / shard.name, self.manifest, index and index.places(number))
             if len(opened) != shard.samples:
                 raise ValueError(
                     f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
@@ -202,19 +205,20 @@ class ShardDataset(Dataset):
             check_shard(self.folder, shard)
 
 
-def open_shard(path: Path, manifest: Manifest | None = None) -> TarShard | BlockShard:
+def open_shard(path: Path, manifest: Manifest | None = None, places: Places | None = None) -> TarShard | BlockShard:
     """Open one tar, whichever way its samples are laid out.
 
     Args:
         manifest: Of its folder; samples that are not as it says are then refused.
+        places: Of its samples, by the index of its folder; without it the headers are read.
 
     Raises:
         FileNotFoundError: If it is gone.
         ValueError: If it is damaged.
     """
-    tar = TarShard(path, manifest.max_pixels, manifest.tokenizer) if manifest else TarShard(path)
-    holds_block = any(extension.startswith(BLOCK_PREFIX) for extension in tar.extensions)
-    return BlockShard(tar) if holds_block else tar
+    about = (manifest.max_pixels, manifest.tokenizer) if manifest else (None, None)
+    tar = TarShard(path, *about, places)
+    return BlockShard(tar) if tar.holds_block else tar
 
 
 def check_shard(folder: Path, shard: Shard) -> None:
