@@ -37,7 +37,7 @@ def test_hidden_tokens_of_a_start_at_scales_change_nothing():
 def test_tokens_begin_spread_over_the_patches_of_their_table():
     torch.manual_seed(0)
     network = MMDiT(replace(NETWORK, start="haar"), 16, (4, 4))
-    tables, deviations = haar_tables(16, 4, 4)
+    tables, _ = haar_tables(16, 4, 4)
     scales = network.scales.detach()
     for scale, table in zip(scales, tables, strict=True):
         ratio = (scale * table).sum()
@@ -49,9 +49,7 @@ def test_tokens_begin_spread_over_the_patches_of_their_table():
         MMDiT(replace(NETWORK, start="haar"), 16)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "powers"), [(1, [1]), (2, [1]), (3, [1, 2]), (16, [1, 2, 4, 8]), (17, [1, 2, 4, 8, 16])]
-)
+@pytest.mark.parametrize(("tokens", "powers"), [(1, [1]), (3, [1, 2]), (16, [1, 2, 4, 8]), (17, [1, 2, 4, 8, 16])])
 def test_prefixes_are_the_powers_of_two_below_all(tokens, powers):
     assert prefix_choices(tokens, FlowConfig()) == powers
     config = FlowConfig(prefix_counts="uniform", prefix_groups=2000)

@@ -157,7 +157,7 @@ def test_bad_settings_and_sizes_are_named():
         build("joint")(torch.zeros(1, 4, 16, 16))
 
 
-def test_queries_with_a_start_grid_first_read_the_patches_near_their_place():
+def test_queries_that_start_at_places_first_read_the_patches_near_their_place():
     def distance(**settings):
         """How far from its place, in patches, what moves a query lies: mean weighted by squared gradients."""
         torch.manual_seed(0)

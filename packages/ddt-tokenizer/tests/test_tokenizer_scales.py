@@ -1,5 +1,8 @@
 """The start at scales: an orthonormal basis for any grid, coarse to fine, in the encoder and after a change of size."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from ddt_tokenizer.encoder import Encoder
 from ddt_tokenizer.scales import haar_tables, on_grid
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
+SMALL = EncoderConfig(width=32, num_heads=2, depth=1, final_norm=False, start="haar")
 GRIDS = [(8, 8), (4, 6), (5, 7), (1, 9), (7, 1), (16, 16), (1, 1)]
 
 
@@ -50,9 +54,7 @@ def test_fewer_tokens_leave_out_the_finest_and_more_come_twice():
 
 def test_a_query_begins_as_what_its_table_gathers():
     torch.manual_seed(0)
-    encoder = Encoder(
-        EncoderConfig(width=32, num_heads=2, num_tokens=16, depth=1, final_norm=False, start="haar"), (4, 4)
-    )
+    encoder = Encoder(replace(SMALL, num_tokens=16), (4, 4))
     encoder.blocks = encoder.blocks[:0]
     image = torch.randn(3, 3, 32, 32)
     plain = encoder(torch.zeros_like(image))
@@ -68,9 +70,7 @@ def test_another_size_stretches_the_tables():
     assert torch.equal(on_grid(tables, 4, 4), tables.flatten(1))
     assert on_grid(tables, 6, 10).shape == (16, 60)
     torch.manual_seed(0)
-    encoder = Encoder(
-        EncoderConfig(width=32, num_heads=2, num_tokens=4, depth=1, final_norm=False, start="haar"), (2, 2)
-    )
+    encoder = Encoder(replace(SMALL, num_tokens=4), (2, 2))
     encoder.blocks = encoder.blocks[:0]
     flat = torch.full((1, 3, 16, 16), 0.7)
     torch.testing.assert_close(encoder(flat.repeat(1, 1, 2, 3)), encoder(flat), atol=1e-5, rtol=1e-5)
@@ -92,8 +92,6 @@ def test_a_start_is_part_of_the_fingerprint_and_of_the_folder(tmp_path):
 
 
 def test_a_folder_of_an_earlier_version_keeps_its_start(tmp_path):
-    import json
-
     torch.manual_seed(0)
     config = TokenizerConfig(image_size=32, encoder=EncoderConfig(width=32, num_heads=2, num_tokens=16, start="grid"))
     tokenizer = DDTTokenizer(config)

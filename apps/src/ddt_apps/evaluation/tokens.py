@@ -21,12 +21,8 @@ def from_finest(codec: Codec, ids: Tensor, count: int) -> Tensor:
 
     A decode keeps the coarsest (`keep_tokens`); this is the other end, to see which one carries what.
     """
-    return _estimate(
-        codec,
-        _noise(codec, len(ids)),
-        torch.ones(len(ids)),
-        codec.decoder.as_tokens(ids.to(codec.decoder.codebook.device))[:, :count],
-    )
+    tokens = codec.decoder.as_tokens(ids.to(codec.decoder.codebook.device))
+    return _estimate(codec, _noise(codec, len(ids)), torch.ones(len(ids)), tokens[:, :count])
 
 
 @torch.inference_mode()
