@@ -127,7 +127,7 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         codes=health.codes_per_position,
         bits=health.bits_per_position,
         white_codes=plain_patch_codes(ids, images, changes),
-        locality=float(locality(changes).mean()),
+        locality=float(locality(changes).nanmean()),
         coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
         fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
     )

@@ -57,7 +57,9 @@ def test_all_ids_are_the_same_from_either_end(codec):
     assert torch.equal(at_noise(codec, images, ids, 0.5, "none"), at_noise(codec, images, other, 0.5, "none"))
     assert not torch.equal(at_noise(codec, images, ids, 0.5, "all"), at_noise(codec, images, other, 0.5, "all"))
     share = locality(patch_changes(codec, ids))
-    assert share.shape == (16,) and bool(((share >= 1 / 16 - 1e-6) & (share <= 1 + 1e-6)).all())
+    assert share.shape == (16,)
+    used = share[~share.isnan()]
+    assert len(used) and used.min() > 1 / 16 - 1e-6 and used.max() < 1 + 1e-6
 
 
 def test_an_evaluation_has_figures_for_every_number_of_ids(codec):

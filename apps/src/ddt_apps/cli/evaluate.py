@@ -56,7 +56,7 @@ def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folde
 
 @evaluate.command("order")
 def evaluate_order(model: Source, settings: Settings = None, out: Folder = None) -> None:
-    """Tell whether ids go from coarse to fine: pictures from either end of them, and what each part tells.
+    """Measure whether ids go from coarse to fine: pictures from either end of them, and what each part tells.
 
     Example: [bold]ddt evaluate order runs/demo/tokenizer level=tiny[/]
 

@@ -1,5 +1,6 @@
 """ddt evaluate order: whether ids go from coarse to fine, and what each part of them tells."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     changes = patch_changes(codec, ids[:SWAPPED])
     by_position = {"locality": locality(changes), "change": changes.mean(1), **_codes(ids)}
     for figure, values in by_position.items():
-        scores[figure] = [float(part.mean()) for part in values.flip(0).tensor_split(8)]  # coarse first
+        eighths = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]  # coarse first
+        scores[figure] = [None if math.isnan(value) else value for value in eighths]
     scores["unused_positions"] = int((_codes(ids)["codes"] < 2).sum())
     scores["noise"] = {
         str(t): {shown: _estimate(codec, images, ids, t, shown) for shown in ("k(t)", "all", "none")} for t in TIMES
@@ -157,7 +159,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         for n, row in figures["coarsest"].items()
     ]
     eighths = [
-        [name, *(f"{value:.3g}" for value in figures[figure])]
+        [name, *("-" if value is None else f"{value:.3g}" for value in figures[figure])]
         for figure, name in {
             "locality": "share of a swap's change in one patch",
             "change": "change by a swap",

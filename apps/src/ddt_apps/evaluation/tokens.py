@@ -78,8 +78,8 @@ def patch_changes(codec: Codec, ids: Tensor) -> Tensor:
 
 
 def locality(changes: Tensor) -> Tensor:
-    """Compute the share of what a swapped token changes [K, P] that lies in one patch: [K], each 1 / P to 1."""
-    return changes.max(1).values / changes.sum(1).clamp(min=1e-12)
+    """Compute the share of what a swapped token changes [K, P] that lies in one patch: [K], each 1 / P to 1; NaN if nothing."""
+    return changes.max(1).values / changes.sum(1)
 
 
 def plain_patch_codes(ids: Tensor, images: Tensor, changes: Tensor) -> float:
