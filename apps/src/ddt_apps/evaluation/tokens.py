@@ -78,7 +78,7 @@ def patch_changes(codec: Codec, ids: Tensor) -> Tensor:
 
 
 def locality(changes: Tensor) -> Tensor:
-    """Compute the share of what a swapped token changes [K, P] that lies in one patch: [K], each 1 / P to 1; NaN if nothing."""
+    """Compute the share of a swap's change [K, P] that lies in one patch: [K], each 1 / P to 1, NaN of no change."""
     return changes.max(1).values / changes.sum(1)
 
 
