@@ -36,7 +36,8 @@ class VAESamples(EverySteps):
     ) -> None:
         if not self.due(trainer):
             return
-        drawn = module.vae(self.pictures.to(module.device)).sample.float().cpu().clamp(-1, 1)
+        latents = module.vae.encode(self.pictures.to(module.device)).latents  # its own forward pass would round them
+        drawn = module.vae.decode(latents).sample.float().cpu().clamp(-1, 1)
         module.log("held_out_psnr", psnr(drawn, self.pictures).mean())
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat([self.pictures, drawn]), columns=len(drawn))
