@@ -42,9 +42,7 @@ BEGINNING = [
 ROWS = {
     "base": [],
     # how queries start
-    "start-anywhere": ["codec.encoder.start_grid=null", "codec.network.token_grid=null"],
-    "encoder-starts-at-places": ["codec.network.token_grid=null"],
-    "decoder-starts-at-places": ["codec.encoder.start_grid=null"],
+    "start-anywhere": ["codec.start=null"],
     "spatial": ["codec.encoder.mode=spatial"],
     # optimizer, continuous start
     "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
@@ -77,9 +75,9 @@ ROWS = {
     "random-replacement": ["codec.quantizer.replacement=random"],
     "diversity": ["codec.quantizer.diversity=0.02"],
     # network
-    "one-way": ["codec.encoder.attention=one_way", "codec.encoder.start_grid=null"],
-    "encoder-patch-4": ["codec.encoder.patch_size=4", "codec.encoder.start_grid=16"],
-    "decoder-patch-16": ["codec.network.patch_size=16", "codec.network.token_grid=4"],
+    "one-way": ["codec.encoder.attention=one_way", "codec.start=null"],
+    "encoder-patch-4": ["codec.encoder.patch_size=4"],
+    "decoder-patch-16": ["codec.network.patch_size=16"],
 }
 
 
@@ -129,7 +127,7 @@ def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures
         codes=health.codes_per_position,
         bits=health.bits_per_position,
         white_codes=plain_patch_codes(ids, images, changes),
-        locality=locality(changes),
+        locality=float(locality(changes).nanmean()),
         coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
         fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
     )

@@ -62,10 +62,10 @@ def test_the_decoder_embeds_ids_as_the_tokenizer_does(codec, scenes):
     assert torch.equal(codec.decode(ids), codec.decode(codec.tokenizer.embed(ids)))
 
 
-@pytest.mark.parametrize(("count", "side"), [(16, 4), (64, 8), (7, 9)])
-def test_tokens_stand_where_queries_look(count, side):
-    places = ddt_tokenizer.positions.spread_points(count, side)
-    assert torch.equal(places, ddt_decoder.positions.spread_points(count, side))
+@pytest.mark.parametrize(("count", "height", "width"), [(16, 4, 4), (64, 8, 8), (7, 9, 5)])
+def test_tokens_stand_where_queries_look(count, height, width):
+    places = ddt_tokenizer.positions.spread_points(count, height, width)
+    assert torch.equal(places, ddt_decoder.positions.spread_points(count, height, width))
 
 
 def test_a_codec_is_a_visual_tokenizer_of_the_language_model(codec, scenes):
@@ -201,15 +201,15 @@ def test_both_packages_read_names_of_autoencoders_alike(module, tmp_path):
 def test_spatial_ids_stand_where_the_decoder_places_their_tokens():
     """So that the baseline of one id a patch meets a decoder no worse prepared, and prefixes cover the picture."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(width=32, num_heads=2, num_tokens=16, mode="spatial", start_grid=4))
+    encoder = Encoder(EncoderConfig(width=32, num_heads=2, num_tokens=16, mode="spatial", start="grid"))
     encoder.blocks = encoder.blocks[:0]
     torch.nn.init.zeros_(encoder.patch_in.weight)
     torch.nn.init.zeros_(encoder.patch_in.bias)
-    network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2, token_grid=4), num_tokens=16)
+    network = MMDiT(MMDiTConfig(width=32, depth=1, num_heads=2, start="grid"), num_tokens=16, grid=(4, 4))
     places = encoder(torch.zeros(1, 3, 32, 32))[0]  # nothing but where each patch is
     assert torch.allclose(places, encoder.norm(network.token_order), atol=1e-5)
     with pytest.raises(ValueError, match="the size it was made for"):
-        encoder(torch.zeros(1, 3, 16, 64))
+        encoder(torch.zeros(1, 3, 16, 32))
 
 
 def test_both_halves_of_one_selftok_checkpoint_make_a_run(tmp_path):

@@ -65,7 +65,17 @@ def test_help_lists_the_verbs_in_the_order_of_work():
     words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
     start, train = (
         ["demo"],
-        ["train-tokenizer", "train-renderer", "import-selftok", "tokenize", "pretrain", "sft", "export-run", "data"],
+        [
+            "train-vae",
+            "train-tokenizer",
+            "train-renderer",
+            "import-selftok",
+            "tokenize",
+            "pretrain",
+            "sft",
+            "export-run",
+            "data",
+        ],
     )
     use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "evaluate"]
     assert words == ["--help", *start, *train, *use]

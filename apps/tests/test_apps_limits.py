@@ -156,7 +156,7 @@ def test_a_refusal_begins_with_the_dotted_key(verb):
 
 @pytest.mark.parametrize("name", sorted(file.relative_to(SHIPPED).as_posix() for file in SHIPPED.rglob("*.yaml")))
 def test_shipped_configurations_are_inside(name):
-    verb = {"renderer": "train-renderer", "pretrain": "pretrain", "sft": "sft"}.get(
+    verb = {"renderer": "train-renderer", "pretrain": "pretrain", "sft": "sft", "vae": "train-vae"}.get(
         name.split("/")[1][:-5], "train-tokenizer"
     )
     assert load_config(SETTINGS[verb], name.removesuffix(".yaml"), given(verb)).steps > 0

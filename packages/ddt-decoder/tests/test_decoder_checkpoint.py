@@ -12,7 +12,7 @@ from ddt_decoder import DDTDecoder, DDTRenderer, DecoderConfig, FlowConfig, MMDi
 ODD = [None, True, -1, 0, 2.5, 10**6, 10**9, 10**18, 10**40, float("nan"), float("inf"), "8", "", [], [1], {}, {"a": 1}]
 SHAPES = [
     {},
-    {"token_grid": 2, "table_side": 4},
+    {"start": "haar", "table_side": 4},
     {"token_modulation": "position", "qk_norm": False},
 ]
 

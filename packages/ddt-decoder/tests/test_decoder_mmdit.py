@@ -151,16 +151,16 @@ def test_bad_settings_are_named():
         MMDiTConfig(width=30)
 
 
-def test_with_a_token_grid_a_token_first_changes_the_patches_near_its_place():
+def test_with_a_start_at_places_a_token_first_changes_the_patches_near_its_place():
     def distance(**settings):
         """How far from its token's place, in patches, the output changes: mean weighted by squared change."""
         torch.manual_seed(0)
-        model = MMDiT(MMDiTConfig(patch_size=4, width=64, depth=1, num_heads=2, token_width=5, **settings), 16)
+        model = MMDiT(MMDiTConfig(patch_size=4, width=64, depth=1, num_heads=2, token_width=5, **settings), 16, (8, 8))
         torch.nn.init.normal_(model.patch_out.weight)
         x, tokens = torch.zeros(1, 3, 32, 32), torch.randn(1, 16, 5)
         rows, columns = torch.meshgrid(*[torch.arange(8) - 3.5] * 2, indexing="ij")
         mean = []
-        for k, place in enumerate(spread_points(16, 8)):
+        for k, place in enumerate(spread_points(16, 8, 8)):
             other = tokens.clone()
             other[:, k] += 1
             change = (model(x, torch.ones(1), other) - model(x, torch.ones(1), tokens)).square().sum((0, 1))
@@ -170,4 +170,4 @@ def test_with_a_token_grid_a_token_first_changes_the_patches_near_its_place():
         return torch.stack(mean).mean()
 
     with torch.no_grad():
-        assert distance(token_grid=8) < 0.7 * distance()
+        assert distance(start="grid") < 0.7 * distance()

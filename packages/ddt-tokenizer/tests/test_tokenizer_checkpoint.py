@@ -29,7 +29,7 @@ def build(quantizer=QUANTIZERS[0], **encoder):
 
 @pytest.fixture(params=range(len(QUANTIZERS)))
 def folder(request, tmp_path):
-    build(QUANTIZERS[request.param], start_grid=2).save_pretrained(tmp_path / "t")
+    build(QUANTIZERS[request.param], start="grid").save_pretrained(tmp_path / "t")
     return tmp_path / "t"
 
 

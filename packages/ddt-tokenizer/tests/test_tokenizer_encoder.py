@@ -157,30 +157,34 @@ def test_bad_settings_and_sizes_are_named():
         build("joint")(torch.zeros(1, 4, 16, 16))
 
 
-def test_queries_with_a_start_grid_first_read_the_patches_near_their_place():
+def test_queries_that_start_at_places_first_read_the_patches_near_their_place():
     def distance(**settings):
         """How far from its place, in patches, what moves a query lies: mean weighted by squared gradients."""
         torch.manual_seed(0)
-        encoder = Encoder(EncoderConfig(patch_size=4, width=64, depth=1, num_heads=2, num_tokens=16, **settings))
+        encoder = Encoder(
+            EncoderConfig(patch_size=4, width=64, depth=1, num_heads=2, num_tokens=16, **settings), (8, 8)
+        )
         pictures = torch.randn(4, 3, 32, 32, requires_grad=True)
         vectors = encoder(pictures)
         rows, columns = torch.meshgrid(*[torch.arange(8) - 3.5] * 2, indexing="ij")
         mean = []
-        for k, place in enumerate(spread_points(16, 8)):
+        for k, place in enumerate(spread_points(16, 8, 8)):
             (gradient,) = torch.autograd.grad(vectors[:, k].square().sum(), pictures, retain_graph=True)
             share = gradient.square().sum((0, 1)).unfold(0, 4, 4).unfold(1, 4, 4).sum((2, 3))
             away = ((rows - place[0]).square() + (columns - place[1]).square()).sqrt()
             mean.append((away * share).sum() / share.sum())
         return torch.stack(mean).mean()
 
-    assert distance(start_grid=8) < 0.6 * distance()
+    assert distance(start="grid") < 0.6 * distance()
 
 
-def test_a_start_grid_fits_the_rest():
-    with pytest.raises(ValueError, match=r"start_grid \(8\) needs attention=joint"):
-        EncoderConfig(**FORMS["one-way"], start_grid=8)
-    with pytest.raises(ValueError, match=r"start_grid \(8\) must be .* num_tokens \(16\)"):
-        TokenizerConfig(image_size=32, encoder=EncoderConfig(**FORMS["spatial"], start_grid=8))
+def test_a_start_fits_the_rest():
+    with pytest.raises(ValueError, match=r"start \(haar\) needs attention=joint"):
+        EncoderConfig(**FORMS["one-way"], start="haar")
+    with pytest.raises(ValueError, match=r"mode=spatial has no queries to start at scales"):
+        EncoderConfig(**FORMS["spatial"], start="haar")
+    with pytest.raises(ValueError, match=r"start=haar needs the grid of patches"):
+        Encoder(EncoderConfig(start="haar"))
 
 
 def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
@@ -194,5 +198,3 @@ def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
             TokenizerConfig(image_size=other, encoder=encoder)
         with pytest.raises(ValueError, match=named):
             Encoder(encoder)(torch.zeros(1, 3, other, other))
-    with pytest.raises(ValueError, match=r"has 8 x 2 patches, .*start_grid \(4\) must be"):  # as many, but no square
-        Encoder(EncoderConfig(patch_size=4, mode="spatial", num_tokens=16, start_grid=4))(torch.zeros(1, 3, 32, 8))

@@ -54,6 +54,17 @@ def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folde
     _evaluate("reconstruction", model, out, settings)
 
 
+@evaluate.command("order")
+def evaluate_order(model: Source, settings: Settings = None, out: Folder = None) -> None:
+    """Measure whether ids go from coarse to fine: pictures from either end of them, and what each part tells.
+
+    Example: [bold]ddt evaluate order runs/demo/tokenizer level=tiny[/]
+
+    Settings: level, count, seed, precision (32, bf16), judge.
+    """
+    _evaluate("order", model, out, settings)
+
+
 @evaluate.command("edits")
 def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None) -> None:
     """Edit held-out scenes whose exact result is known.

@@ -20,7 +20,7 @@ from ddt_apps.run.signals import Terminated, unwinding
 from ddt_apps.run.terminal import harmless
 
 # Verbs that go on where they were when they are run again.
-CONTINUING = {"demo", "train-tokenizer", "train-renderer", "pretrain", "sft", "tokenize"}
+CONTINUING = {"demo", "train-vae", "train-tokenizer", "train-renderer", "pretrain", "sft", "tokenize"}
 CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
 # Libraries show errors only, and no bars: ours show what takes time.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
@@ -98,6 +98,7 @@ def demo(overrides: Overrides = None) -> None:
 PANELS = {
     "Start here": (demo,),
     "Train": (
+        train.train_vae,
         train.train_tokenizer,
         train.train_renderer,
         train.import_selftok,

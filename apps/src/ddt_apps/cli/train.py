@@ -40,6 +40,21 @@ def _tell_next(settings: Any, folder: Path) -> None:
     typer.echo(f"next: {next_command(settings, folder)}")
 
 
+def train_vae(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+    """Train a small autoencoder, in whose latents a tokenizer then works: quicker than on pixels, and without seams.
+
+    Example: [bold]ddt train-vae small/vae data=data/scenes name=vae[/]
+
+    Writes runs/NAME/vae, a folder of diffusers (AutoencoderTiny), for vae= of ddt train-tokenizer and ddt data latents.
+    """
+    from ddt_apps.train.settings import TrainVAE
+
+    settings = _load(TrainVAE, config, overrides)
+    from ddt_apps.train.vae import train
+
+    _tell_next(settings, train(settings))
+
+
 def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
@@ -47,7 +62,7 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
 
     vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
     Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
-    tiny/tokenizer, small/tokenizer, imagenet/ddt-480, imagenet/selftok-512.
+    tiny/tokenizer, small/tokenizer, small/latents, imagenet/ddt-480, imagenet/selftok-512.
     """
     from ddt_apps.train.settings import TrainTokenizer
 

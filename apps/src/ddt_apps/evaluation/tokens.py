@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from ddt_decoder.flow import noised, shift_time
+from ddt_decoder.precision import computing
 from ddt_tokenizer.codec import Codec
 
 ENOUGH = 20  # plain patches from which the codes at a position are counted
@@ -19,13 +21,45 @@ def from_finest(codec: Codec, ids: Tensor, count: int) -> Tensor:
 
     A decode keeps the coarsest (`keep_tokens`); this is the other end, to see which one carries what.
     """
+    tokens = codec.decoder.as_tokens(ids.to(codec.decoder.codebook.device))
+    return _estimate(codec, _noise(codec, len(ids)), torch.ones(len(ids)), tokens[:, :count])
+
+
+@torch.inference_mode()
+def at_noise(codec: Codec, images: Tensor, ids: Tensor, t: float, shown: str) -> Tensor:
+    """Estimate clean images from noisy ones at the unshifted time `t`, beside all, none or k(t) of their ids.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1], whose latents are noised.
+        ids: [N, K].
+        shown: "all", "none", or "k(t)", as in a drawing of many steps.
+
+    Returns:
+        Images [N, 3, H, W] in [-1, 1].
+    """
+    decoder, ids = codec.decoder, ids.to(codec.decoder.codebook.device)
+    times = torch.full((len(ids),), t)
+    shifted = shift_time(times, decoder.config.flow.time_shift)
+    noisy = noised(decoder.latent_space.encode(images.to(ids.device)).cpu(), _noise(codec, len(ids)), shifted)
+    visible = {"all": None, "none": torch.zeros(ids.shape, dtype=torch.bool), "k(t)": decoder.schedule.visible(times)}
+    return _estimate(codec, noisy, shifted, decoder.as_tokens(ids), visible[shown])
+
+
+def _noise(codec: Codec, count: int) -> Tensor:
+    latents = codec.decoder.config.latents
+    side = codec.image_size // latents.downscale
+    return torch.randn(count, latents.channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _estimate(codec: Codec, x: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Turn what the network says of x at shifted times into images, on the CPU."""
     decoder = codec.decoder
-    t = torch.ones(len(ids))
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(len(ids), 3, codec.image_size, codec.image_size, generator=generator)
-    output = decoder.network(noise, t, decoder.as_tokens(ids)[:, :count])
-    clean = output if decoder.config.flow.network_output == "x0" else noise - output
-    return clean.clamp(-1, 1)
+    device = decoder.codebook.device
+    x, t, visible = x.to(device), t.to(device), None if visible is None else visible.to(device)
+    with computing(decoder.precision, device):
+        output = decoder.network(x, t, tokens, visible)
+    clean = output if decoder.config.flow.network_output == "x0" else x - t.view(-1, 1, 1, 1) * output
+    return decoder.latent_space.decode(clean.float()).clamp(-1, 1).cpu()
 
 
 def patch_changes(codec: Codec, ids: Tensor) -> Tensor:
@@ -43,9 +77,9 @@ def patch_changes(codec: Codec, ids: Tensor) -> Tensor:
     return torch.stack(changes)
 
 
-def locality(changes: Tensor) -> float:
-    """Compute the share of what a swapped token changes [K, P] that lies in one patch, mean over tokens: 1 / P to 1."""
-    return float((changes.max(1).values / changes.sum(1)).mean())
+def locality(changes: Tensor) -> Tensor:
+    """Compute the share of a swap's change [K, P] that lies in one patch: [K], each 1 / P to 1, NaN of no change."""
+    return changes.max(1).values / changes.sum(1)
 
 
 def plain_patch_codes(ids: Tensor, images: Tensor, changes: Tensor) -> float:

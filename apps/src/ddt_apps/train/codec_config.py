@@ -8,6 +8,7 @@ from ddt_decoder import DecoderConfig, FlowConfig, MMDiTConfig
 from ddt_tokenizer import EncoderConfig, LatentConfig, TokenizerConfig, VectorConfig
 from ddt_tokenizer.limits import FiniteFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, check_settings
 from ddt_tokenizer.quantizers.kinds import AnyQuantizer
+from ddt_tokenizer.scales import Start
 
 OWN = ("schedule", "network", "flow", "logit_normal_schedule", "num_steps")  # what is the decoder's alone
 PRESETS = ("tiny", "small", "ddt-480", "selftok-512", "selftok-1024")
@@ -17,8 +18,8 @@ PRESETS = ("tiny", "small", "ddt-480", "selftok-512", "selftok-1024")
 class CodecConfig:
     """A tokenizer and a decoder that belong together.
 
-    K is the sum of `schedule`, V and D are the quantizer's, the channels are those of `latents`. Encoder and network
-    follow: what they say of these sizes themselves does not count.
+    K is the sum of `schedule`, V and D are the quantizer's, the channels are those of `latents`, the start is that of
+    both. Encoder and network follow: what they say of these sizes themselves does not count.
 
     Example:
         >>> config = CodecConfig(schedule=(12, 4), quantizer=VectorConfig(codebook_size=1024))
@@ -31,10 +32,14 @@ class CodecConfig:
     schedule: tuple[NonNegativeInt, ...] = (64,)
     latents: LatentConfig = field(default_factory=LatentConfig)  # what both work on
     quantizer: AnyQuantizer = field(default_factory=VectorConfig)  # V and D
-    # What writes ids; K and channels follow.
-    encoder: EncoderConfig = follows(EncoderConfig, num_tokens="schedule", channels="latents.channels")
-    # What draws them; D and channels follow.
-    network: MMDiTConfig = follows(MMDiTConfig, token_width="quantizer.code_width", channels="latents.channels")
+    # Where queries and tokens begin: haar, at scales from the whole to details; grid, at places; null, anywhere.
+    start: Start | None = None
+    # What writes ids; K, channels and start follow.
+    encoder: EncoderConfig = follows(EncoderConfig, num_tokens="schedule", channels="latents.channels", start="start")
+    # What draws them; D, channels and start follow.
+    network: MMDiTConfig = follows(
+        MMDiTConfig, token_width="quantizer.code_width", channels="latents.channels", start="start"
+    )
     flow: FlowConfig = field(default_factory=FlowConfig)  # noise, and what is visible, in training
     # Mean, std of logit t; then schedule is (K,).
     logit_normal_schedule: tuple[FiniteFloat, PositiveFloat] | None = None
@@ -44,10 +49,11 @@ class CodecConfig:
     def __post_init__(self):
         check_settings(self)
         channels = self.latents.channels
-        network = replace(self.network, token_width=self.quantizer.code_width, channels=channels)
+        width = self.quantizer.code_width
+        network = replace(self.network, token_width=width, channels=channels, start=self.start)
         object.__setattr__(self, "network", network)
         _ = self.decoder  # which refuses what does not fit, and so does the tokenizer
-        encoder = replace(self.encoder, num_tokens=sum(self.schedule), channels=channels)
+        encoder = replace(self.encoder, num_tokens=sum(self.schedule), channels=channels, start=self.start)
         object.__setattr__(self, "encoder", encoder)
         _ = self.tokenizer
 
@@ -77,7 +83,7 @@ class CodecConfig:
         """
         own = {name: getattr(decoder, name) for name in OWN}
         halves = {name: getattr(tokenizer, name) for name in ("image_size", "latents", "quantizer", "encoder")}
-        return cls(**halves, **own)
+        return cls(start=tokenizer.encoder.start, **halves, **own)
 
     @classmethod
     def from_preset(cls, name: str) -> Self:
@@ -99,6 +105,8 @@ class CodecConfig:
     def upgraded(cls, tokenizer: dict[str, Any], decoder: dict[str, Any]) -> dict[str, Any]:
         """Join the groups `tokenizer` and `decoder` of a config.yaml of ddt-apps 0.1.0."""
         values = {**tokenizer, **{name: decoder[name] for name in OWN if name in decoder}}
+        values["start"] = None if tokenizer["encoder"].pop("start_grid") is None else "grid"
+        values["network"] = {name: value for name, value in values["network"].items() if name != "token_grid"}
         for field_ in fields(cls):
             for following in field_.metadata.get("follows", ()):
                 values[field_.name] = {name: v for name, v in values[field_.name].items() if name != following}

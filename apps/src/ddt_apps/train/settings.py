@@ -14,8 +14,9 @@ from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
-from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, check_settings
+from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt, Share, check_settings
 from ddt_tokenizer.training_config import TrainingConfig
+from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
 SCHEDULE = ("lr", "warmup_steps", "steps", "cooldown_share", "betas")  # of an optimizer, that a run may change
 
@@ -114,6 +115,37 @@ class TrainRenderer(RunSettings):
             raise ValueError(
                 f"gradient_clip ({self.gradient_clip}) must be null: a renderer's is training.gradient_clip"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVAE(RunSettings):
+    """Settings of `ddt train-vae`."""
+
+    verb: ClassVar[str] = "train-vae"
+    exports: ClassVar[tuple[str, ...]] = ("vae",)
+    mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
+
+    data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
+    name: str = "vae"
+    image_size: Pixels = 64  # of the pictures
+    vae: VAEConfig = field(default_factory=VAEConfig)  # shape
+    training: VAETrainingConfig = field(default_factory=VAETrainingConfig)  # losses, optimizer, and how many steps
+    batch_size: PositiveInt = 16  # pictures
+    # Last pictures of data, not trained on but drawn into samples/ and measured (held_out_psnr).
+    held_out: NonNegativeInt = 8
+    watch_every: PositiveInt = 200  # steps between two samples
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_size % self.vae.downscale:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be divisible by vae.downscale ({self.vae.downscale})"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.training.optimizer.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,4 +253,4 @@ def _check_some(tasks: Any, *names: str) -> None:
         raise ValueError(f"{', '.join(names)} are all 0, so there is no task; give one a share")
 
 
-SETTINGS = {each.verb: each for each in (TrainTokenizer, TrainRenderer, Pretrain, Tune)}
+SETTINGS = {each.verb: each for each in (TrainVAE, TrainTokenizer, TrainRenderer, Pretrain, Tune)}

@@ -94,6 +94,10 @@ class DecoderConfig:
             return {name: tuple(value) if isinstance(value, list) else value for name, value in part.items()}
 
         values = tupled(values)
+        network = dict(values.get("network", {}))
+        if network.pop("token_grid", None) is not None:  # what 0.1.0 called a start at places
+            network["start"] = "grid"
+        values["network"] = network
         for name, kind in (("network", MMDiTConfig), ("flow", FlowConfig), ("latents", LatentConfig)):
             if name in values:
                 values[name] = kind(**tupled(values[name]))
@@ -117,7 +121,7 @@ class DecoderConfig:
             image_size=64,
             codebook_size=8192,
             schedule=(64,) + (0,) * 24,
-            network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12, token_grid=8),
+            network=MMDiTConfig(patch_size=8, width=192, depth=4, num_heads=6, token_width=12, start="grid"),
             flow=FlowConfig(
                 time_shift=8.0, full_noise_share=0.7, coarse_share=0.15, token_dropout=0.02, own_estimates=1.0
             ),

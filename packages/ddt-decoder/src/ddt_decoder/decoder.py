@@ -17,6 +17,7 @@ from ddt_decoder.flow import (
     Sampler,
     coarsest,
     denoise,
+    draw_prefixes,
     draw_times,
     draw_visible,
     noised,
@@ -54,7 +55,7 @@ class DDTDecoder(TokenTable):
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
         self.schedule = config.token_schedule()
-        self.network = MMDiT(config.network, self.num_tokens)
+        self.network = MMDiT(config.network, self.num_tokens, config.patch_grid)
         if config.flow.reweight_gradients:
             scale = 1 / visible_share(self.schedule, config.flow)
             self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
@@ -74,6 +75,25 @@ class DDTDecoder(TokenTable):
         if flow.reweight_gradients:
             tokens = scale_gradient(tokens, self.gradient_scale)
 
+        # Some rows are drawn from their coarsest tokens alone, the rest at any noise.
+        nested = round(len(latents) * flow.prefix_share)
+        errors = [self._flow_errors(latents[nested:], tokens[nested:])]
+        if nested:
+            errors += self._prefix_errors(latents[:nested], tokens[:nested])
+        return torch.cat(errors).mean()
+
+    def _prefix_errors(self, latents: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+        """Draw groups of rows in one step, each from as many of their coarsest tokens: squared errors [rows]."""
+        counts = draw_prefixes(self.num_tokens, self.config.flow)
+        groups = (rows.tensor_split(len(counts)) for rows in (latents, tokens))
+        for n, clean, seen in zip(counts, *groups, strict=True):
+            first, start = self.num_tokens - n, torch.ones(len(clean), device=clean.device)
+            drawn = self.network(torch.randn_like(clean), start, seen[:, first:], first=first).float()
+            yield (drawn - clean).square().mean(dim=(1, 2, 3))
+
+    def _flow_errors(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Compare at noise levels of the flow: squared errors [rows]."""
+        flow = self.config.flow
         # Noise levels, and the tokens that are visible at each.
         t = draw_times(len(latents), flow, latents.device)
         visible = draw_visible(t, self.schedule, flow)
@@ -96,7 +116,7 @@ class DDTDecoder(TokenTable):
             error = x_t - times * output - latents
         else:
             error = (output - latents) / times.clamp(min=0.05)
-        return error.square().mean(dim=(1, 2, 3)).mean()
+        return error.square().mean(dim=(1, 2, 3)) / shifted.clamp(min=0.1) ** flow.time_power
 
     @torch.no_grad()
     def _estimates(self, noise: Tensor, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

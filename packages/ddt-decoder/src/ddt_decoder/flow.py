@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddt_decoder.limits import FiniteFloat, PositiveFloat, Share, check_settings
+from ddt_decoder.limits import FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, Share, check_settings
 from ddt_decoder.schedule import TokenSchedule
 
 # How `denoise` takes a step. "heun" is of second order and calls the network twice, "ddpm" renoises the clean estimate.
@@ -26,6 +26,11 @@ class FlowConfig:
     time_shift: PositiveFloat = 1.0  # s in t <- s t / (1 + (s - 1) t); above 1 favours noise
     full_noise_share: Share = 0.0  # share of samples at t=1, where one step is the whole decode
     coarse_share: Share = 0.0  # share that sees only its n coarsest tokens, n uniform in 1..K (nested dropout)
+    # Share of a batch that is drawn in one step from noise and its n coarsest tokens, one n for each of `prefix_groups`
+    # groups, so that no other token is computed (nested dropout, arXiv:1402.0915; FlexTok, arXiv:2502.13967).
+    prefix_share: Share = 0.0
+    prefix_groups: PositiveInt = 2
+    prefix_counts: Literal["powers", "uniform"] = "powers"  # n: powers of two below K, or any of 1..K
     token_dropout: Share = 0.1  # share that sees no token, for guidance
     network_output: Literal["x0", "velocity"] = "x0"  # what the network's raw output means (SD3, Selftok: velocity)
     # Mean, std of logit t in training; None draws t uniformly.
@@ -33,12 +38,20 @@ class FlowConfig:
     # Share of noisy images that are made of the network's own one-step estimate instead of the image, so that training
     # knows the states which a decode of many steps meets (after DREAM, arXiv:2312.00210).
     own_estimates: Share = 0.0
+    time_power: NonNegativeFloat = 0.0  # p in |x0_hat - x0|^2 / t^p, t at least 0.1
     reweight_gradients: bool = False  # scale the gradient of token i by 1 / P(i is visible); the loss stays the same
 
     def __post_init__(self):
         check_settings(self)
         if self.own_estimates and self.prediction != "x0":
             raise ValueError(f"own_estimates ({self.own_estimates}) needs prediction=x0, not {self.prediction}")
+        if self.prefix_share and (self.prediction, self.network_output) != ("x0", "x0"):
+            raise ValueError(
+                f"prefix_share ({self.prefix_share}) needs prediction=x0 and network_output=x0, not {self.prediction} "
+                f"and {self.network_output}: at t=1 these are the same picture but for the noise"
+            )
+        if self.time_power and self.prediction != "x0":
+            raise ValueError(f"time_power ({self.time_power}) needs prediction=x0, not {self.prediction}")
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -77,6 +90,24 @@ def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tens
     return visible & coarsest(kept, num_tokens)
 
 
+def draw_prefixes(num_tokens: int, config: FlowConfig) -> list[int]:
+    """Draw how many of the coarsest of K tokens each group sees: `prefix_groups` numbers.
+
+    Example:
+        >>> set(draw_prefixes(64, FlowConfig(prefix_groups=40))) <= {1, 2, 4, 8, 16, 32}
+        True
+    """
+    choices = prefix_choices(num_tokens, config)
+    return [choices[i] for i in torch.randint(len(choices), (config.prefix_groups,)).tolist()]
+
+
+def prefix_choices(num_tokens: int, config: FlowConfig) -> list[int]:
+    """List what `draw_prefixes` draws from, each as likely: the powers of two below K, or 1..K."""
+    if config.prefix_counts == "uniform":
+        return list(range(1, num_tokens + 1))
+    return [2**power for power in range(max(1, (num_tokens - 1).bit_length()))]
+
+
 def coarsest(count: Tensor, num_tokens: int) -> Tensor:
     """Mark the `count` [B] coarsest tokens, those of the highest index: bool [B, K]."""
     return torch.arange(num_tokens, device=count.device) >= num_tokens - count[:, None]
@@ -95,7 +126,9 @@ def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
     by_time = config.full_noise_share + (1 - config.full_noise_share) * later
     index = torch.arange(schedule.num_tokens, dtype=torch.float64)
     kept = 1 - config.coarse_share + config.coarse_share * (index + 1) / schedule.num_tokens
-    return (by_time * kept).float()
+    counts = torch.tensor(prefix_choices(schedule.num_tokens, config))
+    nested = (index[:, None] >= schedule.num_tokens - counts).double().mean(dim=1)
+    return (config.prefix_share * nested + (1 - config.prefix_share) * by_time * kept).float()
 
 
 def scale_gradient(tokens: Tensor, factor: Tensor) -> Tensor:

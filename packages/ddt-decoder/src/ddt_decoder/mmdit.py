@@ -24,6 +24,7 @@ from ddt_decoder.positions import (
     spread_points,
     token_positions,
 )
+from ddt_decoder.scales import Start, haar_tables, on_grid
 
 FREQUENCIES = 256  # values in which a time or a token's position enters its embedder
 SD3_SPAN = 64  # patches of SD3's training grid (1024 px), over which its table counts positions
@@ -44,9 +45,9 @@ class MMDiTConfig:
     token_modulation: Literal["time", "position"] = "time"  # what modulates tokens: t (SD3), or their index (Selftok)
     tokens_see_patches: bool = True  # else tokens attend to tokens alone
     open_gates: bool = True  # residual gates start at one; else at zero (adaLN-zero), as in SD3
-    # Patches a side of the grid that the tokens are spread over, each patch looking at the nearest at the start; None
-    # tells tokens apart by their order alone.
-    token_grid: PositiveInt | None = None
+    # Where tokens begin, as the encoder's queries do: "haar" at scales, added to all patches of their table; "grid" at
+    # places, each patch looking at the nearest (a baseline); None tells them apart by their order alone.
+    start: Start | None = None
     # Patches to a side of SD3's stored position table (192); None computes any grid.
     table_side: PositiveInt | None = None
     activation_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third more time
@@ -147,7 +148,8 @@ class MMDiT(nn.Module):
     """Predicts a field over latents from noisy latents, a time and the visible tokens.
 
     Args:
-        num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538), or with `token_grid` at a point of it.
+        num_tokens: K. Token k stands at position 1000 + 8 k (arXiv:2505.07538), with `start="grid"` at a point of it.
+        grid: Rows and columns of patches that a start is made for; other sizes stretch it.
         embeds_patches: False where only `transform` is used: there is no patch embedding and no table of positions.
 
     Example:
@@ -156,8 +158,12 @@ class MMDiT(nn.Module):
         torch.Size([2, 3, 16, 24])
     """
 
-    def __init__(self, config: MMDiTConfig, num_tokens: int, embeds_patches: bool = True):
+    def __init__(
+        self, config: MMDiTConfig, num_tokens: int, grid: tuple[int, int] | None = None, embeds_patches: bool = True
+    ):
         super().__init__()
+        if config.start is not None and grid is None:
+            raise ValueError(f"a network with start={config.start} needs the grid of patches that it starts on")
         self.config = config
         width, patch_values = config.width, config.channels * config.patch_size**2
         self.patch_in = nn.Linear(patch_values, width) if embeds_patches else None
@@ -175,11 +181,17 @@ class MMDiT(nn.Module):
         positions = token_positions(num_tokens, torch.device("cpu"))
         # The two ways to write a position differ in the order of sines and cosines, which trained weights rely on.
         order = torch.empty(num_tokens, width)
-        if not order.is_meta and config.token_grid is None:
+        if not order.is_meta and config.start != "grid":
             order = (exact_sincos if config.token_modulation == "position" else sincos)(positions, width)
         elif not order.is_meta:
-            order = at_points(spread_points(num_tokens, config.token_grid), width)
+            order = at_points(spread_points(num_tokens, *grid), width)
             self._look_at_tokens()
+        if config.start == "haar":
+            self.scales = nn.Parameter(torch.empty(num_tokens, *grid))
+            if not self.scales.is_meta:
+                tables, deviations = haar_tables(num_tokens, *grid)
+                strength = (deviations / deviations.square().mean().sqrt()).clamp(max=3)
+                self.scales.data.copy_(tables * strength[:, None, None])
         self.register_buffer("token_order", order.to(here), persistent=False)
         self.register_buffer("token_frequencies", sincos(positions, FREQUENCIES).to(here), persistent=False)
         if embeds_patches and config.table_side is not None:
@@ -221,14 +233,28 @@ class MMDiT(nn.Module):
         grid = (x.shape[2] // size, x.shape[3] // size)
         x = x.to(self.patch_in.weight.dtype)
         patches = self.patch_in(to_patches(x, size)) + self.grid(*grid).to(x.dtype)
-        return from_patches(self.transform(patches, t, tokens, visible, first), grid, size)
+        return from_patches(self.transform(patches, t, tokens, visible, first, grid), grid, size)
 
     def transform(
-        self, patches: Tensor, t: Tensor, tokens: Tensor, visible: Tensor | None = None, first: int = 0
+        self,
+        patches: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        visible: Tensor | None = None,
+        first: int = 0,
+        grid: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Run the transformer on embedded patches [B, L, D], with the arguments of `forward`: [B, L, C * size^2]."""
+        """Run the transformer on embedded patches [B, L, D], with the arguments of `forward`: [B, L, C * size^2].
+
+        `grid` says how many rows and columns the patches have; None: as many as the start was made for.
+        """
         here = slice(first, first + tokens.shape[1])
-        tokens = self.token_in(tokens) + self.token_order[here].to(patches.dtype)
+        tokens = self.token_in(tokens)
+        if self.config.start == "haar":
+            seen = tokens if visible is None else tokens * visible[..., None]
+            scales = self.scales[here]
+            patches = patches + on_grid(scales, *(grid or scales.shape[1:])).mT.to(seen.dtype) @ seen
+        tokens = tokens + self.token_order[here].to(patches.dtype)
         position = self.token_frequencies[here].to(patches.dtype)
         time = self.time_in(sincos(t.float() * 1000, FREQUENCIES).to(patches.dtype))
         for block in self.blocks:

@@ -41,7 +41,7 @@ class DDTRenderer(TokenTable):
         self.canvas_size = canvas_size
         width = config.network.width
         # Canvas and places stand in for x_t.
-        self.network = MMDiT(config.network, self.num_tokens, embeds_patches=False)
+        self.network = MMDiT(config.network, self.num_tokens, config.patch_grid, embeds_patches=False)
         self.canvas = nn.Parameter(width**-0.5 * torch.randn(canvas_size, width))
         self.places = nn.Parameter(width**-0.5 * torch.randn(math.prod(config.patch_grid), width))
 

@@ -31,8 +31,12 @@ class TokenizerConfig:
                 f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
                 + (f" times latents.downscale ({self.latents.downscale})" if self.latents.downscale > 1 else "")
             )
-        side = self.image_size // self.multiple
-        self.encoder.check_patches(side, side, f"image_size ({self.image_size})")
+        self.encoder.check_patches(*self.patch_grid, f"image_size ({self.image_size})")
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`."""
+        return (self.image_size // self.multiple,) * 2
 
     @property
     def multiple(self) -> int:
@@ -43,11 +47,19 @@ class TokenizerConfig:
         """Return the settings that a fingerprint covers; where the VAE lies is not one."""
         covered = {
             "image_size": self.image_size,
-            "encoder": self.encoder.identity(),
+            "encoder": self._encoder_identity(),
             "quantizer": self.quantizer.identity(),
             "latents": identity(replace(self.latents, vae=None)),
         }
         return {name: value for name, value in covered.items() if value != {}}  # pixels need no word
+
+    def _encoder_identity(self) -> dict[str, Any]:
+        """Name a start at places as 0.1.0 did, whose fingerprints then stay."""
+        covered = self.encoder.identity()
+        if self.encoder.start == "grid":
+            covered["start_grid"] = self.patch_grid[0]
+            del covered["start"]
+        return covered
 
     @classmethod
     def tiny(cls) -> Self:
@@ -62,7 +74,7 @@ class TokenizerConfig:
     @classmethod
     def small(cls) -> Self:
         """Return the tokenizer for 64 px on a desktop machine: 64 ids of 8,192."""
-        return cls(encoder=EncoderConfig(start_grid=8), quantizer=VectorConfig(codebook_size=8192, rate=0.001))
+        return cls(encoder=EncoderConfig(start="grid"), quantizer=VectorConfig(codebook_size=8192, rate=0.001))
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:

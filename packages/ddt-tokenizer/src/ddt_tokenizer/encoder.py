@@ -14,6 +14,7 @@ from ddt_tokenizer.identity import identity
 from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, Tokens, check_settings
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
+from ddt_tokenizer.scales import Start, haar_tables, on_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class EncoderConfig:
     image_heads: PositiveInt | None = None  # of the patches, None for `num_heads`
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
     query_position: Literal["learned", "sincos", "adaln"] = "learned"
-    # Patches a side of the grid that the queries start spread over, each looking at its place; None: start anywhere.
-    # In spatial mode ids come in the order of those places, as a decoder's `token_grid` has it; None: row by row.
-    start_grid: PositiveInt | None = None
+    # Where queries begin, which a decoder's `start` has to match: "haar" at scales, from the whole picture to details;
+    # "grid" at places, each looking at its patches (a baseline; in spatial mode it is the order of ids); None anywhere.
+    start: Start | None = None
     # Side of the sin-cos table that a grid is cut from; None: centred, any grid.
     position_table: PositiveInt | None = None
     qk_norm: bool = True
@@ -55,13 +56,15 @@ class EncoderConfig:
                 f"image_width ({self.patch_width}) and image_heads ({self.patch_heads}) must equal width "
                 f"({self.width}) and num_heads ({self.num_heads}) in joint attention; set attention=one_way"
             )
-        if self.start_grid is not None and self.attention != "joint":
-            raise ValueError(f"start_grid ({self.start_grid}) needs attention=joint, not {self.attention}; remove it")
+        if self.start is not None and self.attention != "joint":
+            raise ValueError(f"start ({self.start}) needs attention=joint, not {self.attention}; set it to null")
         if self.mode == "spatial" and (self.attention, self.query_position) != ("joint", "learned"):
             raise ValueError(
                 f"mode=spatial has no queries; leave attention ({self.attention}) and query_position "
                 f"({self.query_position}) at joint and learned"
             )
+        if self.mode == "spatial" and self.start == "haar":
+            raise ValueError("mode=spatial has no queries to start at scales; set start to grid or null, not haar")
 
     def check_patches(self, height: int, width: int, what: str) -> None:
         """Refuse h x w patches, of what is named in words, that an encoder of this shape cannot place.
@@ -72,11 +75,10 @@ class EncoderConfig:
         has = f"{what} has {height} x {width} patches"
         if self.position_table is not None and max(height, width) > self.position_table:
             raise ValueError(f"{has}, more a side than position_table ({self.position_table}); take a smaller one")
-        if self.mode == "spatial" and (height * width != self.num_tokens or self.start_grid not in (None, height)):
-            side = "" if self.start_grid is None else f"start_grid ({self.start_grid}) must be their side, and "
+        if self.mode == "spatial" and height * width != self.num_tokens:
             raise ValueError(
-                f"{has}, and mode=spatial takes only the size it was made for: {side}num_tokens ({self.num_tokens}) "
-                f"must be the number of patches ({height * width})"
+                f"{has}, and mode=spatial takes only the size it was made for: num_tokens ({self.num_tokens}) must be "
+                f"the number of patches ({height * width})"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -94,6 +96,12 @@ class EncoderConfig:
 class Encoder(nn.Module):
     """Latents to K vectors (DDT, arXiv:2504.14666, section 3.1; Selftok's encoder, arXiv:2505.07538).
 
+    With `start="haar"` query k begins with sum_p T[k, p] patch_p: a table over the grid that begins as a row of its
+    Haar basis, scaled to unit variance (`ddt_tokenizer.scales`; this project's docs/results/order.md).
+
+    Args:
+        grid: Rows and columns of patches that a start is made for; other sizes stretch it.
+
     Example:
         >>> encoder = Encoder(EncoderConfig(width=32, depth=1, num_heads=2, num_tokens=4))
         >>> encoder(torch.zeros(2, 3, 16, 16)).shape
@@ -102,8 +110,10 @@ class Encoder(nn.Module):
         torch.Size([2, 4, 32])
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, grid: tuple[int, int] | None = None):
         super().__init__()
+        if config.start is not None and config.mode == "queries" and grid is None:
+            raise ValueError(f"an encoder with start={config.start} needs the grid of patches that it starts on")
         self.config = config
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
         widths, heads = {IMAGE: config.patch_width}, {IMAGE: config.patch_heads}
@@ -127,15 +137,21 @@ class Encoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.final_norm else nn.Identity()
-        if config.start_grid is not None and config.mode == "queries" and not self.queries.is_meta:
-            self._look_at_places(config.start_grid)
+        if config.start == "haar":
+            self.scales = nn.Parameter(torch.empty(config.num_tokens, *grid))
+            if not self.scales.is_meta:
+                tables, deviations = haar_tables(config.num_tokens, *grid)
+                self.scales.data.copy_(tables / deviations[:, None, None])
+                self.queries.data.mul_(0.3)  # what is the same for all pictures does not drown what differs
+        if config.start == "grid" and config.mode == "queries" and not self.queries.is_meta:
+            self._look_at_places(grid)
 
     @torch.no_grad()
-    def _look_at_places(self, side: int) -> None:
+    def _look_at_places(self, grid: tuple[int, int]) -> None:
         # Initialise each query with the position embedding of a point, and W_q of the queries with W_k of the patches:
         # q . k is then largest for the nearest patches. Nothing holds it there: these are ordinary weights.
         width = self.config.width
-        places = at_points(spread_points(self.config.num_tokens, side), width).to(self.queries)
+        places = at_points(spread_points(self.config.num_tokens, *grid), width).to(self.queries)
         self.queries.copy_(places + 0.1 * self.queries)
         for block in self.blocks:
             block.qkv[QUERIES].weight[:width] = block.qkv[IMAGE].weight[width : 2 * width]
@@ -167,22 +183,28 @@ class Encoder(nn.Module):
             places = centred_grid(h, w, config.patch_width, latents.device)
         else:
             places = cropped_table(h, w, config.position_table, config.patch_width)
-        streams = {IMAGE: self.patch_in(to_patches(latents, config.patch_size)) + places.to(latents)}
+        patches = self.patch_in(to_patches(latents, config.patch_size))
+        streams = {IMAGE: patches + places.to(latents)}
 
-        # Queries, the same for every image.
+        # Queries, the same for every image, and what they gather at their scales.
         if config.mode == "queries":
             queries = self.queries
             if config.query_position == "sincos":
                 order = torch.arange(config.num_tokens, device=latents.device)
                 queries = queries + sincos(order, config.width).to(queries)
             streams[QUERIES] = queries.expand(len(latents), -1, -1)
+            if config.start == "haar":
+                streams[QUERIES] = queries + on_grid(self.scales, h, w).to(patches.dtype) @ patches * (
+                    self.scales[0].numel() / (h * w)
+                )
 
         for block in self.blocks:
             streams = block(streams)
         vectors = streams[self.read]
 
-        # Without queries: patches in the order in which a decoder's `token_grid` places their tokens.
-        if config.mode == "spatial" and config.start_grid is not None:
-            rows, columns = (spread_points(h * w, h) + (h - 1) / 2).round().long().unbind(1)
+        # Without queries: patches in the order in which a decoder with the same start places their tokens.
+        if config.mode == "spatial" and config.start == "grid":
+            middle = torch.tensor([(h - 1) / 2, (w - 1) / 2])
+            rows, columns = (spread_points(h * w, h, w) + middle).round().long().unbind(1)
             vectors = vectors[:, (rows * w + columns).to(latents.device)]
         return self.norm(vectors)

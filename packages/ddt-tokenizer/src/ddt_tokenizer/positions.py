@@ -69,22 +69,23 @@ def at_points(points: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)
 
 
-def spread_points(count: int, side: int) -> Tensor:
-    """Spread points over a square of side x side patches: [count, 2], rows and columns from its middle.
+def spread_points(count: int, height: int, width: int) -> Tensor:
+    """Spread points over a grid of h x w patches: [count, 2], rows and columns from its middle.
 
-    They form a grid, as near to a square as `count` allows, and follow one another in golden-section strides through
-    it, so that any run of consecutive points covers the square evenly.
+    They form a grid themselves, as near to the shape of the other as `count` allows, and follow one another in
+    golden-section strides through it, so that any run of consecutive points covers the picture evenly.
 
     Example:
-        >>> spread_points(4, 2).tolist()
+        >>> spread_points(4, 2, 2).tolist()
         [[-0.5, -0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]]
     """
-    rows = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    rows = min(divisors, key=lambda n: (round(abs(math.log(n * n * width / (count * height))), 6), n))
     columns = count // rows
     step = next(n for n in range(round(0.618 * count), 2 * count) if math.gcd(n, count) == 1)
     cells = torch.arange(count, device="cpu") * step % count
     places = [(cells // columns + 0.5) / rows, (cells % columns + 0.5) / columns]
-    return (torch.stack(places, dim=1) - 0.5) * side
+    return (torch.stack(places, dim=1) - 0.5) * torch.tensor([height, width])
 
 
 def cropped_table(height: int, width: int, side: int, channels: int, span: int | None = None) -> Tensor:

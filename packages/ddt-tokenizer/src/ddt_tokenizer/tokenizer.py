@@ -44,7 +44,7 @@ class DDTTokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.encoder)
+        self.encoder = Encoder(config.encoder, config.patch_grid)
         self.quantizer: Quantizer = config.quantizer.build(config.encoder.width, config.encoder.num_tokens)
         self.latent_space = LatentSpace(config.latents)
 
@@ -130,12 +130,15 @@ class DDTTokenizer(nn.Module):
         config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")
+            encoder = config.get("encoder", {})
+            if encoder.pop("start_grid", None) is not None:  # what 0.1.0 called a start at places
+                encoder["start"] = "grid"
             parts = {"encoder": EncoderConfig, "quantizer": read_settings, "latents": LatentConfig}
             parts = {name: part(**config.pop(name, {})) for name, part in parts.items()}
             if vae is not None:
                 parts["latents"] = replace(parts["latents"], vae=vae)
             config = TokenizerConfig(**config, **parts)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the tokenizer again") from error
         tokenizer = load_model(folder, lambda: cls(config))
         if tokenizer.fingerprint() != fingerprint:

@@ -1,0 +1,193 @@
+"""ddt evaluate order: whether ids go from coarse to fine, and what each part of them tells."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddt_apps.evaluation.batches import in_batches, read
+from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes
+from ddt_apps.evaluation.means import Figures, mean_of
+from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described
+from ddt_apps.evaluation.page import Page, against
+from ddt_apps.evaluation.scores import Scores
+from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
+from ddt_apps.pages.chart import line_chart
+from ddt_apps.pages.report import section, strip
+from ddt_data import Judge, Seen, render
+from ddt_data.sceneeval.judge import judge_hash
+from ddt_data.sceneeval.prompts import canvas_of
+from ddt_data.sceneeval.verdicts import background_of
+from ddt_tokenizer.images import psnr, to_tensor, to_uint8
+
+NEAR = 0.125  # of the side, within which a thing counts as in its place
+SWAPPED = 64  # pictures whose ids are exchanged, one id at a time
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels, before any shift
+TELLS = ("background", "count", "place", "colour", "noun")  # in the order in which a coarse-to-fine code tells them
+SHEET = 6  # pictures on the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(HeldOutSettings):
+    """Settings of `ddt evaluate order`."""
+
+    count: int = 256  # held-out scenes, half of them with unseen combinations
+    judge: str = "a"  # embedded judge, or a file
+
+
+@dataclass
+class Drawn:
+    """What the page shows: pictures uint8 [N, H, W, 3], by what they were drawn from."""
+
+    pictures: dict[str, np.ndarray]
+
+
+def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "model") -> tuple[Scores, Drawn]:
+    """Measure the order of a tokenizer's ids with its decoder, drawing in one step unless said otherwise.
+
+    `coarsest` and `finest` hold, for 1, 2, 4 ... K ids of either end, PSNR and what the judge reads of the picture, in
+    percent: the background, as many things as there are, things in their places, and of those in their colours and
+    with their nouns. `locality` is the share of what an exchanged id changes that lies in one patch, by eighths of the
+    ids from coarse to fine; with it usage and entropy of codes. `noise` has the PSNR of what is made of noisy pictures
+    with all ids, with those of k(t) and with none.
+
+    Raises:
+        ValueError: If the model has no tokenizer with a decoder of ours.
+    """
+    codec = codec_of(model)
+    if codec is None or not hasattr(codec, "decoder"):
+        raise ValueError("evaluate order needs a run of ddt train-tokenizer, or one that was trained on its ids")
+    scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+    originals = np.stack([render(scene.scene, config) for scene in scenes])
+    images = to_tensor(originals)
+    ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
+    judge, canvas = Judge.from_pretrained(settings.judge), canvas_of(settings.level)
+
+    counts = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
+    ends = {
+        "coarsest": lambda rows, n: codec.decode(ids[rows], num_steps=1, keep_tokens=n),
+        "finest": lambda rows, n: from_finest(codec, ids[rows], n),
+    }
+    pictures: dict[str, np.ndarray] = {"original": originals}
+    scores: Figures = {}
+    for end, draw in ends.items():
+        scores[end] = {}
+        for n in [*counts, codec.num_tokens]:
+            key = "all" if n == codec.num_tokens else f"{n} {end}"
+            if key not in pictures:
+                made = in_batches(f"draw {key}", len(ids), lambda rows, n=n, draw=draw: to_uint8(draw(rows, n)))
+                pictures[key] = made
+            told = tells(scenes, pictures[key], read(judge, pictures[key], canvas))
+            scores[end][str(n)] = mean_of("psnr", psnr(to_tensor(pictures[key]), images)) | told
+
+    changes = patch_changes(codec, ids[:SWAPPED])
+    by_position = {"locality": locality(changes), "change": changes.mean(1), **_codes(ids)}
+    for figure, values in by_position.items():
+        eighths = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]  # coarse first
+        scores[figure] = [None if math.isnan(value) else value for value in eighths]
+    scores["unused_positions"] = int((_codes(ids)["codes"] < 2).sum())
+    scores["noise"] = {
+        str(t): {shown: _estimate(codec, images, ids, t, shown) for shown in ("k(t)", "all", "none")} for t in TIMES
+    }
+    mean = images.mean(0, keepdim=True).expand_as(images)
+    controls = {"mean_picture": mean_of("psnr", psnr(mean, images))}
+    scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
+    protocol = {
+        **settings.protocol(config),
+        "judge": judge_hash(settings.judge),
+        "drawn": "in one step, 8-bit pictures",
+        "swapped": SWAPPED,
+        **computed(model),
+    }
+    return Scores("order", described(model, name), protocol, scores, controls), Drawn(pictures)
+
+
+def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[Sequence[Seen]]) -> Figures:
+    """Compare what a judge sees with the truth, in percent.
+
+    `background` and `count` are of pictures; `place` is the share of things with something seen near them, `noun` with
+    something of their noun, and `colour` of tinted things with something of their colour.
+    """
+    right: dict[str, list[bool]] = {name: [] for name in TELLS}
+    for scene, picture, things in zip((each.scene for each in scenes), pictures, seen, strict=True):
+        right["background"].append(background_of(picture) == scene.background)
+        right["count"].append(len(things) == len(scene.objects))
+        for thing in scene.objects:
+            x, y = (c / len(picture) for c in thing.centre)
+            near = [each for each in things if max(abs(each.x - x), abs(each.y - y)) <= NEAR]
+            right["place"].append(bool(near))
+            right["noun"].append(any(each.noun == thing.noun for each in near))
+            if thing.colour:
+                right["colour"].append(any(each.colour == thing.colour for each in near))
+    return {name: 100 * float(np.mean(values)) if values else None for name, values in right.items()}
+
+
+def _codes(ids: Tensor) -> dict[str, Tensor]:
+    """Count the codes at each position of ids [N, K], and their entropy in bits: [K] each."""
+    counts = [torch.unique(column, return_counts=True)[1] / len(ids) for column in ids.T]
+    entropy = [-(share * share.log2()).sum() for share in counts]
+    return {"codes": torch.tensor([float(len(each)) for each in counts]), "bits": torch.stack(entropy)}
+
+
+def _estimate(codec: Any, images: Tensor, ids: Tensor, t: float, shown: str) -> float:
+    def compare(rows: slice) -> Tensor:
+        return psnr(at_noise(codec, images[rows], ids[rows], t, shown), images[rows])
+
+    return float(in_batches(f"noise {t}, {shown}", len(ids), compare).mean())
+
+
+def page(scores: Scores, drawn: Drawn) -> Page:
+    """Show pictures from either end of the ids, and what each number of them tells."""
+    figures = scores.scores
+    curves = {
+        f"{end} ids": ([float(n) for n in figures[end]], [row["psnr"] for row in figures[end].values()])
+        for end in ("coarsest", "finest")
+    }
+    told = {
+        name: ([float(n) for n in figures["coarsest"]], [row[name] for row in figures["coarsest"].values()])
+        for name in TELLS
+        if all(row[name] is not None for row in figures["coarsest"].values())
+    }
+    heads = ["ids", "coarsest, dB", "finest, dB", *(f"{name}, %" for name in TELLS)]
+    rows = [
+        [n, f"{row['psnr']:.1f}", f"{figures['finest'][n]['psnr']:.1f}"]
+        + ["-" if row[name] is None else f"{row[name]:.0f}" for name in TELLS]
+        for n, row in figures["coarsest"].items()
+    ]
+    eighths = [
+        [name, *("-" if value is None else f"{value:.3g}" for value in figures[figure])]
+        for figure, name in {
+            "locality": "share of a swap's change in one patch",
+            "change": "change by a swap",
+            "codes": "codes at a position",
+            "bits": "bits at a position",
+        }.items()
+    ]
+    noise = [[t, *(f"{row[shown]:.1f}" for shown in ("k(t)", "all", "none"))] for t, row in figures["noise"].items()]
+    some = range(min(SHEET, len(drawn.pictures["original"])))
+    lines = [
+        (f"held-out scene {i}", [(pictures[i], label) for label, pictures in drawn.pictures.items()]) for i in some
+    ]
+    return Page(
+        title="From coarse to fine",
+        intro=f"{scores.protocol['count']} held-out scenes, drawn from some of their ids.",
+        metrics=[against(scores, "psnr", "mean_picture", "All ids, PSNR", "the mean picture", "dB")],
+        about=(
+            "Percent right by the judge, from the n coarsest ids. Eighths of the ids run from coarse to fine. The last "
+            "table has the PSNR of what is made of noisy pictures."
+        ),
+        tables=[
+            (heads, rows),
+            (["eighth of the ids", *map(str, range(1, 9))], eighths),
+            (["noise", "k(t) ids", "all ids", "no ids"], noise),
+        ],
+        sections=[
+            section("Pictures", "From the coarsest ids, from all, from the finest.", strip(lines)),
+            section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),
+            section("What the coarsest ids tell", "", line_chart(told, "ids", "percent right", markers=True)),
+        ],
+    )
