@@ -19,9 +19,8 @@ from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
 from ddt_apps.train import renderer as train_renderer
 from ddt_apps.train import tokenizer as train_tokenizer
-from ddt_apps.train import vae as train_vae
 from ddt_apps.train.pictures import open_pictures
-from ddt_apps.train.settings import TrainRenderer, TrainTokenizer, TrainVAE
+from ddt_apps.train.settings import TrainRenderer, TrainTokenizer
 from ddt_data import ShardDataset
 from ddt_decoder import DDTDecoder, DecoderConfig
 from ddt_tokenizer import DDTTokenizer, LatentConfig, TokenizerConfig
@@ -229,30 +228,6 @@ def test_tokenizer_and_renderer_train_in_the_latents_of_an_autoencoder(vae):
     config = ["data=data", f"tokenizer={run}", "name=latent-renderer", "steps=2", "batch_size=2", "held_out=2"]
     rendered = train_renderer.train(load_config(TrainRenderer, "tiny/renderer", config))
     assert load_model(str(rendered)).decode(torch.zeros(1, 16, dtype=torch.long)).shape == (1, 3, 32, 32)
-
-
-def test_an_autoencoder_of_ours_goes_on_after_a_stop_and_serves_a_tokenizer(here, monkeypatch):
-    def own(name):
-        settings = ["data=data", "image_size=32", "vae.width=8", "vae.depth=1", "held_out=2", "watch_every=2"]
-        settings += ["training.optimizer.steps=6", "training.optimizer.warmup_steps=1", "precision=32-true"]
-        return load_config(TrainVAE, "small/vae", [*settings, "batch_size=2", f"name={name}"])
-
-    whole = train_vae.train(own("vae-whole"))
-    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with monkeypatch.context() as patch:
-        interrupted(patch, train_vae.VAETraining, "training_step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(SystemExit):
-            train_vae.train(own("vae-cut"))
-    signal.signal(signal.SIGTERM, handler)
-    again = train_vae.train(own("vae-cut"))
-    for file in ("vae/diffusion_pytorch_model.safetensors", "vae/config.json", "samples/00000006.png"):
-        assert (whole / file).read_bytes() == (again / file).read_bytes()
-    assert read_metrics(again / "metrics.csv")["held_out_psnr"][1][-1] > 0
-    sizes = [f"vae={again}/vae", "codec.encoder.patch_size=2", "codec.network.patch_size=2"]
-    codec = Codec.from_pretrained(train_tokenizer.train(toy("on-ours", *sizes)))
-    assert (codec.tokenizer.config.latents.channels, codec.tokenizer.config.latents.downscale) == (8, 4)
-    with pytest.raises(ValueError, match=r"image_size \(30\) must be divisible by vae.downscale \(4\)"):
-        load_config(TrainVAE, "small/vae", ["data=data", "image_size=30"])
 
 
 def test_training_from_cached_latents_is_training_from_pictures(vae, monkeypatch):
