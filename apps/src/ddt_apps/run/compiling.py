@@ -108,6 +108,7 @@ class Failures(logging.Filter):
         if not record.exc_info:
             return True
         error = record.exc_info[1]
+        error = getattr(error, "inner_exception", error)
         why = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         if why not in self.told:
             self.told.add(why)
