@@ -213,9 +213,9 @@ def test_sizes_that_change_compile_nothing_anew(here, monkeypatch):
     )
     monkeypatch.setattr(llm_training, "token_loss", token_loss)
     many = ["codec.encoder.depth=2", "codec.network.depth=2", "batch_size=8"]
-    flow = ["codec.flow.own_estimates=1.0", "codec.flow.full_noise_share=0.4", "training.optimizer.steps=16"]
+    flow = ["codec.flow.own_estimates=1.0", "codec.flow.full_noise_share=0.7", "training.optimizer.steps=16"]
     train("tokenizer", "many", "compile=on", *many, *flow)
-    assert len(rows) >= 5
+    assert len(rows) >= 4
     # The last block and the others of two networks, those of the decoder with and without gradient: six. The rest are
     # for what comes into the first block of a network, and for no row and for one.
     assert graphs() <= 6 + 6
