@@ -86,7 +86,7 @@ class Compiling(lightning.Callback):
 
 
 class Failures(logging.Filter):
-    """Tells in a line what torch.compile cannot do, in place of a traceback, and lets it run as it is written."""
+    """Prints in a line what torch.compile cannot do, in place of a traceback, and lets it run as it is written."""
 
     def listen(self) -> None:
         """Take the place of torch's own way."""
