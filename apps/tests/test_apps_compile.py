@@ -175,6 +175,11 @@ def test_a_run_decides_by_its_first_steps_and_keeps_to_it(here, long, decided, m
     assert origin("late") == decided
 
 
+def test_a_run_that_was_over_before_it_decided_says_that_it_is_not_compiled(here):
+    train("pretrain", "short", "optimizer.steps=3")
+    assert origin("short") == "off"
+
+
 def test_a_run_is_measured_by_what_is_left_of_it(monkeypatch):
     """In steps, not in batches that are gathered; the first one, which warms up, does not count."""
 

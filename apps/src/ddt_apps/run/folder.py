@@ -208,6 +208,8 @@ class Run:
             where = f"{device} in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
             tell_start(self.folder, config, where, module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
+        if self._origin.compiled_from == "auto":  # it was over before it had decided
+            self._decide(math.inf)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""
