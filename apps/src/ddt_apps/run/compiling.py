@@ -51,7 +51,7 @@ class Compiling(lightning.Callback):
         if self.start is None and step != self.seen:
             self.seen = step
             self.begun.append(time.perf_counter())
-            if len(self.begun) > TRIED:
+            if step >= TRIED and len(self.begun) > 1:
                 took = min(after - before for before, after in zip(self.begun, self.begun[1:], strict=False))
                 self.start = step if took * (trainer.max_steps - step) >= LONG else math.inf
                 self.decided(self.start)
