@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 
 from ddt_tokenizer import attend as module
 from ddt_tokenizer.attend import attend, better_written_out
@@ -56,3 +57,14 @@ def test_it_is_written_out_in_bf16_alone_and_as_exact_as_the_kernel():
     ours, kernel = attend(*low, visible), F.scaled_dot_product_attention(*low, attn_mask=visible)
     assert ours.dtype == torch.bfloat16
     assert (ours - expected).norm() < 1.5 * (kernel - expected).norm()
+
+
+def test_compiled_it_is_the_same_for_all_sizes_by_one_graph():
+    """In bf16, where the number of parts follows from sizes."""
+    counter = CompileCounter()
+    compiled = torch.compile(attend, backend=counter, dynamic=True)
+    for batch, length in ((3, 50), (7, 80), (40, 200)):
+        q, k, v = (torch.randn(batch, 2, length, 8).bfloat16() for _ in range(3))
+        visible = MASKS["rows"](batch, length)
+        torch.testing.assert_close(compiled(q, k, v, visible), attend(q, k, v, visible))
+    assert counter.frame_count == 1

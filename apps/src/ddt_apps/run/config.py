@@ -195,6 +195,7 @@ def _convert(kind: Any, value: Any, where: str, root: type, default: Any = None)
         return _convert_union(arguments, value, where, root, default)
     if origin is typing.Literal:
         value = str(value) if type(value) is int and str(value) in arguments else value  # YAML's precision=32
+        value = ("on" if value else "off") if type(value) is bool and "on" in arguments else value  # and compile=on
         if value in arguments and not (isinstance(value, bool) and True not in arguments):
             return value
         close = difflib.get_close_matches(str(value), [str(item) for item in arguments], n=1)

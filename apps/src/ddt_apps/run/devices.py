@@ -4,7 +4,10 @@ Everything else takes a `torch.device` from here and works on any. Accelerators 
 Lightning strategy and precision plugin (Lightning would put them on the CPU without saying so), so they are refused.
 """
 
+import os
+import shutil
 import sys
+from importlib.util import find_spec
 
 import torch
 
@@ -44,6 +47,32 @@ def pick_device_for(precision: Precision) -> torch.device:
     if line := slower_here(precision, device):
         print(line, file=sys.stderr)
     return device
+
+
+def pick_compile(setting: str, device: torch.device) -> str:
+    """Turn the setting `compile` of training into what the device can do: "on", "off", or "auto", which is both.
+
+    torch.compile writes C++ for the CPU and Triton for CUDA.
+
+    Raises:
+        ValueError: If the setting is "on", and the device has no compiler.
+
+    Example:
+        >>> pick_compile("auto", torch.device("mps"))
+        'off'
+    """
+    lacks = {
+        "cpu": "" if shutil.which(_cpp()) else f"a C++ compiler, and {_cpp()} is not here; install it, name one in CXX",
+        "cuda": "" if find_spec("triton") else "the package triton; pip install triton",
+    }.get(device.type, f"device cpu or cuda, not {device.type}; set device=cpu")
+    if setting == "on" and lacks:
+        raise ValueError(f"compile=on needs {lacks}, or begin with compile=off")
+    return "off" if lacks else setting
+
+
+def _cpp() -> str:
+    """Return the compiler that torch.compile takes."""
+    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
 
 
 def pick_precision(setting: str | int, device: torch.device) -> str:

@@ -102,6 +102,10 @@ class RunRecorder(EverySteps):
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         self._let_go()
 
+    def tell(self, words: str) -> None:
+        """Show words on the progress line."""
+        self.progress.tell(words)
+
     def _measured(self) -> dict[str, float]:
         return {name: float(value) for name, value in self._trainer.callback_metrics.items()}
 

@@ -10,6 +10,7 @@ done.json      written last: the run is complete and is not repeated
 """
 
 import importlib.util
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import differences, load_config, save_config
-from ddt_apps.run.devices import pick_device, pick_precision
+from ddt_apps.run.devices import pick_compile, pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import Noted
@@ -26,6 +27,7 @@ from ddt_apps.run.telling import tell_start
 
 if TYPE_CHECKING:
     import lightning
+    import torch
 
 LEFTOVERS = (".*.part", "*.partial", ".saving-*")  # of writes that a kill cut off
 
@@ -80,20 +82,25 @@ class Run:
         if self._origin:
             self._origin.compare(sources, self.folder)
 
-    def start(self, precision: str = "", step: int = 0) -> None:
+    def start(self, precision: str = "", step: int = 0, compiled_from: int | str = "off") -> None:
         """Write `config.yaml` and `origin.json`, once everything that a setting can spoil has been tried."""
         if isinstance(self.config, RunSettings):
             origin = self._origin or Origin(self.config.verb, precision, self._sources)
+            origin = replace(origin, compiled_from=compiled_from)
             changed = [
                 {"step": step, "setting": name, "from": old, "to": new}
                 for name, old, new in self._differences
                 if self.config.may_change(name, old, new)
             ]
             new = tuple(change for change in changed if change not in origin.changes)
-            if new or self._origin is None:
-                replace(origin, changes=origin.changes + new).write(self._origin_file)
+            self._record(replace(origin, changes=origin.changes + new))
         if not self._started or self._differences:
             save_config(self.config, self._config_file)
+
+    def _record(self, origin: Origin) -> None:
+        if origin != self._origin:
+            origin.write(self._origin_file)
+        self._origin = origin
 
     def clear_leftovers(self) -> None:
         """Remove what a killed process left."""
@@ -144,17 +151,19 @@ class Run:
 
         Args:
             module: Whose randomness is a function of (seed, step), so that a continued run equals an uninterrupted one.
+                Its `networks`, if it names some, may be compiled.
             stream: `config.batches` batches, which can continue in the middle of an epoch.
             callbacks: What else watches the run; what it logs must be a function of what a checkpoint holds.
 
         Raises:
-            ValueError: If the device is not there, the precision is another than before, `last.ckpt` is damaged, a
-                gradient is not finite, or a process that reads data died.
+            ValueError: If the device or a compiler is not there, the precision or `compile` is another than before,
+                `last.ckpt` is damaged, a gradient is not finite, or a process that reads data died.
             KeyboardInterrupt: If Ctrl-C was pressed; everything is saved.
         """
         import lightning
 
         from ddt_apps.run.checkpoint import RunCheckpoints
+        from ddt_apps.run.compiling import Compiling
         from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
         from ddt_apps.run.nan_guard import NaNGuard
 
@@ -169,10 +178,16 @@ class Run:
                 raise FileNotFoundError(f"{self.checkpoint} is not there, so there is nothing to export yet")
             module.load_state_dict(found["state_dict"])
             return
+        step = found["global_step"] if found else 0
+        compiled_from = self._compiled_from(device, step) if hasattr(module, "networks") else "off"
         # With loss scaling gradients overflow now and then, and their step is left out.
         guards = [] if precision == "16-mixed" else [NaNGuard(self.checkpoint, self.save_checkpoint, config.mendable)]
         noted = Noted()
         recorder = RunRecorder(self.metrics, self.save_checkpoint, config.verb, config.steps, noted)
+        compiling = []  # before all others: what they call between two steps is not compiled
+        if compiled_from != "off":
+            start = None if compiled_from == "auto" else compiled_from
+            compiling = [Compiling(start, self._decide, recorder.tell)]
         logger = False
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
@@ -188,20 +203,34 @@ class Run:
                 plugins=[RunCheckpoints(found)],
                 logger=logger,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[SettingsOfNow(), *guards, *callbacks, recorder],
+                callbacks=[*compiling, SettingsOfNow(), *guards, *callbacks, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
-            step = found["global_step"] if found else 0
-            self.start(precision, step)
-            tell_start(self.folder, config, f"{device} in {precision}", module, stream, step)
+            self.start(precision, step, compiled_from)
+            where = f"{device} in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
+            tell_start(self.folder, config, where, module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
+        if self._origin.compiled_from == "auto":  # it was over before it had decided
+            self._decide(math.inf)
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""
         trainer.save_checkpoint(self.checkpoint)
+
+    def _compiled_from(self, device: "torch.device", step: int) -> int | str:
+        """Return the step from which networks are compiled, "off", or "auto" where that is still to be decided."""
+        before, setting = self._origin.compiled_from if self._origin else "auto", self.config.compile
+        was = before if isinstance(before, str) else "on"
+        if "auto" not in (was, setting) and was != setting:
+            raise ValueError(f"{self.folder} computes with compile={was}, not {setting}; set compile={was} to go on")
+        found = pick_compile(was if setting == "auto" else setting, device)
+        return found if found != "on" else step if was == "auto" else before
+
+    def _decide(self, compiled_from: float) -> None:
+        self._record(replace(self._origin, compiled_from="off" if compiled_from == math.inf else compiled_from))
 
     def _read_checkpoint(self, module: "lightning.LightningModule") -> dict[str, Any] | None:
         from ddt_apps.run.checkpoint import read_checkpoint
@@ -227,7 +256,7 @@ class Run:
             ) from error
         found = list(differences(old, self.config))
         # What a run knows from its record is compared by what it is, not by its name.
-        known = ("precision", *self.config.sources) if self._origin else ()
+        known = ("precision", "compile", *self.config.sources) if self._origin else ()
         for key, before, now in found:
             if settings and (key in (*self.config.free, *known) or self._may_change(key, before, now)):
                 continue

@@ -40,6 +40,8 @@ class Origin:
     verb: str  # that began the run
     precision: str  # in which it computes
     sources: tuple[Source, ...] = ()
+    # From which step its networks are compiled; "off", or "auto" as long as that is not decided.
+    compiled_from: int | str = "off"
     changes: tuple[dict, ...] = ()  # {"step", "setting", "from", "to"} of settings that were changed since
 
     @classmethod

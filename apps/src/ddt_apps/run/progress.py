@@ -40,6 +40,7 @@ class StageProgress:
         self.facts: dict[str, float] = {}
         self._seen = deque([(time.monotonic(), start)], maxlen=WINDOW)
         self._told = self._seen[-1]  # the update that was printed last
+        self._anew = False
         self._started = time.monotonic()
         self._printed = self._started + FIRST_SECONDS - QUIET_SECONDS
         self._bar = None
@@ -61,13 +62,24 @@ class StageProgress:
     def update(self, step: int, **facts: float) -> None:
         """Show that `step` steps are done; `facts` (such as loss=0.12) stay on the line until they are replaced."""
         self.facts |= facts
-        if step < self._seen[-1][1]:
+        if step < self._seen[-1][1] or self._anew:
             self._seen.clear()  # another part of the stage, counted anew
+            self._anew = False
         self._seen.append((time.monotonic(), step))
         if self._bar:
             self._bar.update(self._task, total=self.total, completed=step, line=self._line())
         elif time.monotonic() - self._printed >= QUIET_SECONDS:
             self._print()
+
+    def tell(self, words: str) -> None:
+        """Show at once what is being done in place of steps; the rate is then that of the steps after it."""
+        self._anew = True
+        step = f"{self._seen[-1][1]}/{self.total}"
+        if self._bar:
+            self._bar.update(self._task, line=f"{step}  {words}")
+        else:
+            self._printed = time.monotonic()
+            self.console.print(f"{self.stage} {step} {words}", highlight=False, soft_wrap=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

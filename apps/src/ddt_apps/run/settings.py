@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
 
@@ -23,6 +23,7 @@ class RunSettings(ABC):
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
     # auto (the fastest safe one of the device), or as Lightning has them: 32-true or 32, bf16-mixed or bf16, ...
     precision: str | PositiveInt = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # networks, by torch.compile; auto: if training takes ten minutes
     workers: NonNegativeInt = 0  # processes that read and decode samples
     accumulate: PositiveInt = 1  # batches whose gradients make one step
     gradient_clip: NonNegativeFloat | None = 1.0  # largest gradient norm; 0 or null: any

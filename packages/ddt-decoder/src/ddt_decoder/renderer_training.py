@@ -24,6 +24,8 @@ class RendererTraining(LightningModule):
     a resumed run continues exactly. Across processes use DDP with `find_unused_parameters`: the discriminator is idle
     in the first phase. The Trainer must not clip gradients; `gradient_clip` does.
 
+    `networks` are the parts with nearly all of the work, which a trainer may compile.
+
     Args:
         renderer: Trained in place.
         perceptual: Difference (drawn, images) -> scalar. Pass LPIPS where its weights are at hand.
@@ -53,6 +55,10 @@ class RendererTraining(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator(config.discriminator_width, config.discriminator_depth)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.renderer.network]
 
     def on_fit_start(self) -> None:
         """Refuse fp16, whose scaled loss would spoil clipping and the discriminator's steps."""

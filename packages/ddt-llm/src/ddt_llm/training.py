@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddt_llm.attention import attend_by_device
 from ddt_llm.head import vocabulary_weights
@@ -22,6 +22,8 @@ class LanguageModelTraining(LightningModule):
     Randomness is a function of (seed, step, rank), so a resumed run continues exactly. Logs `loss` (nats a token),
     `bits_per_text_token`, `bits_per_visual_token` and `lr`; in validation the first three, with `validation_` before.
 
+    `networks` are the parts with nearly all of the work, which a trainer may compile.
+
     With `keep_text` the rows of text tokens in embedding and head stay as they are, to the bit.
 
     Raises:
@@ -36,6 +38,10 @@ class LanguageModelTraining(LightningModule):
         self.config = config
         self.seed = seed
         self.keep_text = keep_text
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.model.base_model]
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make dropout a function of (seed, step, rank), and of which batch of an accumulated step it is."""

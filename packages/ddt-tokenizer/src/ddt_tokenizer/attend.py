@@ -17,7 +17,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, scale
     """Compute softmax(scale q k^T) v for q, k, v [B, H, S, D].
 
     In bf16 on a CPU the fused kernel is up to four times slower than the formula at short sequences; it is taken there
-    for a part of the batch at a time, so that scores stay in the cache.
+    for a part of the batch at a time, so that scores stay in the cache; compiled, for all of it, because each number of
+    parts would be compiled anew.
 
     Args:
         visible: Bool, broadcast to [B, H, S, S]; keys where it is False are not attended to. None shows all.
@@ -29,19 +30,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, scale
     """
     if not better_written_out(q, k):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
-    rows = max(1, PART // (q.shape[1] * q.shape[2] * k.shape[2]))
-    hidden = [None] * len(q)
+    hidden = None
     if visible is not None:  # what is added to scores
         hidden = q.new_zeros(visible.shape).masked_fill_(~visible, -math.inf)
-        hidden = hidden.split(rows) if len(hidden) == len(q) else [hidden] * len(q)
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    parts = []
-    for some, keys, values, mask in zip(q.split(rows), k.split(rows), v.split(rows), hidden, strict=False):
-        scores = some @ keys.transpose(-2, -1)
-        if mask is not None:
-            scores += mask
-        parts.append(scores.softmax(-1) @ values)
-    return torch.cat(parts)
+    if torch.compiler.is_compiling():
+        return _written_out(q, k, v, hidden)
+    rows = max(1, PART // (q.shape[1] * q.shape[2] * k.shape[2]))
+    masks = hidden.split(rows) if hidden is not None and len(hidden) == len(q) else [hidden] * len(q)
+    parts = zip(q.split(rows), k.split(rows), v.split(rows), masks, strict=False)
+    return torch.cat([_written_out(*part) for part in parts])
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+    scores = q @ k.transpose(-2, -1)
+    if hidden is not None:
+        scores += hidden
+    return scores.softmax(-1) @ v
 
 
 def better_written_out(q: Tensor, k: Tensor) -> bool:

@@ -34,6 +34,7 @@ class TokenizerTraining(LightningModule):
         cached_latents: Whether batches are latents [B, C, h, w] already, not images.
 
     Attributes:
+        networks: The parts with nearly all of the work, which a trainer may compile.
         average: With `ema_decay`, an `AveragedModel` of the decoder; `average.module` is what to export.
     """
 
@@ -60,6 +61,10 @@ class TokenizerTraining(LightningModule):
             self.average = AveragedModel(decoder, multi_avg_fn=partial(_follow, decay=config.ema_decay))
             self.average.requires_grad_(False)
         self.train(self.training)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.tokenizer.encoder, self.decoder]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; what holds a frozen codebook stays in evaluation mode, in which it follows nothing."""
