@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from makers import make, make_and_tell
 from PIL import Image
 
 from ddt_data import (
-    Made,
     PackConfig,
     Plan,
     Record,
@@ -21,7 +21,6 @@ from ddt_data import (
     encode_image,
     pack_folder,
     pack_records,
-    write_block,
 )
 
 CONFIG = PackConfig(image_size=8, samples_per_shard=3)
@@ -127,12 +126,6 @@ def _stop(done, of):
     raise KeyboardInterrupt
 
 
-def make(path, texts):
-    if "fault" in texts:
-        raise ValueError("a fault")
-    return Made(write_block(path, [{"key": text, "text": text} for text in texts], None))
-
-
 def plan(*shards):
     return Plan(lambda: [(shard, list(shard)) for shard in shards], make)
 
@@ -169,16 +162,6 @@ def test_processes_share_one_listing_and_each_shard_is_made_once(tmp_path):
     assert seen == sorted(seen) and seen[-1] == 8
 
 
-def make_and_tell(folder, path, texts):
-    (folder / f"{texts[0]}.{os.getpid()}.made").touch()
-    return make(path, texts)
-
-
-def make_slowly(folder, path, texts):
-    (folder / f"{os.getpid()}.pid").touch()
-    time.sleep(60)
-
-
 def test_a_fault_in_a_process_keeps_what_the_others_finished(tmp_path):
     with pytest.raises(ValueError, match="a fault"):
         build(tmp_path / "out", plan(("a",), ("fault",), *((str(number),) for number in range(50))), workers=2)
@@ -191,7 +174,7 @@ def test_workers_end_with_the_command_in_the_midst_of_a_shard(tmp_path):
     code = (
         "import sys, pathlib, functools\n"
         f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "import ddt_data, test_data_building as here\n"
+        "import ddt_data, makers as here\n"
         "if __name__ == '__main__':\n"
         "    folder = pathlib.Path(sys.argv[1])\n"
         "    plan = ddt_data.Plan(lambda: [(n, n) for n in 'ab'], functools.partial(here.make_slowly, folder))\n"
