@@ -79,7 +79,7 @@ def test_throughput_counts_tokens_and_operations(make_lm, ids, train_steps, tmp_
     for row in rows:
         share = float(row["useful_tokens_per_second"]) / float(row["tokens_per_second"])
         trained = int((example.labels != -100).sum())
-        assert share == pytest.approx(trained / len(example.labels), rel=1e-3)
+        assert share == pytest.approx(trained / len(example.labels), rel=1e-2)  # whole tokens a second
         assert 0 < float(row["mfu"]) < 1.2
 
 
@@ -89,7 +89,8 @@ def test_operations_are_those_that_torch_counts(make_lm, ids):
 
     from ddt_llm import token_loss
 
-    lm = make_lm(width=64, attention="eager")
+    lm = make_lm(width=64)
+    lm.model.set_attn_implementation("eager")
     examples = [lm.sequences.text_to_image("a red fox", image) for image in ids]
     for batch in (collate(examples, 0), collate_packed(examples, 0, row_length=48)):
         with FlopCounterMode(display=False) as counter:

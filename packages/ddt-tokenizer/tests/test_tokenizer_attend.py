@@ -29,7 +29,7 @@ def plain(q, k, v, visible, scale):
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("scale", [None, 0.7])
-@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("batch", [0, 1, 2, 7])
 def test_both_ways_are_the_formula(mask, scale, batch, monkeypatch):
     """Written out in parts of three rows, then in parts of one, then at once."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ Shape letters: B batch, H heads, S positions, D width of a head.
 """
 
 import math
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, scale
     if torch.compiler.is_compiling():
         return _written_out(q, k, v, hidden)
     rows = max(1, PART // (q.shape[1] * q.shape[2] * k.shape[2]))
-    masks = hidden.split(rows) if hidden is not None and len(hidden) == len(q) else [hidden] * len(q)
+    masks = hidden.split(rows) if hidden is not None and len(hidden) == len(q) else repeat(hidden)
     parts = zip(q.split(rows), k.split(rows), v.split(rows), masks, strict=False)
     return torch.cat([_written_out(*part) for part in parts])
 
