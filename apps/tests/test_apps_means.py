@@ -208,7 +208,7 @@ def test_bits_are_those_of_the_model_at_every_place(template, order):
 
 def test_every_verb_of_evaluate_is_a_module_with_settings_evaluation_and_page():
     names = {command.name for command in evaluate.registered_commands} - {"table"}
-    assert names == {"scenes", "reconstruction", "edits", "answers", "captions", "language"}
+    assert names == {"scenes", "reconstruction", "order", "edits", "answers", "captions", "language"}
     for name in names:
         module = __import__(f"ddt_apps.evaluation.{name}", fromlist=["page"])
         assert callable(module.Settings) and callable(module.evaluate) and callable(module.page)

@@ -3,7 +3,7 @@
 A benchmark is a module with `Settings`, `evaluate(model, settings, name)` and `page(scores, shown)`.
 """
 
-from ddt_apps.evaluation import answers, captions, edits, language, reconstruction, scenes
+from ddt_apps.evaluation import answers, captions, edits, language, order, reconstruction, scenes
 from ddt_apps.evaluation.models import Assistant, load_model
 from ddt_apps.evaluation.scores import Scores, compare_scores
 
@@ -11,6 +11,7 @@ AnswersSettings, evaluate_answers = answers.Settings, answers.evaluate
 CaptionsSettings, evaluate_captions = captions.Settings, captions.evaluate
 EditsSettings, evaluate_edits = edits.Settings, edits.evaluate
 LanguageSettings, evaluate_language = language.Settings, language.evaluate
+OrderSettings, evaluate_order = order.Settings, order.evaluate
 ReconstructionSettings, evaluate_reconstruction = reconstruction.Settings, reconstruction.evaluate
 ScenesSettings, evaluate_scenes = scenes.Settings, scenes.evaluate
 
@@ -20,6 +21,7 @@ __all__ = [
     "CaptionsSettings",
     "EditsSettings",
     "LanguageSettings",
+    "OrderSettings",
     "ReconstructionSettings",
     "ScenesSettings",
     "Scores",
@@ -28,6 +30,7 @@ __all__ = [
     "evaluate_captions",
     "evaluate_edits",
     "evaluate_language",
+    "evaluate_order",
     "evaluate_reconstruction",
     "evaluate_scenes",
     "load_model",
