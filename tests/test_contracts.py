@@ -201,7 +201,7 @@ def test_both_packages_read_names_of_autoencoders_alike(module, tmp_path):
 def test_spatial_ids_stand_where_the_decoder_places_their_tokens():
     """So that the baseline of one id a patch meets a decoder no worse prepared, and prefixes cover the picture."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(width=32, num_heads=2, num_tokens=16, mode="spatial", start="grid"))
+    encoder = Encoder(EncoderConfig(width=32, num_heads=2, num_tokens=16, mode="spatial", start="grid"), (4, 4))
     encoder.blocks = encoder.blocks[:0]
     torch.nn.init.zeros_(encoder.patch_in.weight)
     torch.nn.init.zeros_(encoder.patch_in.bias)
@@ -209,7 +209,7 @@ def test_spatial_ids_stand_where_the_decoder_places_their_tokens():
     places = encoder(torch.zeros(1, 3, 32, 32))[0]  # nothing but where each patch is
     assert torch.allclose(places, encoder.norm(network.token_order), atol=1e-5)
     with pytest.raises(ValueError, match="the size it was made for"):
-        encoder(torch.zeros(1, 3, 16, 32))
+        encoder(torch.zeros(1, 3, 16, 64))
 
 
 def test_both_halves_of_one_selftok_checkpoint_make_a_run(tmp_path):

@@ -185,6 +185,8 @@ def test_a_start_fits_the_rest():
         EncoderConfig(**FORMS["spatial"], start="haar")
     with pytest.raises(ValueError, match=r"start=haar needs the grid of patches"):
         Encoder(EncoderConfig(start="haar"))
+    with pytest.raises(ValueError, match=r"num_tokens \(16\) must be the number of patches"):
+        TokenizerConfig(image_size=48, encoder=EncoderConfig(**FORMS["spatial"], start="grid"))
 
 
 def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
@@ -198,3 +200,6 @@ def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
             TokenizerConfig(image_size=other, encoder=encoder)
         with pytest.raises(ValueError, match=named):
             Encoder(encoder)(torch.zeros(1, 3, other, other))
+    with pytest.raises(ValueError, match=r"has 8 x 2 patches, .*made for: 4 x 4"):  # as many, but no square
+        spatial = EncoderConfig(patch_size=4, mode="spatial", num_tokens=16, start="grid")
+        Encoder(spatial, (4, 4))(torch.zeros(1, 3, 32, 8))

@@ -112,9 +112,9 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, grid: tuple[int, int] | None = None):
         super().__init__()
-        if config.start is not None and config.mode == "queries" and grid is None:
+        if config.start is not None and grid is None:
             raise ValueError(f"an encoder with start={config.start} needs the grid of patches that it starts on")
-        self.config = config
+        self.config, self.start_grid = config, grid
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
         widths, heads = {IMAGE: config.patch_width}, {IMAGE: config.patch_heads}
         if config.mode == "queries":
@@ -170,6 +170,11 @@ class Encoder(nn.Module):
             )
         h, w = latents.shape[2] // p, latents.shape[3] // p
         config.check_patches(h, w, f"an image with latents {tuple(latents.shape[1:])}")
+        if config.mode == "spatial" and config.start == "grid" and (h, w) != self.start_grid:  # as many, elsewhere
+            raise ValueError(
+                f"an image with latents {tuple(latents.shape[1:])} has {h} x {w} patches, and mode=spatial with "
+                f"start=grid takes only the size it was made for: {self.start_grid[0]} x {self.start_grid[1]}"
+            )
         return h, w
 
     def forward(self, latents: Tensor) -> Tensor:
