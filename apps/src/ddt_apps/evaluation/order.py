@@ -12,7 +12,7 @@ from torch import Tensor
 from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
-from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described
+from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
 from ddt_apps.evaluation.scores import Scores
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
@@ -22,6 +22,7 @@ from ddt_data import Judge, Seen, render
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_data.sceneeval.verdicts import background_of
+from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
 NEAR = 0.125  # of the side, within which a thing counts as in its place
@@ -67,7 +68,6 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
     judge, canvas = Judge.from_pretrained(settings.judge), canvas_of(settings.level)
 
-    counts = [2**i for i in range(codec.num_tokens.bit_length()) if 2**i < codec.num_tokens]
     ends = {
         "coarsest": lambda rows, n: codec.decode(ids[rows], num_steps=1, keep_tokens=n),
         "finest": lambda rows, n: from_finest(codec, ids[rows], n),
@@ -76,7 +76,7 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     scores: Figures = {}
     for end, draw in ends.items():
         scores[end] = {}
-        for n in [*counts, codec.num_tokens]:
+        for n in [*prefixes_of(codec), codec.num_tokens]:
             key = "all" if n == codec.num_tokens else f"{n} {end}"
             if key not in pictures:
                 made = in_batches(f"draw {key}", len(ids), lambda rows, n=n, draw=draw: to_uint8(draw(rows, n)))
@@ -85,13 +85,18 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
             scores[end][str(n)] = mean_of("psnr", psnr(to_tensor(pictures[key]), images)) | told
 
     changes = patch_changes(codec, ids[:SWAPPED])
-    by_position = {"locality": locality(changes), "change": changes.mean(1), **_codes(ids)}
+    codes = torch.tensor([float(len(column.unique())) for column in ids.T])
+    bits = torch.tensor(codebook_health(ids, codec.tokenizer.quantizer.codebook).position_bits)
+    by_position = {"locality": locality(changes), "change": changes.mean(1), "codes": codes, "bits": bits}
     for figure, values in by_position.items():
         eighths = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]  # coarse first
         scores[figure] = [None if math.isnan(value) else value for value in eighths]
-    scores["unused_positions"] = int((_codes(ids)["codes"] < 2).sum())
+    scores["unused_positions"] = int((codes < 2).sum())
+    space, device = codec.decoder.latent_space, codec.decoder.codebook.device
+    latents = in_batches("latents", len(images), lambda rows: space.encode(images[rows].to(device)).cpu())
     scores["noise"] = {
-        str(t): {shown: _estimate(codec, images, ids, t, shown) for shown in ("k(t)", "all", "none")} for t in TIMES
+        str(t): {shown: _estimate(codec, latents, images, ids, t, shown) for shown in ("k(t)", "all", "none")}
+        for t in TIMES
     }
     mean = images.mean(0, keepdim=True).expand_as(images)
     controls = {"mean_picture": mean_of("psnr", psnr(mean, images))}
@@ -126,16 +131,9 @@ def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[S
     return {name: 100 * float(np.mean(values)) if values else None for name, values in right.items()}
 
 
-def _codes(ids: Tensor) -> dict[str, Tensor]:
-    """Count the codes at each position of ids [N, K], and their entropy in bits: [K] each."""
-    counts = [torch.unique(column, return_counts=True)[1] / len(ids) for column in ids.T]
-    entropy = [-(share * share.log2()).sum() for share in counts]
-    return {"codes": torch.tensor([float(len(each)) for each in counts]), "bits": torch.stack(entropy)}
-
-
-def _estimate(codec: Any, images: Tensor, ids: Tensor, t: float, shown: str) -> float:
+def _estimate(codec: Any, latents: Tensor, images: Tensor, ids: Tensor, t: float, shown: str) -> float:
     def compare(rows: slice) -> Tensor:
-        return psnr(at_noise(codec, images[rows], ids[rows], t, shown), images[rows])
+        return psnr(at_noise(codec, latents[rows], ids[rows], t, shown), images[rows])
 
     return float(in_batches(f"noise {t}, {shown}", len(ids), compare).mean())
 

@@ -26,11 +26,11 @@ def from_finest(codec: Codec, ids: Tensor, count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def at_noise(codec: Codec, images: Tensor, ids: Tensor, t: float, shown: str) -> Tensor:
+def at_noise(codec: Codec, latents: Tensor, ids: Tensor, t: float, shown: str) -> Tensor:
     """Estimate clean images from noisy ones at the unshifted time `t`, beside all, none or k(t) of their ids.
 
     Args:
-        images: [N, 3, H, W] in [-1, 1], whose latents are noised.
+        latents: [N, C, h, w], clean; pixels are their own.
         ids: [N, K].
         shown: "all", "none", or "k(t)", as in a drawing of many steps.
 
@@ -40,7 +40,7 @@ def at_noise(codec: Codec, images: Tensor, ids: Tensor, t: float, shown: str) ->
     decoder, ids = codec.decoder, ids.to(codec.decoder.codebook.device)
     times = torch.full((len(ids),), t)
     shifted = shift_time(times, decoder.config.flow.time_shift)
-    noisy = noised(decoder.latent_space.encode(images.to(ids.device)).cpu(), _noise(codec, len(ids)), shifted)
+    noisy = noised(latents, _noise(codec, len(ids)), shifted)
     visible = {"all": None, "none": torch.zeros(ids.shape, dtype=torch.bool), "k(t)": decoder.schedule.visible(times)}
     return _estimate(codec, noisy, shifted, decoder.as_tokens(ids), visible[shown])
 
