@@ -70,6 +70,13 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
     return MuonAdamW(Muon(_groups(matrices, config), config.lr), _adamw(others, config))
 
 
+def scheduled(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> dict[str, Any]:
+    """Return what Lightning's `configure_optimizers` does: the optimizer, and its rate by steps of the config."""
+    optimizer = build_optimizer(named, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 def _adamw(named: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(_groups(named, config), config.lr, config.betas, weight_decay=0.0, fused=True)
 

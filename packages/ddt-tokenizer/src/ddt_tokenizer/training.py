@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ddt_tokenizer.optimizer import build_optimizer
+from ddt_tokenizer.optimizer import scheduled
+from ddt_tokenizer.seeding import seed_step
 from ddt_tokenizer.tokenizer import DDTTokenizer
 from ddt_tokenizer.training_config import TrainingConfig
 
@@ -77,9 +78,7 @@ class TokenizerTraining(LightningModule):
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
-        batches = self.trainer.accumulate_grad_batches
-        step = self.global_step * batches + batch_idx % batches
-        torch.manual_seed((self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007) % 2**63)
+        seed_step(self, batch_idx)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Compute the loss of images [B, 3, H, W], or with `cached_latents` of latents [B, C, h, w]; ids ride along."""
@@ -103,9 +102,7 @@ class TokenizerTraining(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build optimizer and schedule; the number of steps comes from the config."""
-        optimizer = build_optimizer(self.named_parameters(), self.config.optimizer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(self.named_parameters(), self.config.optimizer)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from ddt_tokenizer.optimizer import build_optimizer
+from ddt_tokenizer.optimizer import scheduled
+from ddt_tokenizer.seeding import seed_step
 from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ class VAETraining(LightningModule):
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
-        batches = self.trainer.accumulate_grad_batches
-        step = self.global_step * batches + batch_idx % batches
-        torch.manual_seed((self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007) % 2**63)
+        seed_step(self, batch_idx)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of images [B, 3, H, W]."""
@@ -75,9 +74,7 @@ class VAETraining(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build optimizer and schedule; the number of steps comes from the config."""
-        optimizer = build_optimizer(self.named_parameters(), self.config.optimizer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.optimizer.factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(self.named_parameters(), self.config.optimizer)
 
 
 @torch.no_grad()
