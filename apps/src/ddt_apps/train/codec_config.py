@@ -105,9 +105,18 @@ class CodecConfig:
     def upgraded(cls, tokenizer: dict[str, Any], decoder: dict[str, Any]) -> dict[str, Any]:
         """Join the groups `tokenizer` and `decoder` of a config.yaml of ddt-apps 0.1.0."""
         values = {**tokenizer, **{name: decoder[name] for name in OWN if name in decoder}}
-        values["start"] = None if tokenizer["encoder"].pop("start_grid") is None else "grid"
-        values["network"] = {name: value for name, value in values["network"].items() if name != "token_grid"}
+        values = cls.with_start(values)
         for field_ in fields(cls):
             for following in field_.metadata.get("follows", ()):
                 values[field_.name] = {name: v for name, v in values[field_.name].items() if name != following}
         return values
+
+    @staticmethod
+    def with_start(values: dict[str, Any]) -> dict[str, Any]:
+        """Name the start of a codec once, which older settings told as `start_grid` and `token_grid`."""
+        if "start_grid" not in values.get("encoder", {}):
+            return values
+        encoder, network = dict(values["encoder"]), dict(values["network"])
+        start = None if encoder.pop("start_grid") is None else "grid"
+        network.pop("token_grid", None)
+        return {**values, "start": start, "encoder": encoder, "network": network}

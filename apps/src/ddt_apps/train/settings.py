@@ -71,9 +71,9 @@ class TrainTokenizer(RunSettings):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Join the groups `tokenizer` and `decoder` of 0.1.0."""
+        """Join the groups `tokenizer` and `decoder` of 0.1.0, and say once where a codec starts."""
         if "decoder" not in values:
-            return values
+            return {**values, "codec": CodecConfig.with_start(values.get("codec", {}))}
         codec = CodecConfig.upgraded(values["tokenizer"], values["decoder"])
         return {name: value for name, value in values.items() if name not in ("tokenizer", "decoder")} | {
             "codec": codec
