@@ -9,6 +9,7 @@ import torch
 from ddt_apps.evaluation import order
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.page import document
+from ddt_apps.evaluation.steps import sharpness, ways_to_draw
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_data import Judge, render
 from ddt_decoder import DDTDecoder, DecoderConfig
@@ -68,9 +69,35 @@ def test_an_evaluation_has_figures_for_every_number_of_ids(codec):
     assert list(figures["coarsest"]) == list(figures["finest"]) == ["1", "2", "4", "8", "16"]
     assert figures["coarsest"]["16"] == figures["finest"]["16"]
     assert all(len(figures[name]) == 8 for name in ("locality", "change", "codes", "bits"))
+    assert list(figures["steps"]) == ["not quantized", "1 step", "8 steps", "25 steps"]
     assert list(figures["noise"]) == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     assert "from coarse to fine" in document(scores, order.page(scores, drawn), "").lower()
     again, _ = order.evaluate(codec, order.Settings(level="tiny", count=12))
     assert again.scores == figures and again.protocol_id == scores.protocol_id
     with pytest.raises(ValueError, match="ddt train-tokenizer"):
         order.evaluate(object(), order.Settings(level="tiny", count=12))
+
+
+def test_another_tokenizer_is_measured_alike_and_stands_beside(codec, tmp_path):
+    codec.tokenizer.save_pretrained(tmp_path / "twin" / "tokenizer")
+    codec.decoder.save_pretrained(tmp_path / "twin" / "decoder")
+    settings = order.Settings(level="tiny", count=12, beside=str(tmp_path / "twin"))
+    scores, drawn = order.evaluate(codec, settings)
+    twin = scores.controls["beside"]
+    assert {name: twin[name] for name in scores.scores} == scores.scores
+    page = document(scores, order.page(scores, drawn), "")
+    assert f"<th>{tmp_path / 'twin'}: ids</th>" in page and "<th>ids</th>" in page
+    alone, _ = order.evaluate(codec, order.Settings(level="tiny", count=12))
+    assert alone.protocol_id == scores.protocol_id and alone.scores == scores.scores
+
+
+def test_sharpness_is_lost_by_blurring_and_ways_to_draw_differ(codec):
+    scenes, config = held_out_scenes("tiny", 32, 6, seed=0)
+    images = to_tensor([render(scene.scene, config) for scene in scenes])
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    assert sharpness(blurred) < 0.2 * sharpness(images) and sharpness(images * 0.5) < sharpness(images)
+    ways = ways_to_draw(codec, images, codec.encode(images))
+    drawn = {way: draw(slice(0, 6)) for way, draw in ways.items()}
+    assert torch.equal(drawn["1 step"], codec.decode(codec.encode(images), num_steps=1))
+    assert not torch.equal(drawn["1 step"], drawn["8 steps"])
+    assert not torch.equal(drawn["1 step"], drawn["not quantized"])

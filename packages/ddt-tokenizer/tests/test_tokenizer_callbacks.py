@@ -106,6 +106,24 @@ def test_health_is_logged_and_saved(tmp_path):
     assert "codes/usage" in header and "commitment" in header
 
 
+def test_positions_that_tell_nothing_are_an_alarm(tmp_path, caplog):
+    class Silent(HealthMonitor):
+        def on_train_batch_end(self, trainer, module, outputs, *others):
+            if "ids" in outputs:
+                varied = torch.randint(16, outputs["ids"].shape)
+                varied[:, [0, 3]] = 7 if trainer.global_step < 10 else varied[:, [0, 3]]
+                outputs = {"ids": varied}
+            super().on_train_batch_end(trainer, module, outputs, *others)
+
+    fit(build(), [Silent(tmp_path / "health.json", every=3, recent=2)], logger=CSVLogger(tmp_path))
+    told = [record.getMessage() for record in caplog.records if record.name == "ddt_tokenizer.callbacks"]
+    assert len(told) == 2 and "step 6: 2 of 5 positions" in told[0] and ": 0, 3. " in told[0]
+    assert told[1].startswith("step 12: all 5 positions")
+    rows = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()
+    column = rows[0].split(",").index("codes/dead_positions")
+    assert [row.split(",")[column] for row in rows[1:] if row.split(",")[column]] == ["2.0", "2.0", "0.0"]
+
+
 def test_health_says_what_is_dead_and_how_positions_differ(tmp_path):
     ids = torch.stack([torch.zeros(64, dtype=torch.long), torch.arange(64) % 8], dim=1)
     health = codebook_health(ids, torch.eye(16), revived=3)

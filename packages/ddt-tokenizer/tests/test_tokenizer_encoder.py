@@ -18,6 +18,8 @@ FORMS = {
         **{"attention": "one_way", "image_width": 16, "image_heads": 4, "query_position": "adaln"},
         **{"position_table": 8, "qk_norm": False, "affine_norms": False, "final_norm": False},
     },
+    "causal": {"causal": True},
+    "one-way, causal": {"attention": "one_way", "image_width": 16, "image_heads": 4, "causal": True},
     "spatial": {"mode": "spatial", "num_tokens": 16},
 }
 
@@ -203,3 +205,24 @@ def test_a_grid_of_patches_is_refused_in_the_same_words_by_config_and_encoder():
     with pytest.raises(ValueError, match=r"has 8 x 2 patches, .*made for: 4 x 4"):  # as many, but no square
         spatial = EncoderConfig(patch_size=4, mode="spatial", num_tokens=16, start="grid")
         Encoder(spatial, (4, 4))(torch.zeros(1, 3, 32, 8))
+
+
+@pytest.mark.parametrize("start", [None, "haar"])
+@pytest.mark.parametrize("form", ["joint", "one-way", "causal", "one-way, causal"])
+def test_a_causal_query_depends_on_coarser_ones_alone(form, start):
+    if start and "one-way" in form:
+        return  # a start needs joint attention
+    torch.manual_seed(0)
+    settings = {"patch_size": 4, "width": 32, "depth": 3, "num_heads": 2, "num_tokens": 5, "start": start}
+    encoder = Encoder(EncoderConfig(**settings | FORMS[form]), grid=(4, 4))
+    image = torch.randn(1, 3, 16, 16)
+    before = encoder(image)
+    with torch.no_grad():
+        encoder.queries[2] += 1
+    changed = [not torch.equal(*pair) for pair in zip(before[0], encoder(image)[0], strict=True)]
+    assert changed == ([True, True, True, False, False] if "causal" in form else [True] * 5)
+
+
+def test_spatial_ids_have_no_causal_queries():
+    with pytest.raises(ValueError, match="causal=false"):
+        EncoderConfig(mode="spatial", causal=True)

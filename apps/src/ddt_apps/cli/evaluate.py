@@ -60,7 +60,7 @@ def evaluate_order(model: Source, settings: Settings = None, out: Folder = None)
 
     Example: [bold]ddt evaluate order runs/demo/tokenizer level=tiny[/]
 
-    Settings: level, count, seed, precision (32, bf16), judge.
+    Settings: level, count, seed, precision (32, bf16), judge, beside (folder of another run, for comparison).
     """
     _evaluate("order", model, out, settings)
 

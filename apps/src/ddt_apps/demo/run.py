@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ddt_apps.demo.report import demo_report, overview
 from ddt_apps.demo.settings import Demo
-from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, reconstruction, scenes
+from ddt_apps.evaluation import Assistant, answers, captions, edits, language, load_model, order, reconstruction, scenes
 from ddt_apps.pages.report import save_report
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.folder import Run
@@ -82,6 +82,7 @@ def _measure(folder: Path, demo: Demo, configs: dict, seconds: dict[str, float])
     drawing = {"guidance": demo.guidance, "temperature": demo.temperature}
     found = {
         reconstruction: reconstruction.evaluate(codec, reconstruction.Settings(**scenes_of), "tokenizer"),
+        order: order.evaluate(codec, order.Settings(level="tiny", count=min(256, demo.held_out)), "tokenizer"),
         language: language.evaluate(drawer, language.Settings(**scenes_of), "pretrain", untrained),
         scenes: scenes.evaluate(drawer, scenes.Settings(level="tiny", pictures=1, **drawing), "pretrain"),
         edits: edits.evaluate(tuned, edits.Settings(**scenes_of), "sft"),

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddt_apps.evaluation import steps
 from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
-from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
-from ddt_apps.evaluation.page import Page, against
-from ddt_apps.evaluation.scores import Scores
+from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, load_model, prefixes_of
+from ddt_apps.evaluation.page import Page, Table, against
+from ddt_apps.evaluation.scores import Scores, shown
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import section, strip
@@ -22,6 +23,7 @@ from ddt_data import Judge, Seen, render
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_data.sceneeval.verdicts import background_of
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
@@ -38,6 +40,7 @@ class Settings(HeldOutSettings):
 
     count: int = 256  # held-out scenes, half of them with unseen combinations
     judge: str = "a"  # embedded judge, or a file
+    beside: str | None = None  # folder of another run, such as a spatial tokenizer, measured alike and shown beside
 
 
 @dataclass
@@ -50,29 +53,62 @@ class Drawn:
 def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "model") -> tuple[Scores, Drawn]:
     """Measure the order of a tokenizer's ids with its decoder, drawing in one step unless said otherwise.
 
-    `coarsest` and `finest` hold, for 1, 2, 4 ... K ids of either end, PSNR and what the judge reads of the picture, in
-    percent: the background, as many things as there are, things in their places, and of those in their colours and
-    with their nouns. `locality` is the share of what an exchanged id changes that lies in one patch, by eighths of the
-    ids from coarse to fine; with it usage and entropy of codes. `noise` has the PSNR of what is made of noisy pictures
-    with all ids, with those of k(t) and with none.
+    `coarsest` and `finest` hold, for 1, 2, 4 ... K ids of either end, PSNR, the share of the variance around the mean
+    picture that is explained, and what the judge reads of the picture, in percent: the background, as many things as
+    there are, things in their places, and of those in their colours and with their nouns. `locality` is the share of
+    what an exchanged id changes that lies in one patch, by eighths of the ids from coarse to fine; with it usage and
+    entropy of codes, and `dead_positions`, which tell next to nothing. `noise` has the PSNR of what is made of noisy
+    pictures with all ids, with those of k(t) and with none; `steps` what is drawn of SceneEval's real scenes in one
+    step and in many (`ddt_apps.evaluation.steps`).
 
     Raises:
         ValueError: If the model has no tokenizer with a decoder of ours.
     """
-    codec = codec_of(model)
-    if codec is None or not hasattr(codec, "decoder"):
-        raise ValueError("evaluate order needs a run of ddt train-tokenizer, or one that was trained on its ids")
+    codec = _codec(model)
+    other = None if settings.beside is None else _codec(load_model(settings.beside, precision=settings.precision))
+    if other is not None and other.image_size != codec.image_size:
+        raise ValueError(f"beside '{settings.beside}' draws {other.image_size} px, this model {codec.image_size} px")
     scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
     originals = np.stack([render(scene.scene, config) for scene in scenes])
     images = to_tensor(originals)
+    scores, pictures = _measure(codec, scenes, images, settings)
+    mean = images.mean(0, keepdim=True).expand_as(images)
+    controls: dict[str, Figures] = {"mean_picture": mean_of("psnr", psnr(mean, images))}
+    if other is not None:
+        print(f"beside it, {settings.beside}", flush=True)
+        controls["beside"] = {"run": settings.beside, **_measure(other, scenes, images, settings)[0]}
+    protocol = {
+        **settings.protocol(config),
+        "judge": judge_hash(settings.judge),
+        "drawn": "in one step, 8-bit pictures",
+        "swapped": SWAPPED,
+        "steps": f"real scenes of SceneEval {settings.level}",
+        **computed(model),
+    }
+    return Scores("order", described(model, name), protocol, scores, controls), Drawn(
+        {"original": originals} | pictures
+    )
+
+
+def _codec(model: Any) -> Codec:
+    codec = codec_of(model)
+    if codec is None or not hasattr(codec, "decoder"):
+        raise ValueError("evaluate order needs a run of ddt train-tokenizer, or one that was trained on its ids")
+    return codec
+
+
+def _measure(
+    codec: Codec, scenes: Sequence[HeldOutScene], images: Tensor, settings: Settings
+) -> tuple[Figures, dict[str, np.ndarray]]:
+    """Return all figures of one tokenizer, and the pictures that were drawn for them."""
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
     judge, canvas = Judge.from_pretrained(settings.judge), canvas_of(settings.level)
-
+    variance = (images - images.mean(0)).square().mean().item()
     ends = {
         "coarsest": lambda rows, n: codec.decode(ids[rows], num_steps=1, keep_tokens=n),
         "finest": lambda rows, n: from_finest(codec, ids[rows], n),
     }
-    pictures: dict[str, np.ndarray] = {"original": originals}
+    pictures: dict[str, np.ndarray] = {}
     scores: Figures = {}
     for end, draw in ends.items():
         scores[end] = {}
@@ -81,34 +117,36 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
             if key not in pictures:
                 made = in_batches(f"draw {key}", len(ids), lambda rows, n=n, draw=draw: to_uint8(draw(rows, n)))
                 pictures[key] = made
+            drawn = to_tensor(pictures[key])
+            explained = 100 * (1 - (drawn - images).square().mean().item() / variance)
             told = tells(scenes, pictures[key], read(judge, pictures[key], canvas))
-            scores[end][str(n)] = mean_of("psnr", psnr(to_tensor(pictures[key]), images)) | told
+            scores[end][str(n)] = mean_of("psnr", psnr(drawn, images)) | {"explained": explained} | told
+    scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
+
+    half, before = codec.num_tokens // 2, ids.roll(1, 0)
+    for key, part in {"finer half of the one before": (0, half), "coarser half": (half, codec.num_tokens)}.items():
+        mixed = in_batches(
+            key, SHEET, lambda rows, part=part: codec.decoder.swap(ids[rows], before[rows], *part, num_steps=1)
+        )
+        pictures[key] = to_uint8(mixed)
 
     changes = patch_changes(codec, ids[:SWAPPED])
+    health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
     codes = torch.tensor([float(len(column.unique())) for column in ids.T])
-    bits = torch.tensor(codebook_health(ids, codec.tokenizer.quantizer.codebook).position_bits)
+    bits = torch.tensor(health.position_bits)
     by_position = {"locality": locality(changes), "change": changes.mean(1), "codes": codes, "bits": bits}
     for figure, values in by_position.items():
         eighths = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]  # coarse first
         scores[figure] = [None if math.isnan(value) else value for value in eighths]
-    scores["unused_positions"] = int((codes < 2).sum())
+    scores["usage"], scores["dead_positions"] = health.usage, health.dead_positions
     space, device = codec.decoder.latent_space, codec.decoder.codebook.device
     latents = in_batches("latents", len(images), lambda rows: space.encode(images[rows].to(device)).cpu())
     scores["noise"] = {
         str(t): {shown: _estimate(codec, latents, images, ids, t, shown) for shown in ("k(t)", "all", "none")}
         for t in TIMES
     }
-    mean = images.mean(0, keepdim=True).expand_as(images)
-    controls = {"mean_picture": mean_of("psnr", psnr(mean, images))}
-    scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
-    protocol = {
-        **settings.protocol(config),
-        "judge": judge_hash(settings.judge),
-        "drawn": "in one step, 8-bit pictures",
-        "swapped": SWAPPED,
-        **computed(model),
-    }
-    return Scores("order", described(model, name), protocol, scores, controls), Drawn(pictures)
+    scores["steps"] = steps.measure(codec, settings.level, settings.seed, judge)
+    return scores, pictures
 
 
 def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[Sequence[Seen]]) -> Figures:
@@ -140,9 +178,11 @@ def _estimate(codec: Any, latents: Tensor, images: Tensor, ids: Tensor, t: float
 
 def page(scores: Scores, drawn: Drawn) -> Page:
     """Show pictures from either end of the ids, and what each number of them tells."""
-    figures = scores.scores
+    figures, other = scores.scores, scores.controls.get("beside")
+    known = {"": figures} | ({} if other is None else {f"{other['run']}: ": other})
     curves = {
-        f"{end} ids": ([float(n) for n in figures[end]], [row["psnr"] for row in figures[end].values()])
+        f"{whose}{end} ids": ([float(n) for n in each[end]], [row["psnr"] for row in each[end].values()])
+        for whose, each in known.items()
         for end in ("coarsest", "finest")
     }
     told = {
@@ -150,9 +190,44 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         for name in TELLS
         if all(row[name] is not None for row in figures["coarsest"].values())
     }
-    heads = ["ids", "coarsest, dB", "finest, dB", *(f"{name}, %" for name in TELLS)]
+    some = range(min(SHEET, len(drawn.pictures["original"])))
+    lines = [
+        (f"held-out scene {i}", [(pictures[i], label) for label, pictures in drawn.pictures.items()]) for i in some
+    ]
+    dead = figures["dead_positions"]
+    return Page(
+        title="From coarse to fine",
+        intro=f"{scores.protocol['count']} held-out scenes, drawn from some of their ids.",
+        metrics=[against(scores, "psnr", "mean_picture", "All ids, PSNR", "the mean picture", "dB")],
+        about=(
+            "Percent right by the judge, from the n coarsest ids; explained is the share of the variance around the "
+            "mean picture. Eighths of the ids run from coarse to fine. At noise: PSNR of what is made of noisy "
+            "pictures. Steps: real scenes of SceneEval through the ids; sharpness 1 is that of the originals, distance "
+            f"0 would be alike. {100 * figures['usage']:.0f} % of the codes occur; "
+            + (
+                f"positions {', '.join(map(str, dead))} tell next to nothing."
+                if dead
+                else "every position tells something."
+            )
+        ),
+        tables=[table for whose, each in known.items() for table in _tables(each, whose)],
+        sections=[
+            section(
+                "Pictures",
+                "From the coarsest ids, from all, from the finest; then with half of the ids of the scene before.",
+                strip(lines),
+            ),
+            section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),
+            section("What the coarsest ids tell", "", line_chart(told, "ids", "percent right", markers=True)),
+        ],
+    )
+
+
+def _tables(figures: Figures, whose: str) -> list[Table]:
+    """Four tables: numbers of ids, eighths of them, noise, steps."""
+    heads = [f"{whose}ids", "coarsest, dB", "finest, dB", "explained, %", *(f"{name}, %" for name in TELLS)]
     rows = [
-        [n, f"{row['psnr']:.1f}", f"{figures['finest'][n]['psnr']:.1f}"]
+        [n, f"{row['psnr']:.1f}", f"{figures['finest'][n]['psnr']:.1f}", f"{row['explained']:.0f}"]
         + ["-" if row[name] is None else f"{row[name]:.0f}" for name in TELLS]
         for n, row in figures["coarsest"].items()
     ]
@@ -165,27 +240,14 @@ def page(scores: Scores, drawn: Drawn) -> Page:
             "bits": "bits at a position",
         }.items()
     ]
-    noise = [[t, *(f"{row[shown]:.1f}" for shown in ("k(t)", "all", "none"))] for t, row in figures["noise"].items()]
-    some = range(min(SHEET, len(drawn.pictures["original"])))
-    lines = [
-        (f"held-out scene {i}", [(pictures[i], label) for label, pictures in drawn.pictures.items()]) for i in some
+    noise = [[t, *(f"{row[ids]:.1f}" for ids in ("k(t)", "all", "none"))] for t, row in figures["noise"].items()]
+    drawn = [
+        [way, shown(row, "psnr"), shown(row, "overall"), f"{row['sharpness']:.2f}", f"{row['distance']:.3g}"]
+        for way, row in figures["steps"].items()
     ]
-    return Page(
-        title="From coarse to fine",
-        intro=f"{scores.protocol['count']} held-out scenes, drawn from some of their ids.",
-        metrics=[against(scores, "psnr", "mean_picture", "All ids, PSNR", "the mean picture", "dB")],
-        about=(
-            "Percent right by the judge, from the n coarsest ids. Eighths of the ids run from coarse to fine. The last "
-            "table has the PSNR of what is made of noisy pictures."
-        ),
-        tables=[
-            (heads, rows),
-            (["eighth of the ids", *map(str, range(1, 9))], eighths),
-            (["noise", "k(t) ids", "all ids", "no ids"], noise),
-        ],
-        sections=[
-            section("Pictures", "From the coarsest ids, from all, from the finest.", strip(lines)),
-            section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),
-            section("What the coarsest ids tell", "", line_chart(told, "ids", "percent right", markers=True)),
-        ],
-    )
+    return [
+        (heads, rows),
+        ([f"{whose}eighth of the ids", *map(str, range(1, 9))], eighths),
+        ([f"{whose}noise", "k(t) ids", "all ids", "no ids"], noise),
+        ([f"{whose}drawn in", "PSNR, dB", "right, %", "sharpness", "distance"], drawn),
+    ]

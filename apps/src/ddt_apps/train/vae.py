@@ -69,7 +69,7 @@ def _work(run: Run) -> None:
     if len(pictures.held_out):
         watchers.append(VAESamples(pictures.held_out, run.folder / "samples", config.watch_every))
     run.fit(module, ShardStream(pictures.dataset, pictures.collate, *order), watchers)
-    vae = module.vae.float().cpu().eval()
+    vae = module.vae.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
     some = [pictures.dataset[i] for i in range(min(MEASURED, len(pictures.dataset)))]
     standardise(vae, pictures.collate(some))
     vae.save_pretrained(run.folder / "vae")

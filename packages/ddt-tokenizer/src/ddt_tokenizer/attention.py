@@ -61,6 +61,8 @@ class EncoderBlock(nn.Module):
         heads: H of each stream.
         mlp_ratio: Hidden width of the MLPs over D.
         one_way: Whether the image takes no notice of the queries.
+        causal: Whether queries see patches and the queries from their own index on, the coarser ones, and patches see
+            patches (Semanticist, arXiv:2503.08685, orders its tokens so).
         affine: Whether the norms before attention and MLP learn a scale and a shift.
         qk_norm: Whether attention's queries and keys are normalised (RMSNorm).
         modulated: Whether the query stream is modulated by the place of each token.
@@ -74,13 +76,14 @@ class EncoderBlock(nn.Module):
         mlp_ratio: float = 4.0,
         *,
         one_way: bool = False,
+        causal: bool = False,
         affine: bool = True,
         qk_norm: bool = True,
         modulated: bool = False,
         updated: tuple[str, ...] = (IMAGE, QUERIES),
     ):
         super().__init__()
-        self.widths, self.heads, self.updated = widths, heads, updated
+        self.widths, self.heads, self.updated, self.causal = widths, heads, updated, causal
         attending = [name for name in widths if name in updated or not one_way]
         layer_norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=affine)
         head_norm = partial(nn.RMSNorm, eps=1e-6) if qk_norm else nn.Identity
@@ -122,7 +125,12 @@ class EncoderBlock(nn.Module):
     def mix_jointly(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let every position attend to all positions of all streams [B, L, D]."""
         parts = [self._normed(name, *self._split(name, self.qkv[name](x))) for name, x in inputs.items()]
-        mixed = _attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        visible = None
+        if self.causal:
+            patches, count = inputs[IMAGE].shape[1], inputs[QUERIES].shape[1]
+            visible = F.pad(_coarser(count, inputs[IMAGE].device), (patches, 0, patches, 0))
+            visible[:, :patches] = True
+        mixed = _attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)), visible)
         return dict(zip(inputs, mixed.split([x.shape[1] for x in inputs.values()], dim=1), strict=True))
 
     def mix_one_way(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +142,10 @@ class EncoderBlock(nn.Module):
         q, k, v = self._split(QUERIES, self.qkv[QUERIES](inputs[QUERIES]))
         image_k, image_v = self._split(QUERIES, self.image_kv(inputs[IMAGE]))
         k, v = torch.cat([image_k, k], dim=1), torch.cat([image_v, v], dim=1)
-        mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v))
+        visible = None
+        if self.causal:
+            visible = F.pad(_coarser(q.shape[1], q.device), (image_k.shape[1], 0), value=True)
+        mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v), visible)
         return mixed
 
     def _split(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
@@ -145,6 +156,12 @@ class EncoderBlock(nn.Module):
         return self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend over [B, S, H, D/H]: [B, S, D]."""
-    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
+def _coarser(count: int, device: torch.device) -> Tensor:
+    """Mark for each of K queries itself and those of a higher index: bool [K, K]."""
+    return torch.ones(count, count, dtype=torch.bool, device=device).triu()
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Attend over [B, S, H, D/H], each row of `visible` bool [S, S] to its keys: [B, S, D]."""
+    shown = None if visible is None else visible[None, None]
+    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), shown).transpose(1, 2).flatten(2)

@@ -1,5 +1,6 @@
 """What watches over a training run: pictures and codebook health. Needs the `[train]` extra."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, tile
 
+logger = logging.getLogger(__name__)
 Draw = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -66,6 +68,7 @@ class ImageGrid(EverySteps):
 class HealthMonitor(EverySteps):
     """Measures the codebook over the ids of recent steps, logs the figures, and keeps the last ones as JSON.
 
+    Warns of positions that tell next to nothing (`CodebookHealth.dead_positions`), each time that there are others.
     Its figures after a resume are those of an uninterrupted run.
 
     Args:
@@ -81,6 +84,7 @@ class HealthMonitor(EverySteps):
         self.ids: deque[Tensor] = deque(maxlen=recent)
         self.gathered: list[Tensor] = []  # of the step that is not over: a checkpoint holds whole steps
         self.revived = self.revived_before = 0  # codes, in the whole run and before it was resumed
+        self.dead: list[int] = []  # positions, when last measured
 
     def state_dict(self) -> dict[str, Any]:
         return {"ids": list(self.ids), "revived": self.revived}
@@ -103,7 +107,20 @@ class HealthMonitor(EverySteps):
         health = codebook_health(torch.cat(list(self.ids)), quantizer.codebook.detach().cpu(), self.revived)
         names = ("usage", "dead_codes", "perplexity", "bits_per_position", "codes_per_position")
         names += ("effective_dimensions", "revived")
-        module.log_dict({f"codes/{name}": float(getattr(health, name)) for name in names})
+        figures = {f"codes/{name}": float(getattr(health, name)) for name in names}
+        module.log_dict(figures | {"codes/dead_positions": float(len(health.dead_positions))})
+        if health.dead_positions != self.dead and trainer.is_global_zero:
+            self.dead = health.dead_positions
+            logger.warning("step %d: %s", trainer.global_step, _told(self.dead, len(health.position_bits)))
         if self.file is not None and trainer.is_global_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             health.save(self.file)
+
+
+def _told(dead: list[int], positions: int) -> str:
+    if not dead:
+        return f"all {positions} positions of the ids tell something again"
+    return (
+        f"{len(dead)} of {positions} positions of the ids tell next to nothing (0 is the finest): "
+        f"{', '.join(map(str, dead))}. Show them more often: a smaller share of prefixes, a later start of them"
+    )

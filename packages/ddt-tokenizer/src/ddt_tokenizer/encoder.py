@@ -30,6 +30,8 @@ class EncoderConfig:
     mlp_ratio: PositiveFloat = 4.0
     mode: Literal["queries", "spatial"] = "queries"  # spatial: no queries, one id for each patch (a baseline)
     attention: Literal["joint", "one_way"] = "joint"  # one_way: the image takes no notice of the queries
+    # Whether a query sees no finer query, and the image none, so that an id does not depend on finer ones.
+    causal: bool = False
     image_width: PositiveInt | None = None  # of the patches, None for `width`; another one needs one_way
     image_heads: PositiveInt | None = None  # of the patches, None for `num_heads`
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
@@ -63,6 +65,8 @@ class EncoderConfig:
                 f"mode=spatial has no queries; leave attention ({self.attention}) and query_position "
                 f"({self.query_position}) at joint and learned"
             )
+        if self.mode == "spatial" and self.causal:
+            raise ValueError("mode=spatial has no queries to be causal; set causal=false")
         if self.mode == "spatial" and self.start == "haar":
             raise ValueError("mode=spatial has no queries to start at scales; set start to grid or null, not haar")
 
@@ -129,6 +133,7 @@ class Encoder(nn.Module):
                 heads,
                 config.mlp_ratio,
                 one_way=config.attention == "one_way",
+                causal=config.causal,
                 affine=config.affine_norms,
                 qk_norm=config.qk_norm,
                 modulated=config.query_position == "adaln",

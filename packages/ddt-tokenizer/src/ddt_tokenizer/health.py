@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+DEAD_BITS = 0.5  # entropy below which a position tells next to nothing: one code takes nine tenths of the pictures
+
 
 @dataclass(frozen=True)
 class CodebookHealth:
@@ -28,13 +30,27 @@ class CodebookHealth:
     position_bits: tuple[float, ...]  # entropy at each position, K values
     position_perplexity: tuple[float, ...]  # effective number of codes at each position, K values
 
+    @property
+    def dead_positions(self) -> list[int]:
+        """Positions with less than half a bit of entropy; 0 is the finest.
+
+        They make a language model's loss look good, and the picture does not need them. Tokens that are hidden most
+        often, the finest, die first (FlexTok, arXiv:2502.13967, draws prefixes in powers of two against it).
+
+        Example:
+            >>> codebook_health(torch.tensor([[0, 1], [0, 2]]), torch.eye(4)).dead_positions
+            [0]
+        """
+        return [position for position, bits in enumerate(self.position_bits) if bits < DEAD_BITS]
+
     def __str__(self) -> str:
-        low, high = min(self.position_bits), max(self.position_bits)
+        low, high, dead = min(self.position_bits), max(self.position_bits), self.dead_positions
+        silent = f"{len(dead)} positions tell next to nothing: {', '.join(map(str, dead))}\n" if dead else ""
         return (
             f"{self.images:,} images: {self.usage:.1%} of the codebook used, {self.dead_codes:,} dead, "
             f"{self.revived:,} revived, perplexity {self.perplexity:,.1f}\n"
             f"a position has {self.codes_per_position:,.1f} codes, {self.bits_per_position:.2f} bits ({low:.2f} to "
-            f"{high:.2f}), perplexity {self.perplexity_per_position:,.1f}\n"
+            f"{high:.2f}), perplexity {self.perplexity_per_position:,.1f}\n{silent}"
             f"the codebook spans {self.effective_dimensions:.1f} effective dimensions"
         )
 

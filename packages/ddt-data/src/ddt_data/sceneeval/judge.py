@@ -91,15 +91,30 @@ class Judge(nn.Module):
             `heat` [B, N, h, w] logits of a centre; `size` [B, 1, h, w] log of the side in cells; `offset` [B, 2, h, w]
             of the centre within its cell (x, y), 0..1; `colour` [B, C + 1, h, w] logits and, last, the pooling weight.
         """
-        cells = self.fine(self.stem(images))
-        around = F.interpolate(self.lateral(self.coarse(cells)), scale_factor=2.0, mode="nearest")
-        cells = self.join(cells + around)
+        cells = self._cells(images)
         return {
             "heat": self.heat(cells),
             "size": self.size(cells),
             "offset": self.offset(cells).sigmoid(),
             "colour": self.colour(torch.cat([self.tint(images), cells], dim=1)),
         }
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pool what it knows of the cells of images [B, 3, H, W] in [-1, 1]: mean and deviation of a channel, [B, 128].
+
+        Of sets of pictures their Frechet distance says how alike they are to this judge.
+
+        Example:
+            >>> Judge.from_pretrained("a").features(torch.zeros(2, 3, 32, 32)).shape
+            torch.Size([2, 128])
+        """
+        cells = self._cells(images).flatten(2)
+        return torch.cat([cells.mean(2), cells.std(2)], dim=1)
+
+    def _cells(self, images: Tensor) -> Tensor:
+        cells = self.fine(self.stem(images))
+        around = F.interpolate(self.lateral(self.coarse(cells)), scale_factor=2.0, mode="nearest")
+        return self.join(cells + around)
 
     @staticmethod
     def pool_colour(colour: Tensor, row: Tensor, x: Tensor, y: Tensor, side: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""What a decoder draws in one step and in many: how much reads right, how sharp it is, how like the originals."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ddt_apps.evaluation.batches import in_batches, read
+from ddt_apps.evaluation.features import frechet
+from ddt_apps.evaluation.means import Figures, mean_of
+from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
+from ddt_apps.evaluation.scores import ERROR
+from ddt_data import Judge, load_prompts, verdict
+from ddt_data.sceneeval.prompts import canvas_of
+from ddt_tokenizer.codec import Codec
+from ddt_tokenizer.images import psnr, to_tensor, to_uint8
+
+STEPS = (1, 8, 25)
+
+
+def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callable[[slice], Tensor]]:
+    """List ways from pictures [N, 3, H, W] back to pictures: a name, and what draws rows of them.
+
+    `autoencoder` goes to latents and back, where there are any; `not quantized` draws in one step from the vectors in
+    place of their codes, if the quantizer can; `N steps` draws from ids [N, K].
+    """
+    space, tokenizer, device = codec.decoder.latent_space, codec.tokenizer, codec.decoder.codebook.device
+
+    def unquantized(rows: slice) -> Tensor:
+        vectors = tokenizer.encoder(tokenizer.latent_space.encode(images[rows].to(device)))
+        return codec.decode(tokenizer.quantizer.continuous(vectors), num_steps=1)
+
+    ways = (
+        {} if space.config.pixels else {"autoencoder": lambda rows: space.decode(space.encode(images[rows].to(device)))}
+    )
+    ways["not quantized"] = unquantized
+    named = {1: "1 step"}
+    return ways | {
+        named.get(steps, f"{steps} steps"): lambda rows, steps=steps: codec.decode(ids[rows], num_steps=steps)
+        for steps in STEPS
+    }
+
+
+def measure(codec: Codec, level: str, seed: int, judge: Judge) -> dict[str, Figures]:
+    """Draw SceneEval's real scenes in each of the `ways_to_draw`.
+
+    Returns:
+        For each way: `psnr`; `overall`, the percentage that SceneEval judges right; `sharpness`, the energy of the
+        Laplacian over that of the originals, 1 being as sharp; `distance`, the Frechet distance of the judge's features
+        from those of the originals, 0 being alike.
+    """
+    prompts, canvas = load_prompts(level), canvas_of(level)
+    originals = real_pictures(prompts, Settings(level=level, seed=seed), codec.image_size)
+    images = to_tensor(originals)
+    ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
+    found = {}
+    for way, draw in ways_to_draw(codec, images, ids).items():
+        drawn = in_batches(way, len(images), lambda rows, draw=draw: to_uint8(draw(rows)))
+        pictures = to_tensor(drawn)
+        seen = read(judge, drawn, canvas)
+        right = summary(prompts, [verdict(*pair) for pair in zip(prompts, seen, strict=True)])
+        found[way] = {
+            **mean_of("psnr", psnr(pictures, images)),
+            "overall": right["overall"],
+            "overall" + ERROR: right["standard_error"],
+            "sharpness": sharpness(pictures) / sharpness(images),
+            "distance": frechet(_Features(judge), pictures, images),
+        }
+    return found
+
+
+def sharpness(images: Tensor) -> float:
+    """Compute the mean square of the Laplacian of images [N, C, H, W]: what changes from pixel to pixel.
+
+    Example:
+        >>> sharpness(torch.zeros(1, 3, 8, 8)), round(sharpness(torch.eye(8)[None, None]), 2)
+        (0.0, 3.78)
+    """
+    middle, around = images[..., 1:-1, 1:-1], 0
+    for rows, columns in ((slice(-2), slice(1, -1)), (slice(2, None), slice(1, -1))):
+        around = around + images[..., rows, columns] + images[..., columns, rows]
+    return (4 * middle - around).square().mean().item()
+
+
+class _Features(torch.nn.Module):
+    """What `frechet` asks for: uint8 pictures to features."""
+
+    num_features = 128
+
+    def __init__(self, judge: Judge):
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.judge.features(pictures.float() / 127.5 - 1)
