@@ -81,7 +81,7 @@ def test_demo_leaves_a_report_and_all_figures(here):
     assert {"background_as_asked", "overall", "standard_error"} <= set(figures["scenes"]["scores"])
     assert {"copy_input", "tokenizer"} <= set(figures["edits"]["controls"])
     assert {"frequent_answer", "another_picture"} <= set(figures["answers"]["controls"])
-    for name in ("reconstruction", "language", "scenes", "edits", "answers", "captions"):
+    for name in ("reconstruction", "order", "language", "scenes", "edits", "answers", "captions"):
         assert Scores.load(here / "evaluation" / name).content == figures[name]
         assert figures[name]["protocol_id"] in (here / "report.html").read_text()
     page = (here / "report.html").read_text()
@@ -93,9 +93,9 @@ def test_demo_leaves_a_report_and_all_figures(here):
 
 def test_the_commands_that_a_report_names_measure_the_same_again(here, tmp_path):
     page = (here / "report.html").read_text()
-    commands = dict(re.findall(r"<td[^>]*>(ddt evaluate (\w+) [^<]*)</td>", page)[i][::-1] for i in range(6))
-    assert len(commands) == 6
-    for name in ("reconstruction", "captions"):
+    commands = dict(re.findall(r"<td[^>]*>(ddt evaluate (\w+) [^<]*)</td>", page)[i][::-1] for i in range(7))
+    assert len(commands) == 7
+    for name in ("reconstruction", "order", "captions"):
         assert ddt(*commands[name].split()[1:], "--out", tmp_path / name)[0] == 0
         again, before = Scores.load(tmp_path / name), Scores.load(here / "evaluation" / name)
         assert (again.protocol_id, again.scores) == (before.protocol_id, before.scores)

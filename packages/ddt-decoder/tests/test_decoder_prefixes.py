@@ -87,7 +87,7 @@ def test_without_prefixes_training_is_what_it_was(monkeypatch):
     torch.manual_seed(1)
     whole = decoder.loss(latents, tokens)
     torch.manual_seed(1)
-    assert torch.equal(whole, decoder._flow_errors(latents, tokens).mean())
+    assert torch.equal(whole, decoder._flow_errors(latents, tokens, decoder.config.flow).mean())
 
 
 def test_how_often_a_token_is_seen_counts_prefixes():
@@ -108,9 +108,9 @@ def test_errors_may_count_more_where_there_is_less_noise():
     flat, weighted = decoder, build(time_power=1.0)
     weighted.load_state_dict(flat.state_dict())
     torch.manual_seed(1)
-    errors = flat._flow_errors(latents, tokens)
+    errors = flat._flow_errors(latents, tokens, flat.config.flow)
     torch.manual_seed(1)
-    ratio = weighted._flow_errors(latents, tokens) / errors
+    ratio = weighted._flow_errors(latents, tokens, weighted.config.flow) / errors
     torch.manual_seed(1)
     torch.testing.assert_close(ratio, 1 / torch.rand(4).clamp(min=0.1))
 
@@ -120,3 +120,20 @@ def test_settings_that_do_not_go_together_are_refused():
         FlowConfig(prefix_share=0.5, prediction="velocity", network_output="velocity")
     with pytest.raises(ValueError, match=r"time_power \(1.0\) needs prediction=x0"):
         FlowConfig(time_power=1.0, prediction="velocity", network_output="velocity")
+
+
+@pytest.mark.parametrize(
+    "nested", [{"prefix_share": 0.5}, {"coarse_share": 0.7}, {"prefix_share": 0.5, "coarse_share": 1.0}]
+)
+def test_until_nesting_begins_the_loss_is_that_without(nested):
+    decoder, plain = build("haar", **nested), build("haar")
+    torch.nn.init.normal_(decoder.network.patch_out.weight)
+    plain.load_state_dict(decoder.state_dict())
+    latents, tokens = torch.randn(8, 3, 32, 32), torch.randn(8, 16, 6)
+
+    def loss(of, **how):
+        torch.manual_seed(3)
+        return of.loss(latents, tokens, **how)
+
+    assert torch.equal(loss(decoder, nested=False), loss(plain))
+    assert not torch.equal(loss(decoder), loss(plain))

@@ -1,5 +1,7 @@
 """Joint training: it learns, it resumes exactly, and its optimizer agrees with torch's."""
 
+from dataclasses import replace
+
 import lightning
 import pytest
 import torch
@@ -107,3 +109,20 @@ def test_learning_rate_warms_up_and_cools_down():
     factors = [config.factor(step) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == 1 and factors[40] == 1
     assert factors[99] == pytest.approx(0.02)
+
+
+def test_nesting_begins_after_the_whole_steps_also_when_resumed(tmp_path):
+    class Told(LinearDecoder):
+        def loss(self, latents, tokens, nested=True):
+            told.append(nested)
+            return super().loss(latents, tokens)
+
+    def module():
+        built = build(6)
+        built.decoder, built.config = Told(), replace(built.config, whole_steps=4)
+        return built
+
+    data, told = [torch.rand(4, 3, 8, 8) * 2 - 1 for _ in range(6)], []
+    fit(module(), Batches(data), 3).save_checkpoint(tmp_path / "half.ckpt")
+    fit(module(), Batches(data), 6, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert told == [False] * 4 + [True] * 2

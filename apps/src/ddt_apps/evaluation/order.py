@@ -14,11 +14,11 @@ from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, load_model, prefixes_of
-from ddt_apps.evaluation.page import Page, Table, against
-from ddt_apps.evaluation.scores import Scores, shown
+from ddt_apps.evaluation.page import Page, Table
+from ddt_apps.evaluation.scores import Scores, shown, value_of
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_apps.pages.chart import line_chart
-from ddt_apps.pages.report import section, strip
+from ddt_apps.pages.report import Metric, section, strip
 from ddt_data import Judge, Seen, render
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of
@@ -198,7 +198,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
     return Page(
         title="From coarse to fine",
         intro=f"{scores.protocol['count']} held-out scenes, drawn from some of their ids.",
-        metrics=[against(scores, "psnr", "mean_picture", "All ids, PSNR", "the mean picture", "dB")],
+        metrics=[_eighth(figures)],
         about=(
             "Percent right by the judge, from the n coarsest ids; explained is the share of the variance around the "
             "mean picture. Eighths of the ids run from coarse to fine. At noise: PSNR of what is made of noisy "
@@ -221,6 +221,15 @@ def page(scores: Scores, drawn: Drawn) -> Page:
             section("What the coarsest ids tell", "", line_chart(told, "ids", "percent right", markers=True)),
         ],
     )
+
+
+def _eighth(figures: Figures) -> Metric:
+    """Set an eighth of the ids, the coarsest, beside as many of the finest."""
+    whole = max(map(int, figures["coarsest"]))
+    n = str(2 ** (max(1, whole // 8).bit_length() - 1))
+    (value, error), (other, its_error) = (value_of(figures[end][n], "psnr") for end in ("coarsest", "finest"))
+    name = f"{n} of {whole} ids, the coarsest, PSNR"
+    return Metric(name, value, other, f"the {n} finest", "dB", error=error, baseline_error=its_error)
 
 
 def _tables(figures: Figures, whose: str) -> list[Table]:

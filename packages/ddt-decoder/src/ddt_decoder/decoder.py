@@ -5,6 +5,7 @@ Shape letters: B batch, K tokens, D token width, V codebook size, C channels; H,
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.flow import (
+    FlowConfig,
     Sampler,
     coarsest,
     denoise,
@@ -60,26 +62,29 @@ class DDTDecoder(TokenTable):
             scale = 1 / visible_share(self.schedule, config.flow)
             self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
-    def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
+    def loss(self, latents: Tensor, tokens: Tensor, nested: bool = True) -> Tensor:
         """Compute the flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
 
         "x0" is the loss of DDT, |x0_hat - x0|^2; "velocity" the one of SD3 and Selftok, the same over t^2 (for networks
         that predict x0, over at least 0.05^2).
 
+        Without `nested` no row is drawn from its coarsest tokens alone, whatever the config says: `prefix_share` and
+        `coarse_share` are left out, so that nesting can begin later than training (Semanticist, arXiv:2503.08685).
+
         Raises:
             ValueError: If latents or tokens do not fit this decoder.
         """
-        flow = self.config.flow
+        flow = self.config.flow if nested else replace(self.config.flow, prefix_share=0.0, coarse_share=0.0)
         self._check(latents)
         tokens = self.as_tokens(tokens)
         if flow.reweight_gradients:
             tokens = scale_gradient(tokens, self.gradient_scale)
 
         # Some rows are drawn from their coarsest tokens alone, the rest at any noise.
-        nested = round(len(latents) * flow.prefix_share)
-        errors = [self._flow_errors(latents[nested:], tokens[nested:])]
-        if nested:
-            errors += self._prefix_errors(latents[:nested], tokens[:nested])
+        few = round(len(latents) * flow.prefix_share)
+        errors = [self._flow_errors(latents[few:], tokens[few:], flow)]
+        if few:
+            errors += self._prefix_errors(latents[:few], tokens[:few])
         return torch.cat(errors).mean()
 
     def _prefix_errors(self, latents: Tensor, tokens: Tensor) -> Iterator[Tensor]:
@@ -91,9 +96,8 @@ class DDTDecoder(TokenTable):
             drawn = self.network(torch.randn_like(clean), start, seen[:, first:], first=first).float()
             yield (drawn - clean).square().mean(dim=(1, 2, 3))
 
-    def _flow_errors(self, latents: Tensor, tokens: Tensor) -> Tensor:
+    def _flow_errors(self, latents: Tensor, tokens: Tensor, flow: FlowConfig) -> Tensor:
         """Compare at noise levels of the flow: squared errors [rows]."""
-        flow = self.config.flow
         # Noise levels, and the tokens that are visible at each.
         t = draw_times(len(latents), flow, latents.device)
         visible = draw_visible(t, self.schedule, flow)

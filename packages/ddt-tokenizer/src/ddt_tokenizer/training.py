@@ -18,7 +18,10 @@ from ddt_tokenizer.training_config import TrainingConfig
 
 
 class TrainableDecoder(Protocol):
-    """What joint training needs of a decoder, which is also an `nn.Module`."""
+    """What joint training needs of a decoder, which is also an `nn.Module`.
+
+    With `whole_steps` its loss is called with `nested=False` until then.
+    """
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Compute the reconstruction loss of latents [B, C, H, W] given their tokens [B, K, D]: a scalar."""
@@ -89,7 +92,8 @@ class TokenizerTraining(LightningModule):
             tokens, commitment = self.tokenizer.quantizer.continuous(vectors), vectors.new_zeros(())
         else:
             tokens, ids["ids"], commitment = self.tokenizer.quantizer(vectors)
-        reconstruction = self.decoder.loss(latents, tokens)
+        whole = {"nested": False} if self.global_step < self.config.whole_steps else {}
+        reconstruction = self.decoder.loss(latents, tokens, **whole)
         rate = self.optimizers().param_groups[0]["lr"]
         self.log_dict({"loss": reconstruction.detach(), "commitment": commitment.detach(), "lr": rate})
         return {"loss": reconstruction + commitment, **ids}

@@ -13,6 +13,8 @@ class TrainingConfig:
 
     # Steps before quantization starts; the codebook begins as k-means of what they learned.
     continuous_steps: NonNegativeInt = 100
+    # Steps before nesting: until then a decoder with `prefix_share` or `coarse_share` sees whole sets of tokens.
+    whole_steps: NonNegativeInt = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     # What stays as it is: nothing, the encoder (its codebook goes on following it), the codebook (ids keep their
     # vectors while the encoder learns to use them better), or the whole tokenizer (a picture keeps its ids).
