@@ -69,7 +69,11 @@ def test_an_evaluation_has_figures_for_every_number_of_ids(codec):
     assert list(figures["coarsest"]) == list(figures["finest"]) == ["1", "2", "4", "8", "16"]
     assert figures["coarsest"]["16"] == figures["finest"]["16"]
     assert all(len(figures[name]) == 8 for name in ("locality", "change", "codes", "bits"))
-    assert list(figures["steps"]) == ["not quantized", "1 step", "8 steps", "25 steps"]
+    assert list(figures["steps"]) == [
+        "not quantized",
+        "1 step",
+        *(f"{count} steps{guided}" for count in (8, 25) for guided in ("", ", guided")),
+    ]
     assert list(figures["noise"]) == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     assert "from coarse to fine" in document(scores, order.page(scores, drawn), "").lower()
     again, _ = order.evaluate(codec, order.Settings(level="tiny", count=12))
@@ -101,3 +105,4 @@ def test_sharpness_is_lost_by_blurring_and_ways_to_draw_differ(codec):
     assert torch.equal(drawn["1 step"], codec.decode(codec.encode(images), num_steps=1))
     assert not torch.equal(drawn["1 step"], drawn["8 steps"])
     assert not torch.equal(drawn["1 step"], drawn["not quantized"])
+    assert not torch.equal(drawn["8 steps"], drawn["8 steps, guided"])

@@ -38,7 +38,7 @@ SHEET = 6  # pictures on the page
 class Settings(HeldOutSettings):
     """Settings of `ddt evaluate order`."""
 
-    count: int = 256  # held-out scenes, half of them with unseen combinations
+    count: int = 540  # held-out scenes, half of them with unseen combinations; and as many real ones of SceneEval
     judge: str = "a"  # embedded judge, or a file
     beside: str | None = None  # folder of another run, such as a spatial tokenizer, measured alike and shown beside
 
@@ -82,7 +82,7 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
         "judge": judge_hash(settings.judge),
         "drawn": "in one step, 8-bit pictures",
         "swapped": SWAPPED,
-        "steps": f"real scenes of SceneEval {settings.level}",
+        "steps": f"real scenes of SceneEval {settings.level}; guided: {steps.GUIDED}",
         **computed(model),
     }
     return Scores("order", described(model, name), protocol, scores, controls), Drawn(
@@ -145,7 +145,7 @@ def _measure(
         str(t): {shown: _estimate(codec, latents, images, ids, t, shown) for shown in ("k(t)", "all", "none")}
         for t in TIMES
     }
-    scores["steps"] = steps.measure(codec, settings.level, settings.seed, judge)
+    scores["steps"] = steps.measure(codec, settings.level, settings.count, settings.seed, judge)
     return scores, pictures
 
 

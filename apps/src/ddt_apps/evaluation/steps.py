@@ -8,6 +8,7 @@ from torch import Tensor
 from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.features import frechet
 from ddt_apps.evaluation.means import Figures, mean_of
+from ddt_apps.evaluation.page import spread
 from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
 from ddt_apps.evaluation.scores import ERROR
 from ddt_data import Judge, load_prompts, verdict
@@ -16,13 +17,15 @@ from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
 STEPS = (1, 8, 25)
+# Many steps are also guided, where the picture as a whole is decided: docs/results/order.md.
+GUIDED = {"guidance_scale": 4.0, "guidance_interval": (0.5, 1.0)}
 
 
 def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callable[[slice], Tensor]]:
     """List ways from pictures [N, 3, H, W] back to pictures: a name, and what draws rows of them.
 
     `autoencoder` goes to latents and back, where there are any; `not quantized` draws in one step from the vectors in
-    place of their codes, if the quantizer can; `N steps` draws from ids [N, K].
+    place of their codes; `N steps` draws from ids [N, K], `guided` with `GUIDED`.
     """
     space, tokenizer, device = codec.decoder.latent_space, codec.tokenizer, codec.decoder.codebook.device
 
@@ -34,15 +37,16 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
         {} if space.config.pixels else {"autoencoder": lambda rows: space.decode(space.encode(images[rows].to(device)))}
     )
     ways["not quantized"] = unquantized
-    named = {1: "1 step"}
-    return ways | {
-        named.get(steps, f"{steps} steps"): lambda rows, steps=steps: codec.decode(ids[rows], num_steps=steps)
-        for steps in STEPS
-    }
+    for count in STEPS:
+        name = "1 step" if count == 1 else f"{count} steps"
+        ways[name] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count)
+        if count > 1:
+            ways[f"{name}, guided"] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count, **GUIDED)
+    return ways
 
 
-def measure(codec: Codec, level: str, seed: int, judge: Judge) -> dict[str, Figures]:
-    """Draw SceneEval's real scenes in each of the `ways_to_draw`.
+def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> dict[str, Figures]:
+    """Draw real scenes of SceneEval in each of the `ways_to_draw`, `count` of them or all there are.
 
     Returns:
         For each way: `psnr`; `overall`, the percentage that SceneEval judges right; `sharpness`, the energy of the
@@ -50,6 +54,7 @@ def measure(codec: Codec, level: str, seed: int, judge: Judge) -> dict[str, Figu
         from those of the originals, 0 being alike.
     """
     prompts, canvas = load_prompts(level), canvas_of(level)
+    prompts = [prompts[i] for i in spread(range(len(prompts)), count)]
     originals = real_pictures(prompts, Settings(level=level, seed=seed), codec.image_size)
     images = to_tensor(originals)
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
