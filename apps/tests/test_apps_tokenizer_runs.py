@@ -303,33 +303,6 @@ def renderer(name, *overrides):
     return load_config(TrainRenderer, "tiny/renderer", [*toy, *small, "tensorboard=false", f"name={name}", *overrides])
 
 
-def test_an_interrupted_renderer_equals_an_uninterrupted_one(here, monkeypatch):
-    whole = train_renderer.train(renderer("r-whole"))
-    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with monkeypatch.context() as patch:
-        module = train_renderer.RendererTraining
-        interrupted(patch, module, "training_step", 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(SystemExit):
-            train_renderer.train(renderer("r-cut"))
-    signal.signal(signal.SIGTERM, handler)
-    cut = train_renderer.train(renderer("r-cut"))
-    assert same(weights(whole / "renderer"), weights(cut / "renderer"))
-    assert (whole / "metrics.csv").read_text() == (cut / "metrics.csv").read_text()
-    assert Image.open(whole / "samples" / "00000005.png").size == (3 * 32, 3 * 32)
-    assert "adversarial" in read_metrics(whole / "metrics.csv")
-
-
-def test_a_codec_draws_whole_ids_with_its_renderer_and_parts_with_its_decoder(here):
-    run = train_renderer.train(renderer("r"))
-    plain, codec = Codec.from_pretrained("runs/first"), Codec.from_pretrained("runs/first", renderer=run)
-    ids = plain.encode(torch.rand(2, 3, 32, 32) * 2 - 1)
-    assert torch.equal(codec.decode(ids), codec.renderer.decode(ids))
-    assert not torch.equal(codec.decode(ids), plain.decode(ids))
-    assert torch.equal(codec.decode(ids, keep_tokens=4), plain.decode(ids, keep_tokens=4))
-    assert torch.equal(codec.decode(ids, num_steps=2), plain.decode(ids, num_steps=2))
-    assert torch.equal(load_model(str(run)).decode(ids), codec.decode(ids))  # what `ddt evaluate` measures
-
-
 def test_a_codec_draws_in_as_many_steps_as_its_decoder_was_trained_for():
     codec = Codec.from_pretrained("runs/first")
     flow = replace(codec.decoder.config.flow, full_noise_share=0.0)

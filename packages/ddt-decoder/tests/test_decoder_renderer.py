@@ -1,6 +1,7 @@
 """The one-step renderer and its trainer."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import lightning
@@ -163,3 +164,62 @@ def test_settings_that_do_not_fit_are_named():
         RendererTrainingConfig(first_phase=(0.1, 0.1))
     with pytest.raises(ValueError, match="warmup_steps"):
         RendererTrainingConfig(warmup_steps=0)
+
+
+@pytest.mark.parametrize("start", [None, "haar"])
+def test_a_prefix_is_drawn_as_a_decoder_would_and_hidden_ids_do_not_count(start):
+    decoder = build(dataclasses.replace(NETWORK, start=start))
+    renderer = DDTRenderer.from_decoder(decoder, prefixes=True)
+    ids = torch.randint(32, (3, 8))
+    zero, t = torch.zeros(3, 3, 16, 16), torch.ones(3)
+    for count in (0, 1, 3, 8):
+        wanted = zero - decoder.velocity(zero, t, decoder.embed(ids), keep_tokens=count)
+        torch.testing.assert_close(renderer(ids, count), wanted, atol=1e-4, rtol=1e-4)
+        other = ids.clone()
+        other[:, : 8 - count] = (other[:, : 8 - count] + 1) % 32
+        assert torch.equal(renderer.decode(ids, count), renderer.decode(other, count))
+    assert torch.equal(renderer.decode(ids, 8), renderer.decode(ids))
+    for count in (-1, 9):
+        with pytest.raises(ValueError, match=f"keep_tokens .{count}. must be 0 to 8"):
+            renderer.decode(ids, count)
+
+
+def test_it_says_whether_it_was_taught_prefixes_and_an_older_folder_was_not(tmp_path):
+    renderer = DDTRenderer.from_decoder(build(), prefixes=True)
+    renderer.save_pretrained(tmp_path)
+    assert DDTRenderer.from_pretrained(tmp_path).prefixes
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["prefixes"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not DDTRenderer.from_pretrained(tmp_path).prefixes
+    (tmp_path / "config.json").write_text(json.dumps(config | {"prefixes": "yes"}))
+    with pytest.raises(ValueError, match="prefixes"):
+        DDTRenderer.from_pretrained(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_prefixes_are_drawn_in_training_and_a_resumed_run_draws_the_same(tmp_path):
+    config = dataclasses.replace(QUICK, prefix_share=0.5)
+
+    def module():
+        return RendererTraining(DDTRenderer.from_decoder(build(), prefixes=True), config, seed=4)
+
+    drawn, render = [], DDTRenderer.render
+
+    def watched(self, ids, keep_tokens=None):
+        drawn.append((len(ids), keep_tokens))
+        return render(self, ids, keep_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DDTRenderer, "render", watched)
+        whole = module()
+        fit(whole, 6)
+    assert [rows for rows, _ in drawn] == [2, 2, 4] * 6
+    assert {count for _, count in drawn} <= {None, 1, 2, 4} and len({count for _, count in drawn}) > 2
+    fit(module(), 4).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module()
+    torch.rand(9)
+    fit(resumed, 6, tmp_path / "half.ckpt")
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )

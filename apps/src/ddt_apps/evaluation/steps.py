@@ -25,7 +25,7 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
     """List ways from pictures [N, 3, H, W] back to pictures: a name, and what draws rows of them.
 
     `autoencoder` goes to latents and back, where there are any; `not quantized` draws in one step from the vectors in
-    place of their codes; `N steps` draws from ids [N, K], `guided` with `GUIDED`.
+    place of their codes; `N steps` draws from ids [N, K], `guided` with `GUIDED`; `renderer` where there is one.
     """
     space, tokenizer, device = codec.decoder.latent_space, codec.tokenizer, codec.decoder.codebook.device
 
@@ -42,6 +42,8 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
         ways[name] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count)
         if count > 1:
             ways[f"{name}, guided"] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count, **GUIDED)
+    if codec.renderer is not None:
+        ways["renderer"] = lambda rows: codec.decode(ids[rows])
     return ways
 
 

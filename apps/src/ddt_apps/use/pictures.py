@@ -37,7 +37,8 @@ def reconstruct_images(
         images: The pictures.
         tokenizer: A `ddt train-tokenizer` run.
         out: The file to write.
-        renderer: A `ddt train-renderer` run, to draw whole sets of ids; from fewer the decoder draws.
+        renderer: A `ddt train-renderer` run, to draw whole sets of ids, and fewer if it was taught to; else the decoder
+            draws those.
         swap: Another picture. The 1, 2, 4, ... coarsest ids then come from it, and it ends each row, drawn and itself.
         swap_range: First id to take from the other picture and the one behind the last, for one such drawing.
         precision: In which pictures are read and drawn.
@@ -63,9 +64,10 @@ def reconstruct_images(
         _against(originals, codec.decode(ids, **whole), f"{last} ids, {how}"),
     ]
     if swap is None:
+        fewer, with_ = (whole, how) if codec.renderer and codec.renderer.prefixes else (settings, steps)
         for n in coarsest:
-            drawn = codec.decode(ids, keep_tokens=n, **settings)
-            columns.append(_against(originals, drawn, f"{n} ids, {steps}" if n > 1 else f"1 id, {steps}"))
+            drawn = codec.decode(ids, keep_tokens=n, **fewer)
+            columns.append(_against(originals, drawn, f"{n} ids, {with_}" if n > 1 else f"1 id, {with_}"))
     else:
         others, other = codec.encode([swap]).expand_as(ids), as_images(swap, codec.image_size).expand_as(originals)
         for start, stop in [swap_range] if swap_range else [(last - n, last) for n in coarsest]:

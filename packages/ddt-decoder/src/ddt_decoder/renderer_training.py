@@ -11,24 +11,28 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ddt_decoder.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from ddt_decoder.flow import FlowConfig, draw_prefixes
 from ddt_decoder.perceptual import gradient_difference
 from ddt_decoder.renderer import DDTRenderer
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
+from ddt_decoder.seeding import seed_step
 
 
 class RendererTraining(LightningModule):
     """Teaches a renderer images from their ids, or from their token vectors.
 
     A batch is (ids [B, K] or tokens [B, K, D], images [B, 3, H, W] in [-1, 1]), so no encoder takes part. In the second
-    phase a discriminator learns beside the renderer, each with its own optimizer. Nothing random happens in a step, so
-    a resumed run continues exactly. Across processes use DDP with `find_unused_parameters`: the discriminator is idle
-    in the first phase. The Trainer must not clip gradients; `gradient_clip` does.
+    phase a discriminator learns beside the renderer, each with its own optimizer. What is random in a step, how many
+    tokens a prefix has, is a function of (seed, step, rank), so a resumed run continues exactly. Across processes use
+    DDP with `find_unused_parameters`: the discriminator is idle in the first phase. The Trainer must not clip
+    gradients; `gradient_clip` does.
 
     `networks` are the parts with nearly all of the work, which a trainer may compile.
 
     Args:
         renderer: Trained in place.
         perceptual: Difference (drawn, images) -> scalar. Pass LPIPS where its weights are at hand.
+        seed: Of the discriminator's first weights and of prefixes.
 
     Example:
         >>> from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
@@ -50,7 +54,7 @@ class RendererTraining(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.renderer = renderer
-        self.config = config
+        self.config, self.seed = config, seed
         self.perceptual = perceptual.requires_grad_(False) if isinstance(perceptual, nn.Module) else perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -65,6 +69,10 @@ class RendererTraining(LightningModule):
         if self.trainer.precision == "16-mixed":
             raise ValueError(f"precision ({self.trainer.precision}) scales the loss; use bf16-mixed or 32-true")
 
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Make the randomness a function of (seed, step, rank)."""
+        seed_step(self, batch_idx)
+
     def losses(self, ids: Tensor, images: Tensor, step: int) -> dict[str, Tensor]:
         """Compute the renderer's loss at a step, and its parts by name.
 
@@ -72,7 +80,7 @@ class RendererTraining(LightningModule):
         """
         second = step >= self.config.second_phase_step
         perceptual_weight, adversarial_weight = self.config.second_phase if second else self.config.first_phase
-        drawn = self.renderer.render(ids)
+        drawn = self._draw(ids)
         losses = {"mse": F.mse_loss(drawn, images), "perceptual": self.perceptual(drawn, images)}
         loss = losses["mse"] + perceptual_weight * losses["perceptual"]
         if adversarial_weight:
@@ -80,6 +88,13 @@ class RendererTraining(LightningModule):
             loss = loss + adversarial_weight * losses["adversarial"]
             losses["drawn"] = drawn.detach()
         return {"loss": loss, **losses}
+
+    def _draw(self, ids: Tensor) -> Tensor:
+        """Draw all rows, the first of them from prefixes."""
+        few = round(len(ids) * self.config.prefix_share)
+        counts = draw_prefixes(self.renderer.num_tokens, FlowConfig())
+        groups = [*zip(ids[:few].tensor_split(len(counts)), counts, strict=True), (ids[few:], None)]
+        return torch.cat([self.renderer.render(some, n) for some, n in groups if len(some)])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Step the renderer, then, in the second phase, the discriminator."""

@@ -9,6 +9,7 @@ from ddt_decoder.limits import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Share,
     check_settings,
 )
 
@@ -24,6 +25,8 @@ class RendererTrainingConfig:
     first_phase: tuple[NonNegativeFloat, NonNegativeFloat] = (0.1, 0.0)
     second_phase: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.5)
     second_phase_step: NonNegativeInt = 30_000  # first step of the second phase
+    # Share of a batch that is drawn from the n coarsest tokens, n a power of two below K, one for each of two groups.
+    prefix_share: Share = 0.0
     lr: PositiveFloat = 5e-5
     discriminator_lr: PositiveFloat = 5e-5
     betas: tuple[Decay, Decay] = (0.9, 0.99)  # of both AdamW

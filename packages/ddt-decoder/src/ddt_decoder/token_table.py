@@ -5,7 +5,7 @@ Shape letters: B batch, K tokens, D token width, V codebook size.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddt_decoder.checkpoint import load_model, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
 from ddt_decoder.latents import LatentSpace
-from ddt_decoder.limits import PositiveInt, check_setting
+from ddt_decoder.limits import check_setting
 from ddt_decoder.precision import Precision
 
 
@@ -22,8 +22,8 @@ class TokenTable(nn.Module):
 
     Attributes:
         kind: What it is, in a word.
-        arguments: Counts that the class takes beside the config and a checkpoint must record; attributes of the same
-            name.
+        arguments: What the class takes beside the config and a checkpoint records, with the type of each; attributes
+            of the same name. Where a checkpoint has none of a name, it is older than that, and the default is meant.
         precision: In which `decode` computes. In "bf16" the network's products are; what it denoises, and the images,
             stay float32.
 
@@ -33,7 +33,7 @@ class TokenTable(nn.Module):
     """
 
     kind: ClassVar[str]
-    arguments: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[dict[str, Any]] = {}
     precision: Precision = "32"
 
     def __init__(self, config: DecoderConfig):
@@ -96,9 +96,9 @@ class TokenTable(nn.Module):
         config = read_config(folder, f"ddt-{cls.kind}")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")
-            arguments = {name: config.pop(name) for name in cls.arguments}
+            arguments = {name: config.pop(name) for name in cls.arguments if name in config}
             for name, value in arguments.items():
-                check_setting(name, PositiveInt, value)
+                check_setting(name, cls.arguments[name], value)
             config = DecoderConfig.from_dict(config).with_vae(vae)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"config.json in '{folder}' is damaged ({error}); save the {cls.kind} again") from error

@@ -144,12 +144,12 @@ class Codec:
     def decode(self, ids: Tensor, keep_tokens: int | None = None, **settings: Any) -> Tensor:
         """Draw ids [N, K], or their n coarsest, as images float32 [N, 3, H, W] in [-1, 1].
 
-        Settings are those of `DDTDecoder.decode`. A renderer takes none: with settings, or from a part of the ids, the
-        decoder draws.
+        Settings are those of `DDTDecoder.decode`. A renderer takes none: with settings, or from a part of the ids if it
+        was not taught prefixes, the decoder draws.
         """
         ids = ids.to(self.decoder.codebook.device)
-        if self.renderer is not None and keep_tokens is None and not settings:
-            return self.renderer.decode(ids).cpu()
+        if self.renderer is not None and not settings and (keep_tokens is None or self.renderer.prefixes):
+            return self.renderer.decode(ids, keep_tokens).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
 
 

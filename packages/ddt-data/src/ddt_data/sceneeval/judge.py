@@ -91,7 +91,7 @@ class Judge(nn.Module):
             `heat` [B, N, h, w] logits of a centre; `size` [B, 1, h, w] log of the side in cells; `offset` [B, 2, h, w]
             of the centre within its cell (x, y), 0..1; `colour` [B, C + 1, h, w] logits and, last, the pooling weight.
         """
-        cells = self._cells(images)
+        cells = self.maps(images)[-1]
         return {
             "heat": self.heat(cells),
             "size": self.size(cells),
@@ -108,13 +108,14 @@ class Judge(nn.Module):
             >>> Judge.from_pretrained("a").features(torch.zeros(2, 3, 32, 32)).shape
             torch.Size([2, 128])
         """
-        cells = self._cells(images).flatten(2)
+        cells = self.maps(images)[-1].flatten(2)
         return torch.cat([cells.mean(2), cells.std(2)], dim=1)
 
-    def _cells(self, images: Tensor) -> Tensor:
-        cells = self.fine(self.stem(images))
-        around = F.interpolate(self.lateral(self.coarse(cells)), scale_factor=2.0, mode="nearest")
-        return self.join(cells + around)
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """See images [B, 3, H, W] in [-1, 1] at three depths, [B, 64 or 96, h, w] of cells of 4, 8 and 4 pixels."""
+        near = self.fine(self.stem(images))
+        far = self.coarse(near)
+        return [near, far, self.join(near + F.interpolate(self.lateral(far), scale_factor=2.0, mode="nearest"))]
 
     @staticmethod
     def pool_colour(colour: Tensor, row: Tensor, x: Tensor, y: Tensor, side: Tensor) -> Tensor:
