@@ -66,10 +66,10 @@ class Reader:
 
     def _image_event(self) -> Event:
         missing = self.vocabulary.num_tokens - len(self.image)
-        # What is missing is the fine end, which comes first in tokenizer order; id 0 stands in for it.
+        # Id 0 stands in for what is missing: written from coarse to fine, the fine end, which comes first.
         tokens = torch.tensor([*self.image, *[self.vocabulary.text_size] * missing])
         ids = self.vocabulary.to_ids(tokens)
-        known = ids[missing:] if self.vocabulary.visual_order == "coarse_to_fine" else ids[: len(self.image)]
+        known = ids[sorted(self.vocabulary.order[: len(self.image)])]
         if self.visual is None or (missing and (not self.preview_every or len(self.image) % self.preview_every)):
             return Event(ids=known)
         keep = {"keep_tokens": len(self.image)} if missing else {}

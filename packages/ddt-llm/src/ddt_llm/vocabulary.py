@@ -3,9 +3,12 @@
 Shape letters: B batch, N images, K visual tokens of an image; H, W space.
 """
 
+import random
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 from ddt_llm.limits import PositiveInt, check_settings
@@ -13,7 +16,9 @@ from ddt_llm.limits import PositiveInt, check_settings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-VisualOrder = Literal["coarse_to_fine", "tokenizer"]
+# In which a model writes the ids of an image. The shuffled ones are three fixed permutations, the control of what an
+# order is worth.
+VisualOrder = Literal["coarse_to_fine", "tokenizer", "shuffled-0", "shuffled-1", "shuffled-2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,20 @@ class VisualVocabulary:
 
     def __post_init__(self):
         check_settings(self)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Indices of ids in the order of writing.
+
+        Example:
+            >>> VisualVocabulary(text_size=9, codebook_size=8, num_tokens=4).order
+            [3, 2, 1, 0]
+        """
+        if self.visual_order == "coarse_to_fine":
+            return list(range(self.num_tokens))[::-1]
+        if self.visual_order == "tokenizer":
+            return list(range(self.num_tokens))
+        return random.Random(self.visual_order).sample(range(self.num_tokens), self.num_tokens)
 
     @property
     def visual(self) -> slice:
@@ -78,14 +97,13 @@ class VisualVocabulary:
                 f"ids span {int(ids.min())} to {int(ids.max())}, outside the codebook of {self.codebook_size}: "
                 "encode with the tokenizer this model was made for"
             )
-        return self._reorder(ids.long()) + self.text_size
+        return ids.long()[..., self.order] + self.text_size
 
     def to_ids(self, tokens: Tensor) -> Tensor:
         """Turn tokens [..., K] back into visual ids int64 [..., K] in tokenizer order."""
-        return self._reorder(tokens.long()) - self.text_size
-
-    def _reorder(self, ids: Tensor) -> Tensor:
-        return ids.flip(-1) if self.visual_order == "coarse_to_fine" else ids
+        ids = torch.empty_like(tokens, dtype=torch.long)
+        ids[..., self.order] = tokens.long() - self.text_size
+        return ids
 
     @classmethod
     def from_config(cls, config: "PretrainedConfig") -> Self:
