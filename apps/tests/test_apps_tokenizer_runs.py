@@ -324,7 +324,8 @@ def test_a_renderer_of_another_tokenizer_is_refused(here):
         Codec.from_pretrained(other, renderer="runs/first")
 
 
-TOKENIZERS = ["tiny/tokenizer", "small/tokenizer", "imagenet/ddt-480", "imagenet/selftok-512"]
+SMALL = ["small/tokenizer", "small/latents", "small/spatial"]
+TOKENIZERS = ["tiny/tokenizer", *SMALL, "imagenet/ddt-480", "imagenet/selftok-512"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -336,6 +337,18 @@ def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
     names = [name for name, _ in module.named_parameters()]
     for pattern in config.training.optimizer.rates:
         assert any(fnmatchcase(name, pattern) for name in names), pattern
+
+
+def test_the_spatial_twin_is_equal_but_for_where_its_ids_stand():
+    haar, grid = (load_config(TrainTokenizer, name, ["data=data"]) for name in ("small/latents", "small/spatial"))
+    own = {
+        **{"start": "grid", "schedule": grid.codec.schedule, "flow": grid.codec.flow},
+        "encoder": replace(haar.codec.encoder, mode="spatial", start="grid"),
+        "network": replace(haar.codec.network, start="grid"),
+    }
+    assert grid.codec == replace(haar.codec, **own) and sum(grid.codec.schedule) == sum(haar.codec.schedule)
+    optimizer = replace(haar.training.optimizer, rates={})
+    assert grid.training == replace(haar.training, optimizer=optimizer) and grid.batch_size == haar.batch_size
 
 
 @pytest.mark.parametrize(("name", "both_phases"), [("tiny", False), ("small", False), ("imagenet", True)])

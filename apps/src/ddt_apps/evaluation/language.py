@@ -14,6 +14,7 @@ from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Foretells, codec_of, computed, described, need
 from ddt_apps.evaluation.page import SHOWN, Page, against, side_by_side, spread
 from ddt_apps.evaluation.scores import Scores, shown
+from ddt_apps.evaluation.tokens import eighths
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import grid, section
 from ddt_data import SceneConfig, SceneGenerator, render
@@ -47,7 +48,8 @@ def evaluate(
 
     Bits of an id are -log2 p(id | ids before it, caption), means over the ids of a picture, then over pictures. Beside
     them the same given another picture's caption and no caption, unigrams (how often an id came at its place in 4,000
-    training scenes), and the model before training. `caption_worth` is what the right caption saves over another's.
+    training scenes), and the model before training. `caption_worth` is what the right caption saves over another's,
+    `bits_by_eighth` are means over eighths of the ids, from coarse to fine whatever the order of writing.
 
     Args:
         model: With `bits`, and a `codec` that writes ids.
@@ -116,7 +118,7 @@ def _training_ids(codec: Any, config: SceneConfig) -> Tensor:
 
 def _measured(bits: Tensor, scenes: Sequence[HeldOutScene]) -> Figures:
     figures = by_split("bits_per_token", bits.mean(1).tolist(), scenes)
-    return figures | mean_of("bits_per_image", bits.sum(1).tolist())
+    return figures | mean_of("bits_per_image", bits.sum(1).tolist()) | {"bits_by_eighth": eighths(bits.mean(0))}
 
 
 def page(scores: Scores, foretold: Foretold) -> Page:
@@ -149,7 +151,17 @@ def page(scores: Scores, foretold: Foretold) -> Page:
             "Bits of an id given the ids written before it and what the row names; less is better. \u00b1 one standard "
             "error; that of what the caption saves is of the differences within a picture."
         ),
-        tables=[(header, rows)],
+        tables=[
+            (header, rows),
+            (
+                ["bits an id, by eighth of the ids from coarse to fine", *map(str, range(1, 9))],
+                [
+                    [what, *("-" if value is None else f"{value:.2f}" for value in found["bits_by_eighth"])]
+                    for what, found in given.items()
+                    if found
+                ],
+            ),
+        ],
         sections=[
             section(
                 "Id by id",

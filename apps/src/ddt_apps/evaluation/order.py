@@ -1,6 +1,5 @@
 """ddt evaluate order: whether ids go from coarse to fine, and what each part of them tells."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, load_model, prefixes_of
 from ddt_apps.evaluation.page import Page, Table
 from ddt_apps.evaluation.scores import Scores, shown, value_of
-from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
+from ddt_apps.evaluation.tokens import at_noise, eighths, from_finest, locality, patch_changes
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import Metric, section, strip
 from ddt_data import Judge, Seen, render
@@ -135,9 +134,7 @@ def _measure(
     codes = torch.tensor([float(len(column.unique())) for column in ids.T])
     bits = torch.tensor(health.position_bits)
     by_position = {"locality": locality(changes), "change": changes.mean(1), "codes": codes, "bits": bits}
-    for figure, values in by_position.items():
-        eighths = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]  # coarse first
-        scores[figure] = [None if math.isnan(value) else value for value in eighths]
+    scores |= {figure: eighths(values) for figure, values in by_position.items()}
     scores["usage"], scores["dead_positions"] = health.usage, health.dead_positions
     space, device = codec.decoder.latent_space, codec.decoder.codebook.device
     latents = in_batches("latents", len(images), lambda rows: space.encode(images[rows].to(device)).cpu())
@@ -240,7 +237,7 @@ def _tables(figures: Figures, whose: str) -> list[Table]:
         + ["-" if row[name] is None else f"{row[name]:.0f}" for name in TELLS]
         for n, row in figures["coarsest"].items()
     ]
-    eighths = [
+    parts = [
         [name, *("-" if value is None else f"{value:.3g}" for value in figures[figure])]
         for figure, name in {
             "locality": "share of a swap's change in one patch",
@@ -256,7 +253,7 @@ def _tables(figures: Figures, whose: str) -> list[Table]:
     ]
     return [
         (heads, rows),
-        ([f"{whose}eighth of the ids", *map(str, range(1, 9))], eighths),
+        ([f"{whose}eighth of the ids", *map(str, range(1, 9))], parts),
         ([f"{whose}noise", "k(t) ids", "all ids", "no ids"], noise),
         ([f"{whose}drawn in", "PSNR, dB", "right, %", "sharpness", "distance"], drawn),
     ]

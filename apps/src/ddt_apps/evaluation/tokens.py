@@ -82,6 +82,17 @@ def locality(changes: Tensor) -> Tensor:
     return changes.max(1).values / changes.sum(1)
 
 
+def eighths(values: Tensor) -> list[float | None]:
+    """Average values of positions [K] by eighths of them, from coarse to fine; NaN is left out, None where all are.
+
+    Example:
+        >>> eighths(torch.arange(16.0))
+        [14.5, 12.5, 10.5, 8.5, 6.5, 4.5, 2.5, 0.5]
+    """
+    means = [part.nanmean().item() for part in values.flip(0).tensor_split(8)]
+    return [None if math.isnan(mean) else mean for mean in means]
+
+
 def plain_patch_codes(ids: Tensor, images: Tensor, changes: Tensor) -> float:
     """Count the codes that a position takes where the patch that it changes most is plain white, mean over positions.
 
