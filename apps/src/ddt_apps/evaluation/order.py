@@ -123,7 +123,7 @@ def _measure(
     scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
 
     half, before = codec.num_tokens // 2, ids.roll(1, 0)
-    for key, part in {"finer half of the one before": (0, half), "coarser half": (half, codec.num_tokens)}.items():
+    for key, part in {"finer half of another": (0, half), "coarser half of another": (half, codec.num_tokens)}.items():
         mixed = in_batches(
             key, SHEET, lambda rows, part=part: codec.decoder.swap(ids[rows], before[rows], *part, num_steps=1)
         )
@@ -188,9 +188,9 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         if all(row[name] is not None for row in figures["coarsest"].values())
     }
     some = range(min(SHEET, len(drawn.pictures["original"])))
-    lines = [
-        (f"held-out scene {i}", [(pictures[i], label) for label, pictures in drawn.pictures.items()]) for i in some
-    ]
+    half = f"{max(map(int, figures['coarsest'])) // 2} finest"  # fewer show nothing
+    on_sheet = {label: row for label, row in drawn.pictures.items() if "finest" not in label or label == half}
+    lines = [(f"held-out scene {i}", [(row[i], label) for label, row in on_sheet.items()]) for i in some]
     dead = figures["dead_positions"]
     return Page(
         title="From coarse to fine",
@@ -211,7 +211,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         sections=[
             section(
                 "Pictures",
-                "From the coarsest ids, from all, from the finest; then with half of the ids of the scene before.",
+                "From the coarsest ids, from all, from the finer half; then with half of the ids of the scene before.",
                 strip(lines),
             ),
             section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),
