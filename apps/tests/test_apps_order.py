@@ -1,5 +1,6 @@
 """Order of ids: what pictures tell, against the truth; either end of the ids; estimates at noise."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,8 @@ from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.steps import sharpness, ways_to_draw
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_data import Judge, render
-from ddt_decoder import DDTDecoder, DecoderConfig
-from ddt_tokenizer import DDTTokenizer, TokenizerConfig
+from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
 
@@ -83,16 +84,27 @@ def test_an_evaluation_has_figures_for_every_number_of_ids(codec):
 
 
 def test_another_tokenizer_is_measured_alike_and_stands_beside(codec, tmp_path):
-    codec.tokenizer.save_pretrained(tmp_path / "twin" / "tokenizer")
-    codec.decoder.save_pretrained(tmp_path / "twin" / "decoder")
+    twin = deepcopy(codec)
+    torch.nn.init.normal_(twin.decoder.network.patch_out.weight, std=0.2)
+    twin.save_pretrained(tmp_path / "twin")
     settings = order.Settings(level="tiny", count=12, beside=str(tmp_path / "twin"))
     scores, drawn = order.evaluate(codec, settings)
-    twin = scores.controls["beside"]
-    assert {name: twin[name] for name in scores.scores} == scores.scores
+    alone, _ = order.evaluate(codec, order.Settings(level="tiny", count=12))
+    its_own, _ = order.evaluate(twin, order.Settings(level="tiny", count=12))
+    assert alone.protocol_id == scores.protocol_id and alone.scores == scores.scores != its_own.scores
+    assert {name: scores.controls["beside"][name] for name in its_own.scores} == its_own.scores
     page = document(scores, order.page(scores, drawn), "")
     assert f"<th>{tmp_path / 'twin'}: ids</th>" in page and "<th>ids</th>" in page
-    alone, _ = order.evaluate(codec, order.Settings(level="tiny", count=12))
-    assert alone.protocol_id == scores.protocol_id and alone.scores == scores.scores
+
+
+def test_pictures_of_any_size_are_measured():
+    torch.manual_seed(0)
+    config = replace(TokenizerConfig.tiny(), image_size=36, encoder=EncoderConfig(patch_size=4, num_tokens=16))
+    network = MMDiTConfig(patch_size=4, width=32, depth=1, num_heads=2, token_width=16)
+    tokenizer, decoder = DDTTokenizer(config), DDTDecoder(replace(DecoderConfig.tiny(), image_size=36, network=network))
+    decoder.set_codebook(tokenizer.embed(torch.arange(512)), tokenizer.fingerprint())
+    scores, _ = order.evaluate(Codec(tokenizer, decoder), order.Settings(level="tiny", count=4))
+    assert scores.scores["steps"]["1 step"]["distance"] > 0
 
 
 def test_sharpness_is_lost_by_blurring_and_ways_to_draw_differ(codec):

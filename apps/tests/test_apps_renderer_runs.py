@@ -46,6 +46,14 @@ def test_an_interrupted_renderer_equals_an_uninterrupted_one(settings):
     assert "adversarial" in read_metrics(whole / "metrics.csv")
 
 
+def test_what_is_perceptual_can_be_chosen_and_prefixes_must_be_some():
+    runs = [train("renderer", f"by-{kind}", f"perceptual={kind}") for kind in ("edges", "judge")]
+    first = [read_metrics(run / "metrics.csv")["perceptual"][1][0] for run in runs]
+    assert first[0] != first[1]
+    with pytest.raises(ValueError, match=r"training.prefix_share \(0.1\) of batch_size \(4\) is no picture"):
+        train("renderer", "none", "training.prefix_share=0.1")
+
+
 def test_a_codec_draws_whole_ids_with_its_renderer_and_parts_with_its_decoder(ids):
     run = train("renderer", "r")
     plain, codec = (Codec.from_pretrained("runs/tokenizer", renderer=renderer) for renderer in (None, run))
@@ -61,6 +69,7 @@ def test_a_renderer_that_was_taught_prefixes_draws_previews_too(ids):
     codec = Codec.from_pretrained("runs/tokenizer", renderer=run)
     few = codec.decode(ids, keep_tokens=2)
     assert torch.equal(few, codec.renderer.decode(ids, 2)) and not torch.equal(few, codec.decode(ids))
+    assert torch.equal(codec.decode(ids, keep_tokens=0), codec.decoder.decode(ids, 1, keep_tokens=0))  # not taught
     assert torch.equal(codec.decode(ids, keep_tokens=2, num_steps=1), codec.decoder.decode(ids, 1, keep_tokens=2))
     ways = ways_to_draw(codec, torch.zeros(2, 3, 32, 32), ids)
     assert torch.equal(ways["renderer"](slice(0, 2)), codec.renderer.decode(ids))

@@ -125,15 +125,19 @@ def test_settings_that_do_not_go_together_are_refused():
 @pytest.mark.parametrize(
     "nested", [{"prefix_share": 0.5}, {"coarse_share": 0.7}, {"prefix_share": 0.5, "coarse_share": 1.0}]
 )
-def test_until_nesting_begins_the_loss_is_that_without(nested):
-    decoder, plain = build("haar", **nested), build("haar")
+@pytest.mark.parametrize("reweight", [False, True])
+def test_until_nesting_begins_loss_and_gradients_are_those_without(nested, reweight):
+    decoder = build("haar", reweight_gradients=reweight, **nested)
+    plain = build("haar", reweight_gradients=reweight)
     torch.nn.init.normal_(decoder.network.patch_out.weight)
     plain.load_state_dict(decoder.state_dict())
     latents, tokens = torch.randn(8, 3, 32, 32), torch.randn(8, 16, 6)
 
     def loss(of, **how):
         torch.manual_seed(3)
-        return of.loss(latents, tokens, **how)
+        seen = tokens.clone().requires_grad_()
+        value = of.loss(latents, seen, **how)
+        return value.detach(), *torch.autograd.grad(value, seen)
 
-    assert torch.equal(loss(decoder, nested=False), loss(plain))
-    assert not torch.equal(loss(decoder), loss(plain))
+    assert all(torch.equal(*pair) for pair in zip(loss(decoder, nested=False), loss(plain), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(loss(decoder), loss(plain), strict=True))

@@ -20,7 +20,7 @@ def reconstruct(
     tokenizer: Tokenizer,
     out: Out,
     renderer: Annotated[
-        Path | None, typer.Option(help="Folder of a trained renderer run, to draw all ids in its place.")
+        Path | None, typer.Option(help="Folder of a trained renderer run, to draw in its place.")
     ] = None,
     steps: Annotated[
         int | None,

@@ -158,7 +158,6 @@ def page(scores: Scores, foretold: Foretold) -> Page:
                 [
                     [what, *("-" if value is None else f"{value:.2f}" for value in found["bits_by_eighth"])]
                     for what, found in given.items()
-                    if found
                 ],
             ),
         ],

@@ -66,7 +66,10 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     codec = _codec(model)
     other = None if settings.beside is None else _codec(load_model(settings.beside, precision=settings.precision))
     if other is not None and other.image_size != codec.image_size:
-        raise ValueError(f"beside '{settings.beside}' draws {other.image_size} px, this model {codec.image_size} px")
+        raise ValueError(
+            f"beside '{settings.beside}' draws {other.image_size} px, this model {codec.image_size} px; name a run of "
+            f"that size"
+        )
     scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
     originals = np.stack([render(scene.scene, config) for scene in scenes])
     images = to_tensor(originals)
@@ -139,7 +142,7 @@ def _measure(
     space, device = codec.decoder.latent_space, codec.decoder.codebook.device
     latents = in_batches("latents", len(images), lambda rows: space.encode(images[rows].to(device)).cpu())
     scores["noise"] = {
-        str(t): {shown: _estimate(codec, latents, images, ids, t, shown) for shown in ("k(t)", "all", "none")}
+        str(t): {seen: _estimate(codec, latents, images, ids, t, seen) for seen in ("k(t)", "all", "none")}
         for t in TIMES
     }
     scores["steps"] = steps.measure(codec, settings.level, settings.count, settings.seed, judge)
@@ -166,11 +169,11 @@ def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[S
     return {name: 100 * float(np.mean(values)) if values else None for name, values in right.items()}
 
 
-def _estimate(codec: Any, latents: Tensor, images: Tensor, ids: Tensor, t: float, shown: str) -> float:
+def _estimate(codec: Codec, latents: Tensor, images: Tensor, ids: Tensor, t: float, seen: str) -> float:
     def compare(rows: slice) -> Tensor:
-        return psnr(at_noise(codec, latents[rows], ids[rows], t, shown), images[rows])
+        return psnr(at_noise(codec, latents[rows], ids[rows], t, seen), images[rows])
 
-    return float(in_batches(f"noise {t}, {shown}", len(ids), compare).mean())
+    return float(in_batches(f"noise {t}, {seen}", len(ids), compare).mean())
 
 
 def page(scores: Scores, drawn: Drawn) -> Page:
@@ -188,8 +191,8 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         if all(row[name] is not None for row in figures["coarsest"].values())
     }
     some = range(min(SHEET, len(drawn.pictures["original"])))
-    half = f"{max(map(int, figures['coarsest'])) // 2} finest"  # fewer show nothing
-    on_sheet = {label: row for label, row in drawn.pictures.items() if "finest" not in label or label == half}
+    most = f"{sorted(map(int, figures['finest']))[-2:][0]} finest"  # fewer show nothing
+    on_sheet = {label: row for label, row in drawn.pictures.items() if "finest" not in label or label == most}
     lines = [(f"held-out scene {i}", [(row[i], label) for label, row in on_sheet.items()]) for i in some]
     dead = figures["dead_positions"]
     return Page(
@@ -211,7 +214,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         sections=[
             section(
                 "Pictures",
-                "From the coarsest ids, from all, from the finer half; then with half of the ids of the scene before.",
+                "From the coarsest ids, from all, from the finest; then with half of the ids of the scene before.",
                 strip(lines),
             ),
             section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),

@@ -12,13 +12,13 @@ from annotated_types import Ge
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches
-from ddt_apps.evaluation.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
 from ddt_apps.evaluation.pixels import l1, ssim
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
+from ddt_apps.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import section, strip
 from ddt_data import ShardDataset, level_config, render
@@ -61,7 +61,7 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     """Score a tokenizer with its decoder: pictures are compared after rounding to 8 bits, with the true input.
 
     PSNR and SSIM are means over pictures; bits are ids times log2 of the codebook. With EfficientNet-Lite0 installed
-    also EffFID, rEffLPIPS and CVS-like (substitutes, see `ddt_apps.evaluation.features`); with weights of the user's
+    also EffFID, rEffLPIPS and CVS-like (substitutes, see `ddt_apps.features`); with weights of the user's
     rFID and LPIPS. Beside it the mean picture, prefixes of the coarsest ids where `decode` takes `keep_tokens`, and
     eight denoising steps where there is a decoder of ours.
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ddt_apps.evaluation.batches import in_batches, read
-from ddt_apps.evaluation.features import clip_score
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Draws, Tokenizes, codec_of, computed, described, need, prefixes_of
 from ddt_apps.evaluation.page import SHOWN, Page, Table, against, marked, spread
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
+from ddt_apps.features import clip_score
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import grid, note, section
 from ddt_data import Judge, Prompt, Seen, Verdict, level_config, load_prompts, render, scene_for, verdict

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches, read
-from ddt_apps.evaluation.features import frechet
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.page import spread
 from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
 from ddt_apps.evaluation.scores import ERROR
+from ddt_apps.features import frechet
 from ddt_data import Judge, load_prompts, verdict
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
+from ddt_tokenizer.precision import computing
 
 STEPS = (1, 8, 25)
 # Many steps are also guided, where the picture as a whole is decided: docs/results/order.md.
@@ -30,12 +32,13 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
     space, tokenizer, device = codec.decoder.latent_space, codec.tokenizer, codec.decoder.codebook.device
 
     def unquantized(rows: slice) -> Tensor:
-        vectors = tokenizer.encoder(tokenizer.latent_space.encode(images[rows].to(device)))
+        with computing(tokenizer.precision, device):
+            vectors = tokenizer.encoder(tokenizer.latent_space.encode(images[rows].to(device)))
         return codec.decode(tokenizer.quantizer.continuous(vectors), num_steps=1)
 
-    ways = (
-        {} if space.config.pixels else {"autoencoder": lambda rows: space.decode(space.encode(images[rows].to(device)))}
-    )
+    ways: dict[str, Callable[[slice], Tensor]] = {}
+    if not space.config.pixels:
+        ways["autoencoder"] = lambda rows: space.decode(space.encode(images[rows].to(device)))
     ways["not quantized"] = unquantized
     for count in STEPS:
         name = "1 step" if count == 1 else f"{count} steps"
@@ -71,7 +74,7 @@ def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> di
             "overall": right["overall"],
             "overall" + ERROR: right["standard_error"],
             "sharpness": sharpness(pictures) / sharpness(images),
-            "distance": frechet(_Features(judge), pictures, images),
+            "distance": frechet(_Features(judge, canvas), pictures, images),
         }
     return found
 
@@ -94,9 +97,10 @@ class _Features(torch.nn.Module):
 
     num_features = 128
 
-    def __init__(self, judge: Judge):
+    def __init__(self, judge: Judge, canvas: int):
         super().__init__()
-        self.judge = judge
+        self.judge, self.canvas = judge, canvas
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.judge.features(pictures.float() / 127.5 - 1)
+        images, side = pictures.float() / 127.5 - 1, (self.canvas, self.canvas)
+        return self.judge.features(F.interpolate(images, side, mode="bicubic", antialias=True).clamp(-1, 1))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ddt_apps.evaluation.features import Lite0, lite0_installed, of_maps
+from ddt_apps.features import Lite0, lite0_installed, map_distance
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.carrying_out import RUNS, carry_out
 from ddt_apps.run.folder import Run
@@ -46,7 +46,7 @@ class EncodedStream(ShardStream):
 
 
 class MapDifference(nn.Module):
-    """Difference of images [B, 3, H, W] by the feature maps of a network that has `maps`: a scalar (`of_maps`).
+    """Difference of images [B, 3, H, W] by the feature maps of a network that has `maps`: a scalar (`map_distance`).
 
     Example:
         >>> from ddt_data import Judge
@@ -60,7 +60,7 @@ class MapDifference(nn.Module):
         self.network = network
 
     def forward(self, drawn: Tensor, images: Tensor) -> Tensor:
-        return of_maps(self.network.maps(drawn), self.network.maps(images)).mean()
+        return map_distance(self.network.maps(drawn), self.network.maps(images)).mean()
 
 
 def perceptual(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -125,7 +125,15 @@ def _work(run: Run) -> None:
     pictures = open_pictures(config.data, codec.image_size, config.held_out)
     if pictures.space is not None:
         raise ValueError(f"'{config.data}' holds latents, and a renderer learns pictures; name their picture shards")
-    renderer = DDTRenderer.from_decoder(codec.decoder, prefixes=config.training.prefix_share > 0).train()
+    if config.perceptual == "judge" and codec.image_size % 8:
+        raise ValueError(f"perceptual=judge looks at pictures whose side is divisible by 8, not {codec.image_size} px")
+    few = round(config.batch_size * config.training.prefix_share)
+    if config.training.prefix_share and not few:
+        raise ValueError(
+            f"training.prefix_share ({config.training.prefix_share}) of batch_size ({config.batch_size}) is no "
+            f"picture; raise one of them, or set the share to 0"
+        )
+    renderer = DDTRenderer.from_decoder(codec.decoder, prefixes=few > 0).train()
     order = (config.batch_size, config.batches, config.seed, config.workers)
     module = RendererTraining(renderer, config.training, perceptual(config.perceptual), config.seed)
     stream = EncodedStream(codec.tokenizer, pictures.dataset, pictures.collate, *order)

@@ -58,9 +58,6 @@ class DDTDecoder(TokenTable):
         super().__init__(config)
         self.schedule = config.token_schedule()
         self.network = MMDiT(config.network, self.num_tokens, config.patch_grid)
-        if config.flow.reweight_gradients:
-            scale = 1 / visible_share(self.schedule, config.flow)
-            self.register_buffer("gradient_scale", scale.to(torch.get_default_device()), persistent=False)
 
     def loss(self, latents: Tensor, tokens: Tensor, nested: bool = True) -> Tensor:
         """Compute the flow-matching loss of clean latents [B, C, h, w] given their tokens [B, K, D]: a scalar.
@@ -78,7 +75,7 @@ class DDTDecoder(TokenTable):
         self._check(latents)
         tokens = self.as_tokens(tokens)
         if flow.reweight_gradients:
-            tokens = scale_gradient(tokens, self.gradient_scale)
+            tokens = scale_gradient(tokens, 1 / visible_share(self.schedule, flow).to(tokens.device))
 
         # Some rows are drawn from their coarsest tokens alone, the rest at any noise.
         few = round(len(latents) * flow.prefix_share)

@@ -92,6 +92,8 @@ class RendererTraining(LightningModule):
     def _draw(self, ids: Tensor) -> Tensor:
         """Draw all rows, the first of them from prefixes."""
         few = round(len(ids) * self.config.prefix_share)
+        if not few:
+            return self.renderer.render(ids)
         counts = draw_prefixes(self.renderer.num_tokens, FlowConfig())
         groups = [*zip(ids[:few].tensor_split(len(counts)), counts, strict=True), (ids[few:], None)]
         return torch.cat([self.renderer.render(some, n) for some, n in groups if len(some)])

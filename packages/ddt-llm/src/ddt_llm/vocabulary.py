@@ -55,7 +55,8 @@ class VisualVocabulary:
             return list(range(self.num_tokens))[::-1]
         if self.visual_order == "tokenizer":
             return list(range(self.num_tokens))
-        return random.Random(self.visual_order).sample(range(self.num_tokens), self.num_tokens)
+        drawn = random.Random(self.visual_order)  # its `random` is the same in any Python, which `sample` need not be
+        return sorted(range(self.num_tokens), key=lambda _: drawn.random())
 
     @property
     def visual(self) -> slice:
@@ -101,7 +102,7 @@ class VisualVocabulary:
 
     def to_ids(self, tokens: Tensor) -> Tensor:
         """Turn tokens [..., K] back into visual ids int64 [..., K] in tokenizer order."""
-        ids = torch.empty_like(tokens, dtype=torch.long)
+        ids = torch.zeros_like(tokens, dtype=torch.long)
         ids[..., self.order] = tokens.long() - self.text_size
         return ids
 

@@ -123,15 +123,12 @@ class EncoderBlock(nn.Module):
         return streams
 
     def mix_jointly(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Let every position attend to all positions of all streams [B, L, D]."""
+        """Let every position attend to all positions of all streams [B, L, D], or as `causal` says."""
         parts = [self._normed(name, *self._split(name, self.qkv[name](x))) for name, x in inputs.items()]
-        visible = None
-        if self.causal:
-            patches, count = inputs[IMAGE].shape[1], inputs[QUERIES].shape[1]
-            visible = F.pad(_coarser(count, inputs[IMAGE].device), (patches, 0, patches, 0))
-            visible[:, :patches] = True
+        lengths = [x.shape[1] for x in inputs.values()]
+        visible = _coarser(*lengths, inputs[IMAGE].device) if self.causal else None
         mixed = _attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)), visible)
-        return dict(zip(inputs, mixed.split([x.shape[1] for x in inputs.values()], dim=1), strict=True))
+        return dict(zip(inputs, mixed.split(lengths, dim=1), strict=True))
 
     def mix_one_way(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let patches [B, L, D] attend to patches, and queries [B, K, D'] to patches and queries."""
@@ -142,9 +139,8 @@ class EncoderBlock(nn.Module):
         q, k, v = self._split(QUERIES, self.qkv[QUERIES](inputs[QUERIES]))
         image_k, image_v = self._split(QUERIES, self.image_kv(inputs[IMAGE]))
         k, v = torch.cat([image_k, k], dim=1), torch.cat([image_v, v], dim=1)
-        visible = None
-        if self.causal:
-            visible = F.pad(_coarser(q.shape[1], q.device), (image_k.shape[1], 0), value=True)
+        patches = image_k.shape[1]
+        visible = _coarser(patches, q.shape[1], q.device)[patches:] if self.causal else None
         mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v), visible)
         return mixed
 
@@ -156,12 +152,13 @@ class EncoderBlock(nn.Module):
         return self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v
 
 
-def _coarser(count: int, device: torch.device) -> Tensor:
-    """Mark for each of K queries itself and those of a higher index: bool [K, K]."""
-    return torch.ones(count, count, dtype=torch.bool, device=device).triu()
+def _coarser(patches: int, queries: int, device: torch.device) -> Tensor:
+    """Show patches to all, and queries to themselves and those of a lower index: bool [L + K, L + K]."""
+    rank = torch.cat([torch.full((patches,), queries, device=device), torch.arange(queries, device=device)])
+    return rank >= rank[:, None]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Attend over [B, S, H, D/H], each row of `visible` bool [S, S] to its keys: [B, S, D]."""
+    """Attend over [B, S, H, D/H], each position to the keys that `visible` [S, keys] shows it: [B, S, D]."""
     shown = None if visible is None else visible[None, None]
     return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), shown).transpose(1, 2).flatten(2)

@@ -60,9 +60,9 @@ class ImageGrid(EverySteps):
         partial = self.folder / f".{step:08d}.part"
         Image.fromarray(picture).save(partial, format="png")
         partial.replace(self.folder / f"{step:08d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("reconstructions", picture, step, dataformats="HWC")
+        for board in trainer.loggers:
+            if isinstance(board, TensorBoardLogger):
+                board.experiment.add_image("reconstructions", picture, step, dataformats="HWC")
 
 
 class HealthMonitor(EverySteps):
@@ -87,11 +87,12 @@ class HealthMonitor(EverySteps):
         self.dead: list[int] = []  # positions, when last measured
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ids": list(self.ids), "revived": self.revived}
+        return {"ids": list(self.ids), "revived": self.revived, "dead": self.dead}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.ids.extend(state_dict["ids"])
         self.revived = self.revived_before = state_dict["revived"]
+        self.dead = state_dict.get("dead", [])  # not in checkpoints of before
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         if "ids" in outputs:
@@ -121,6 +122,6 @@ def _told(dead: list[int], positions: int) -> str:
     if not dead:
         return f"all {positions} positions of the ids tell something again"
     return (
-        f"{len(dead)} of {positions} positions of the ids tell next to nothing (0 is the finest): "
-        f"{', '.join(map(str, dead))}. Show them more often: a smaller share of prefixes, a later start of them"
+        f"{len(dead)} of {positions} positions of the ids tell next to nothing: {', '.join(map(str, dead))}. Where the "
+        f"finest are hidden often (0 is the finest), show them more: a smaller prefix_share, or whole_steps before it"
     )

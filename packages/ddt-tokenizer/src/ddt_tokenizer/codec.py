@@ -148,7 +148,7 @@ class Codec:
         was not taught prefixes, the decoder draws.
         """
         ids = ids.to(self.decoder.codebook.device)
-        if self.renderer is not None and not settings and (keep_tokens is None or self.renderer.prefixes):
+        if self.renderer and not settings and (keep_tokens is None or (keep_tokens and self.renderer.prefixes)):
             return self.renderer.decode(ids, keep_tokens).cpu()
         return self.decoder.decode(ids, keep_tokens=keep_tokens, **{"num_steps": self.num_steps} | settings).cpu()
 

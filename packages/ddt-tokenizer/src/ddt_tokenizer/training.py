@@ -20,7 +20,7 @@ from ddt_tokenizer.training_config import TrainingConfig
 class TrainableDecoder(Protocol):
     """What joint training needs of a decoder, which is also an `nn.Module`.
 
-    With `whole_steps` its loss is called with `nested=False` until then.
+    For the first `whole_steps` steps its loss is called with `nested=False`.
     """
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class VAETraining(LightningModule):
     (seed, step, rank). Logs `loss`, `psnr` of the batch in dB, and `lr`.
 
     Args:
-        vae: Trained in place.
+        vae: Trained in place, and left with its weights in channels-last.
         seed: Of the noise.
     """
 

@@ -100,7 +100,7 @@ class Judge(nn.Module):
         }
 
     def features(self, images: Tensor) -> Tensor:
-        """Pool what it knows of the cells of images [B, 3, H, W] in [-1, 1]: mean and deviation of a channel, [B, 128].
+        """Pool the last of the `maps` of images [B, 3, H, W]: mean and deviation of each channel, [B, 128].
 
         Of sets of pictures their Frechet distance says how alike they are to this judge.
 
@@ -112,7 +112,12 @@ class Judge(nn.Module):
         return torch.cat([cells.mean(2), cells.std(2)], dim=1)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """See images [B, 3, H, W] in [-1, 1] at three depths, [B, 64 or 96, h, w] of cells of 4, 8 and 4 pixels."""
+        """See images [B, 3, H, W] in [-1, 1], H and W divisible by 8, at three depths: cells of 4, 8 and 4 pixels.
+
+        Example:
+            >>> [list(seen.shape) for seen in Judge.from_pretrained("a").maps(torch.zeros(1, 3, 32, 32))]
+            [[1, 64, 8, 8], [1, 96, 4, 4], [1, 64, 8, 8]]
+        """
         near = self.fine(self.stem(images))
         far = self.coarse(near)
         return [near, far, self.join(near + F.interpolate(self.lateral(far), scale_factor=2.0, mode="nearest"))]

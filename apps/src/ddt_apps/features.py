@@ -60,20 +60,20 @@ class Lite0(nn.Module):
 
     def distance(self, images: Tensor, references: Tensor) -> Tensor:
         """Compute rEffLPIPS: squared distance of channel-normalised maps, mean over places, summed over depths: [N]."""
-        return of_maps(self.maps(images)[:-1], self.maps(references)[:-1])
+        return map_distance(self.maps(images)[:-1], self.maps(references)[:-1])
 
     def similarity(self, images: Tensor, references: Tensor) -> Tensor:
         """Compute CVS-like: cosine of pooled features (MagicBrush uses CLIP's), times 100: [N]."""
         return 100 * F.cosine_similarity(self(images), self(references))
 
 
-def of_maps(maps: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+def map_distance(maps: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
     """Compare feature maps, each [N, C, h, w], as LPIPS does: squared distance of normalised channels, [N].
 
     Means over places, summed over maps (arXiv:1801.03924, without its learned weights).
 
     Example:
-        >>> of_maps([torch.ones(2, 3, 4, 4)], [2 * torch.ones(2, 3, 4, 4)])
+        >>> map_distance([torch.ones(2, 3, 4, 4)], [2 * torch.ones(2, 3, 4, 4)])
         tensor([0., 0.])
     """
     pairs = zip(maps, references, strict=True)
