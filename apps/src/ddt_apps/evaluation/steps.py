@@ -63,6 +63,7 @@ def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> di
     originals = real_pictures(prompts, Settings(level=level, seed=seed), codec.image_size)
     images = to_tensor(originals)
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
+    features, sharp = _Features(judge, canvas), sharpness(images)
     found = {}
     for way, draw in ways_to_draw(codec, images, ids).items():
         drawn = in_batches(way, len(images), lambda rows, draw=draw: to_uint8(draw(rows)))
@@ -73,8 +74,8 @@ def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> di
             **mean_of("psnr", psnr(pictures, images)),
             "overall": right["overall"],
             "overall" + ERROR: right["standard_error"],
-            "sharpness": sharpness(pictures) / sharpness(images),
-            "distance": frechet(_Features(judge, canvas), pictures, images),
+            "sharpness": sharpness(pictures) / sharp,
+            "distance": frechet(features, pictures, images),
         }
     return found
 

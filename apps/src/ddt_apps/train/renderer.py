@@ -98,11 +98,12 @@ class RendererSamples(EverySteps):
     ) -> None:
         if not self.due(trainer):
             return
-        drawn = module.renderer.decode(self.ids.to(module.device)).cpu()
+        renderer, ids = module.renderer, self.ids.to(module.device)
+        drawn = renderer.decode(ids).cpu()
         module.log("held_out_psnr", psnr(drawn, self.pictures).mean())
-        renderer, rows = module.renderer, [self.above, drawn]
+        rows = [self.above, drawn]
         for count in (renderer.num_tokens // 8, renderer.num_tokens // 2) if renderer.prefixes else ():
-            rows.append(renderer.decode(self.ids.to(module.device), count).cpu())
+            rows.append(renderer.decode(ids, count).cpu())
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat(rows), columns=len(self.ids))
             Image.fromarray(sheet).save(file, format="png")
