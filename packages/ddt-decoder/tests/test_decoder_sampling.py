@@ -7,6 +7,7 @@ import torch
 
 from ddt_decoder import DDTDecoder, DecoderConfig, FlowConfig, MMDiTConfig
 from ddt_decoder.flow import denoise, draw_visible, noised
+from ddt_decoder.schedule import TokenSchedule
 
 NETWORK = MMDiTConfig(patch_size=4, width=32, depth=3, num_heads=2, token_width=6)
 POSITION = dataclasses.replace(NETWORK, token_modulation="position", qk_norm=False, table_side=12)
@@ -100,6 +101,19 @@ def test_guidance_acts_in_its_interval_only():
     assert not torch.allclose(guided, decoder.decode(ids, 4, guidance_scale=3.0), atol=1e-3)
     with pytest.raises(ValueError, match="guidance_interval"):
         decoder.decode(ids, guidance_interval=(0.8, 0.3))
+
+
+def test_all_tokens_are_shown_at_every_step_where_asked_for():
+    decoder = build()
+    ids, lengths = torch.randint(32, (2, 12)), lengths_of_tokens(decoder)
+    drawn = decoder.decode(ids, 4, all_tokens=True, guidance_scale=2.0, guidance_interval=(0.6, 1.0))
+    assert lengths == [12, 0, 12, 0, 12, 12]
+    assert not torch.allclose(drawn, decoder.decode(ids, 4, guidance_scale=2.0, guidance_interval=(0.6, 1.0)))
+    lengths.clear()
+    kept = decoder.decode(ids, 3, all_tokens=True, keep_tokens=5)
+    assert lengths == [5, 5, 5]
+    decoder.schedule = TokenSchedule((12,) + (0,) * 99)  # hides nothing from 1 % of noise on
+    assert torch.equal(kept, decoder.decode(ids, 3, keep_tokens=5))
 
 
 def test_drawing_twice_gives_the_same_and_from_vectors_too():

@@ -74,6 +74,7 @@ def test_selftoks_last_token_is_seen_one_time_in_eighty():
         FlowConfig(token_dropout=0.0),
         FlowConfig(token_dropout=0.0, logit_normal=(0.2, 0.8)),
         FlowConfig(token_dropout=0.0, full_noise_share=0.4, coarse_share=0.5),
+        FlowConfig(token_dropout=0.0, full_noise_share=0.2, all_share=0.5),
     ],
 )
 def test_visible_share_is_how_often_training_shows_a_token(schedule, flow):

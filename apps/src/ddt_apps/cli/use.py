@@ -30,6 +30,9 @@ def reconstruct(
     ] = None,
     sampler: Annotated[str, typer.Option(help="How steps are taken, such as heun; a wrong name lists all.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Above 1: exaggerates what the ids say.", callback=finite)] = 1.0,
+    all_ids: Annotated[
+        bool, typer.Option("--all-ids", help="Show all ids at every one of many steps, not those of its noise alone.")
+    ] = False,
     swap: Annotated[
         Path | None, typer.Option(help="Another picture, from which the first 1, 2, 4, ... ids come.")
     ] = None,
@@ -47,7 +50,7 @@ def reconstruct(
     """
     from ddt_apps.use.pictures import reconstruct_images
 
-    settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance}
+    settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance, "all_tokens": all_ids}
     reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings)
 
 

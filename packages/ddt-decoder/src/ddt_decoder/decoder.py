@@ -147,10 +147,13 @@ class DDTDecoder(TokenTable):
         shifted = shift_time(t, self.config.flow.time_shift)
         return self._as_velocity(self.network(x_t, shifted, self.as_tokens(tokens), visible), x_t, shifted)
 
-    def _velocity_of_seen(self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int) -> Tensor:
+    def _velocity_of_seen(
+        self, x_t: Tensor, t: Tensor, tokens: Tensor, keep_tokens: int, all_tokens: bool = False
+    ) -> Tensor:
         """Compute `velocity` at one time, a scalar on the CPU, with the visible tokens alone: the same, cheaper."""
         first = self.num_tokens - keep_tokens
-        seen = tokens[:, first : max(first, int(self.schedule.visible_count(t)))]
+        visible = self.num_tokens if all_tokens else int(self.schedule.visible_count(t))
+        seen = tokens[:, first : max(first, visible)]
         shifted = shift_time(t, self.config.flow.time_shift).to(x_t.device).expand(len(x_t))
         return self._as_velocity(self.network(x_t, shifted, seen, first=first), x_t, shifted)
 
@@ -169,6 +172,7 @@ class DDTDecoder(TokenTable):
         seed: int | Sequence[int] = 0,
         sampler: Sampler = "euler",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        all_tokens: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Draw images from ids [B, K], index K-1 the coarsest, or from token vectors [B, K, D].
@@ -182,6 +186,8 @@ class DDTDecoder(TokenTable):
             seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
             sampler: See `ddt_decoder.flow.Sampler`.
             guidance_interval: Times from (low, high) between which guidance acts (arXiv:2404.07724).
+            all_tokens: Show all tokens at every step in place of V_1..V_k(t); a small decoder of many steps then keeps
+                closer to its ids (this project's docs/results/order.md).
             size: Height and width in pixels; None draws squares of image_size.
 
         Returns:
@@ -208,7 +214,7 @@ class DDTDecoder(TokenTable):
         self.latent_space.load()  # now, so that a missing VAE is named before the work
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            v = self._velocity_of_seen(x, t, tokens, keep)
+            v = self._velocity_of_seen(x, t, tokens, keep, all_tokens)
             if guidance_scale == 1.0 or not low <= t <= high:
                 return v
             blind = self._velocity_of_seen(x, t, tokens, keep_tokens=0)

@@ -31,6 +31,7 @@ class FlowConfig:
     prefix_share: Share = 0.0
     prefix_groups: PositiveInt = 2
     prefix_counts: Literal["powers", "uniform"] = "powers"  # n: powers of two below K, or any of 1..K
+    all_share: Share = 0.0  # share that sees all tokens at any noise, not V_1..V_k(t): for `decode(all_tokens=True)`
     token_dropout: Share = 0.1  # share that sees no token, for guidance
     network_output: Literal["x0", "velocity"] = "x0"  # what the network's raw output means (SD3, Selftok: velocity)
     # Mean, std of logit t in training; None draws t uniformly.
@@ -78,12 +79,14 @@ def draw_times(batch: int, config: FlowConfig, device: torch.device) -> Tensor:
 def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tensor:
     """Draw the tokens that each sample sees at unshifted times t [B]: bool [B, K].
 
-    The schedule gives V_1..V_k(t). A share sees only its coarse end, so that a decode from the first tokens that an
-    LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly t=1, which its
+    The schedule gives V_1..V_k(t), `all_share` all. A share sees only its coarse end, so that a decode from the first
+    tokens that an LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly t=1, which its
     t ~ U[0, 1) never draws. Here `full_noise_share` does, and guidance needs the network to know t=1 without tokens.)
     """
     visible = schedule.visible(t)
     num_tokens, device = schedule.num_tokens, t.device
+    if config.all_share:
+        visible = visible | (torch.rand(t.shape, device=device) < config.all_share)[:, None]
     kept = torch.randint(1, num_tokens + 1, t.shape, device=device)
     kept = torch.where(torch.rand(t.shape, device=device) < config.coarse_share, kept, num_tokens)
     kept = torch.where(torch.rand(t.shape, device=device) < config.token_dropout, 0, kept)
@@ -123,7 +126,8 @@ def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
     if config.logit_normal is not None:
         mean, std = config.logit_normal
         later = torch.special.ndtr((later.logit() + mean) / std)  # P(t >= start), by the symmetry of Phi
-    by_time = config.full_noise_share + (1 - config.full_noise_share) * later
+    always = 1 - (1 - config.full_noise_share) * (1 - config.all_share)
+    by_time = always + (1 - always) * later
     index = torch.arange(schedule.num_tokens, dtype=torch.float64)
     kept = 1 - config.coarse_share + config.coarse_share * (index + 1) / schedule.num_tokens
     counts = torch.tensor(prefix_choices(schedule.num_tokens, config))
