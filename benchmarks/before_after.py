@@ -33,16 +33,15 @@ LANGUAGE = {  # width, depth, heads, rows of text, codes, K, examples, row_lengt
 
 
 def codec(num_tokens: int = 64) -> tuple[nn.Module, nn.Module]:
-    """The small preset, with K tokens all of which are seen until the image is nearly there."""
-    from dataclasses import replace
-
-    from ddt_decoder import DDTDecoder, DecoderConfig
-    from ddt_tokenizer import DDTTokenizer, TokenizerConfig
+    """A small codec on pixels, with K tokens all of which are seen until the image is nearly there."""
+    from ddt_decoder import DDTDecoder, DecoderConfig, FlowConfig
+    from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
 
     torch.manual_seed(0)
-    config = TokenizerConfig.small()
-    tokenizer = DDTTokenizer(replace(config, encoder=replace(config.encoder, num_tokens=num_tokens)))
-    decoder = DDTDecoder(replace(DecoderConfig.small(), schedule=(num_tokens,) + (0,) * 24))
+    quantizer = VectorConfig(codebook_size=8192, rate=0.001)
+    tokenizer = DDTTokenizer(TokenizerConfig(encoder=EncoderConfig(num_tokens=num_tokens), quantizer=quantizer))
+    flow = FlowConfig(time_shift=8.0, full_noise_share=0.7)
+    decoder = DDTDecoder(DecoderConfig(codebook_size=8192, schedule=(num_tokens,) + (0,) * 24, flow=flow))
     decoder.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), "")
     return tokenizer, decoder
 

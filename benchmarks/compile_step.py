@@ -43,9 +43,11 @@ CODES = {"tiny": (16, 1024), "small": (64, 8192)}  # K, V
 def tokenizer(name: str, count: int) -> tuple[lightning.LightningModule, list]:
     """Tokenizer and decoder of a shipped configuration, past its continuous steps."""
     config = load_config(TrainTokenizer, name, ["data=none"])
-    side = config.codec.image_size
-    batches = [torch.rand(config.batch_size, 3, side, side) * 2 - 1 for _ in range(count)]
-    return TokenizerTraining(*build(config), replace(config.training, continuous_steps=0)), batches
+    space = config.codec.latents
+    side = config.codec.image_size // space.downscale
+    batches = [torch.rand(config.batch_size, space.channels, side, side) * 2 - 1 for _ in range(count)]
+    training = replace(config.training, continuous_steps=0)
+    return TokenizerTraining(*build(config), training, cached_latents=not space.pixels), batches
 
 
 def pretrain(name: str, count: int) -> tuple[lightning.LightningModule, list]:
@@ -118,7 +120,8 @@ def steps(name: str, pairs: int) -> None:
 def draw(pairs: int) -> None:
     """Print a row for drawing in 25 steps, at two sizes of batch."""
     config = load_config(TrainTokenizer, "small/tokenizer", ["data=none"]).codec.decoder
-    decoder = DDTDecoder(config).eval()
+    pixels = replace(config.network, channels=3, patch_size=8)  # as many patches, and no autoencoder
+    decoder = DDTDecoder(replace(config, network=pixels, latents=type(config.latents)())).eval()
     compiled([decoder.network])
     for batch in (4, 32):
         ids = torch.randint(config.codebook_size, (batch, decoder.num_tokens))

@@ -1,29 +1,29 @@
-"""Recipe study: train small tokenizers that differ in one thing each, and measure all of them in the same way.
+"""Recipe study: train small tokenizers that differ in one thing each, from several seeds, and measure all alike.
 
-    ddt data scenes --out data/scenes --count 60000
-    python benchmarks/tokenizer_recipes.py data/scenes [--rows base adamw ...] [--steps 200] [--set key=value ...]
+    ddt data scenes --out data/scenes --count 40000
+    ddt train-vae small/vae data=data/scenes
+    ddt data latents data/scenes --vae runs/vae/vae --out data/latents
+    python benchmarks/tokenizer_recipes.py data/latents runs/vae/vae [--rows base no-start ...] [--seeds 0 1 2]
 
-A row is configs/small/tokenizer.yaml as it was when the study began (`BEGINNING`) with the row's overrides. Each is a
-run of its own, runs/recipe-<row>: it resumes where it was stopped, and a finished one is only measured. The table goes
-to runs/recipes.md as well.
+A row is configs/small/tokenizer.yaml with the row's overrides, in fewer steps. Each seed of it is a run of its own,
+runs/recipe-<row>-<seed>: it resumes where it was stopped, and a finished one is only measured. The table, of means and
+half the spread between seeds, goes to runs/recipes.md as well.
 """
 
 import argparse
 import json
 import platform
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from pairs import cpu_seconds
 from rich.progress import track
-from torch import Tensor
 
 from ddt_apps.evaluation.batches import read
 from ddt_apps.evaluation.heldout import held_out_scenes
-from ddt_apps.evaluation.models import prefixes_of
+from ddt_apps.evaluation.order import TELLS, tells
 from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
-from ddt_apps.evaluation.tokens import from_finest, locality, patch_changes, plain_patch_codes
+from ddt_apps.evaluation.steps import GUIDED, sharpness
+from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_apps.run.config import load_config
 from ddt_apps.train.tokenizer import TrainTokenizer, train
 from ddt_data import Judge, load_prompts, render, verdict
@@ -32,166 +32,122 @@ from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 
-BEGINNING = [
-    "codec.quantizer.codebook_size=512",
-    "codec.quantizer.rate=0",
-    "codec.schedule=[38,14,6,4,2]",
-    "codec.flow.time_shift=4",
-    "codec.flow.own_estimates=0.75",
-]
 ROWS = {
     "base": [],
-    # how queries start
-    "start-anywhere": ["codec.start=null"],
-    "spatial": ["codec.encoder.mode=spatial"],
-    # optimizer, continuous start
-    "adamw": ["training.optimizer.optimizer=adamw", "training.optimizer.lr=2e-3"],
-    "quantized-from-start": ["training.continuous_steps=0"],
-    # noise and loss
-    "noise-20": ["codec.flow.full_noise_share=0.2"],
-    "noise-100": ["codec.flow.full_noise_share=1.0"],
-    "shift-1": ["codec.flow.time_shift=1.0"],
-    "shift-8": ["codec.flow.time_shift=8.0"],
-    "velocity-loss": ["codec.flow.prediction=velocity", "codec.flow.own_estimates=0"],
-    "no-own-estimates": ["codec.flow.own_estimates=0"],
-    "only-own-estimates": ["codec.flow.own_estimates=1"],
-    "no-prefixes": ["codec.flow.coarse_share=0"],
-    "prefixes-60": ["codec.flow.coarse_share=0.6"],
-    "uniform-schedule": ["codec.schedule=[64]"],
-    "late-schedule": ["codec.schedule=[2,4,6,14,38]"],
-    "hide-when-clean": ["codec.schedule=[54,4,2,1,1,1,1,0,0,0]"],
+    # what makes the order
+    "no-start": ["codec.start=null", "training.optimizer.rates={}"],
+    "places": ["codec.start=grid", "training.optimizer.rates={}"],
+    "no-prefixes": ["codec.flow.prefix_share=0"],
+    "k(t)-off": ["codec.flow.all_share=1"],
+    "k(t)-alone": ["codec.flow.all_share=0"],
+    "only-one-step": ["codec.flow.full_noise_share=1"],
+    "start-alone": ["codec.flow.prefix_share=0", "codec.flow.full_noise_share=1"],
+    "causal": ["codec.encoder.causal=true"],
+    "nested-late": ["training.whole_steps={half}"],
+    "uniform-prefixes": ["codec.flow.prefix_counts=uniform"],
     # bits
-    "k16": ["codec.schedule=[16]"],
-    "k32": ["codec.schedule=[32]"],
-    "v256": ["codec.quantizer.codebook_size=256"],
-    "v2048": ["codec.quantizer.codebook_size=2048"],
-    "fsq": [
-        "codec.quantizer.kind=fsq",
-        "codec.quantizer.levels=[8,8,8]",
-    ],
-    # codebook
-    "rate": ["codec.quantizer.rate=0.003"],
-    "rate-v2048": ["codec.quantizer.rate=0.003", "codec.quantizer.codebook_size=2048"],
-    "random-replacement": ["codec.quantizer.replacement=random"],
-    "diversity": ["codec.quantizer.diversity=0.02"],
-    # network
-    "one-way": ["codec.encoder.attention=one_way", "codec.start=null"],
-    "encoder-patch-4": ["codec.encoder.patch_size=4"],
-    "decoder-patch-16": ["codec.network.patch_size=16"],
+    "width-8": ["codec.quantizer.code_width=8"],
+    "width-12": ["codec.quantizer.code_width=12"],
+    "v8192": ["codec.quantizer.codebook_size=8192"],
+    "k96": ["codec.schedule=[21,27,27,15,6]"],
+    "k128": ["codec.schedule=[28,36,36,20,8]"],
+    "no-rate": ["codec.quantizer.rate=0"],
+    "fsq": ["codec.quantizer={kind: fsq, levels: [8, 8, 8, 5, 5]}"],
 }
 
 
-@dataclass
-class Measures:
-    """One tokenizer's figures on held-out scenes."""
-
-    psnr: float  # drawn in one step, dB
-    psnr_8: float  # in 8 Euler steps
-    psnr_25: float
-    ceiling: float  # percent of SceneEval's real pictures right after encoding and decoding
-    usage: float  # share of the codebook in use over 4,096 scenes
-    dimensions: float  # effective, of the codebook
-    codes: float  # distinct ones at one position
-    bits: float  # entropy at one position
-    white_codes: float  # distinct ones at one position while the patch that it changes most is plain white
-    locality: float  # share of what a swapped token changes that lies in one patch
-    coarse: dict[int, float]  # PSNR from the n coarsest ids
-    fine: dict[int, float]  # and from the n finest
-
-
-def measure(codec: Codec, level: str = "standard", count: int = 512) -> Measures:
-    """Measure a tokenizer on `count` held-out scenes, the ceiling on one picture a prompt."""
+def measure(codec: Codec, level: str = "standard", count: int = 270) -> dict[str, float]:
+    """Measure a tokenizer on `count` held-out scenes, what is read rightly on one real scene of each prompt."""
     scenes, config = held_out_scenes(level, codec.image_size, count, seed=0)
     images = to_tensor([render(s.scene, config) for s in scenes])
-    ids = codec.encode(images)
-    drawn = decoded(codec, ids, num_steps=1)
+    ids, last, canvas = codec.encode(images), codec.num_tokens, canvas_of(level)
+    judge, prompts = Judge.from_pretrained("a"), load_prompts(level)
+    real = to_tensor(real_pictures(prompts, Settings(level=level), codec.image_size))
+    vectors = torch.cat([_continuous(codec, part) for part in real.split(64)])
+    real_ids = codec.encode(real)
 
-    def score(**settings: int) -> float:
-        return float(psnr(decoded(codec, ids, **settings), images).mean())
+    def right(what: torch.Tensor, **settings: object) -> tuple[float, float]:
+        drawn = _drawn(codec, what, **{"num_steps": 1} | settings)
+        seen = read(judge, to_uint8(drawn), canvas)
+        percent = summary(prompts, [verdict(*pair) for pair in zip(prompts, seen, strict=True)])["overall"]
+        return percent, sharpness(drawn) / sharpness(real)
 
-    prompts = load_prompts(level)
-    real = real_pictures(prompts, Settings(level=level), codec.image_size)
-    again = to_uint8(decoded(codec, codec.encode(to_tensor(real)), num_steps=1))
-    seen = read(Judge.from_pretrained("a"), again, canvas_of(level))
+    found = {"psnr": float(psnr(_drawn(codec, ids, num_steps=1), images).mean())}
+    found["unquantized %"] = right(vectors)[0]
+    found["one step %"], found["sharp 1"] = right(real_ids)
+    found["8 guided %"], found["sharp 8"] = right(real_ids, num_steps=8, **GUIDED)
+    for n in (last // 8, last // 4, last // 2):
+        fine = torch.cat([from_finest(codec, part, n) for part in ids.split(64)])
+        coarse = _drawn(codec, ids, num_steps=1, keep_tokens=n)
+        found[f"gap {n}"] = float((psnr(coarse, images) - psnr(fine, images)).mean())
+    one = to_uint8(_drawn(codec, ids, num_steps=1, keep_tokens=1))
+    found["background 1 %"] = tells(scenes, one, read(judge, one, canvas))[TELLS[0]]
+    places = locality(patch_changes(codec, ids[:64])).nan_to_num()
+    found["locality fine"], found["locality coarse"] = (float(half.mean()) for half in places.chunk(2))
+    latents = torch.cat([codec.decoder.latent_space.encode(part) for part in images.split(64)])
+    middle = {
+        seen: float(psnr(at_noise(codec, latents, ids, 0.5, seen), images).mean()) for seen in ("k(t)", "all", "none")
+    }
+    found["k(t) - all"], found["k(t) - none"] = (middle["k(t)"] - middle[name] for name in ("all", "none"))
     health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
-    usage = codebook_usage(codec, level)
-    changes = patch_changes(codec, ids[:64])
-    kept = prefixes_of(codec)
-    return Measures(
-        psnr=float(psnr(drawn, images).mean()),
-        psnr_8=score(num_steps=8),
-        psnr_25=score(num_steps=25),
-        ceiling=summary(prompts, [verdict(p, s) for p, s in zip(prompts, seen, strict=True)])["overall"],
-        usage=usage,
-        dimensions=health.effective_dimensions,
-        codes=health.codes_per_position,
-        bits=health.bits_per_position,
-        white_codes=plain_patch_codes(ids, images, changes),
-        locality=float(locality(changes).nanmean()),
-        coarse={n: score(num_steps=1, keep_tokens=n) for n in kept},
-        fine={n: float(psnr(from_finest(codec, ids, n), images).mean()) for n in kept},
-    )
+    return found | {"bits": health.bits_per_position, "dead": float(health.dead_positions)}
 
 
-def codebook_usage(codec: Codec, level: str, count: int = 4096) -> float:
-    """Share of the codebook that `count` held-out scenes use; fewer scenes cannot use a large one whole."""
-    scenes, config = held_out_scenes(level, codec.image_size, count, seed=1)
-    used = torch.zeros(codec.codebook_size, dtype=torch.bool)
-    for first in range(0, count, 256):
-        used[codec.encode(to_tensor([render(s.scene, config) for s in scenes[first : first + 256]]))] = True
-    return float(used.float().mean())
+@torch.inference_mode()
+def _continuous(codec: Codec, images: torch.Tensor) -> torch.Tensor:
+    tokenizer = codec.tokenizer
+    return tokenizer.quantizer.continuous(tokenizer.encoder(tokenizer.latent_space.encode(images)))
 
 
-def decoded(codec: Codec, ids: Tensor, **settings: int) -> Tensor:
+def _drawn(codec: Codec, ids: torch.Tensor, **settings: object) -> torch.Tensor:
     """Draw in parts that fit the cache."""
-    return torch.cat([codec.decoder.decode(part, **settings) for part in ids.split(64)])
+    return torch.cat([codec.decode(part, **settings) for part in ids.split(64)])
 
 
-def table(rows: dict[str, tuple[list[str], float, Measures]]) -> str:
-    """Write markdown."""
-    names = "one step|8 steps|25 steps|ceiling %|usage %|dims|codes/pos|bits/pos|white codes|locality"
-    lines = [f"| row | overrides | CPU min |{names}|", "|" + "---|" * (4 + names.count("|"))]
-    for name, (overrides, minutes, m) in rows.items():
-        figures = [m.psnr, m.psnr_8, m.psnr_25, m.ceiling, 100 * m.usage, m.dimensions, m.codes, m.bits, m.white_codes]
-        cells = [*(f"{value:.1f}" for value in figures), f"{m.locality:.2f}"]
-        said = " ".join(f"`{part}`" for part in overrides) or "none"
-        lines.append(f"| {name} | {said} | {minutes:.1f} | " + " | ".join(cells) + " |")
+def table(rows: dict[str, list[dict[str, float]]]) -> str:
+    """Write markdown: means over seeds, and half of what lies between the smallest and the largest."""
+    names = list(next(iter(rows.values()))[0])
+    lines = [f"| row | seeds | {' | '.join(names)} |", "|" + "---|" * (2 + len(names))]
+    for row, seeds in rows.items():
+        cells = []
+        for name in names:
+            values = [seed[name] for seed in seeds]
+            digits = 2 if max(map(abs, values)) < 3 else 1
+            spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{sum(values) / len(values):.{digits}f}{spread}")
+        lines.append(f"| {row} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of picture shards of the level `standard`")
+    parser.add_argument("data", type=Path, help="folder of latents of scenes of the level `standard`")
+    parser.add_argument("vae", type=Path, help="folder of their autoencoder")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--steps", type=int, default=200, help="of each run")
-    parser.add_argument("--scenes", type=int, default=512, help="held-out ones that are measured")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=300, help="of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="*", default=[], help="overrides for all rows")
     args = parser.parse_args()
-    done: dict[str, tuple[list[str], float, Measures]] = {}
-    for name in track(args.rows, "recipes"):
-        continuous = min(200, args.steps * 11 // 20)  # a short run must leave the plateau before it is quantized
-        common = [
+    done: dict[str, list[dict[str, float]]] = {}
+    for name, seed in track([(row, seed) for row in args.rows for seed in args.seeds], "recipes"):
+        overrides = [
             f"data={args.data}",
-            f"seed={args.seed}",
+            f"vae={args.vae}",
+            f"seed={seed}",
+            f"name=recipe-{name}-{seed}",
+            "tensorboard=false",
             f"training.optimizer.steps={args.steps}",
-            f"training.continuous_steps={continuous}",
+            f"training.continuous_steps={args.steps // 5}",
+            *args.set,
+            *(override.replace("{half}", str(args.steps // 2)) for override in ROWS[name]),
         ]
-        config = load_config(
-            TrainTokenizer, "small/tokenizer", [*common, f"name=recipe-{name}", *BEGINNING, *args.set, *ROWS[name]]
-        )
-        started = cpu_seconds()
-        run = train(config)
-        minutes = (cpu_seconds() - started) / 60  # of the last sitting, if it was interrupted
+        run = train(load_config(TrainTokenizer, "small/tokenizer", overrides))
         file = run / "measures.json"
         if not file.is_file():
-            measures = measure(Codec.from_pretrained(run), count=args.scenes)
-            file.write_text(json.dumps({"minutes": minutes, **asdict(measures)}, indent=2))
-        values = json.loads(file.read_text())
-        done[name] = (ROWS[name], values.pop("minutes"), Measures(**values))
+            file.write_text(json.dumps(measure(Codec.from_pretrained(run)), indent=2))
+        done.setdefault(name, []).append(json.loads(file.read_text()))
         Path("runs/recipes.md").write_text(table(done))
-    print(f"{args.steps} steps of {config.batch_size} pictures, seed {args.seed}, {platform.machine()}\n")
-    print(table(done))
+    print(f"{args.steps} steps of 48 pictures, {platform.machine()}\n\n{table(done)}")
 
 
 if __name__ == "__main__":

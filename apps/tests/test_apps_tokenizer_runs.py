@@ -324,7 +324,8 @@ def test_a_renderer_of_another_tokenizer_is_refused(here):
         Codec.from_pretrained(other, renderer="runs/first")
 
 
-SMALL = ["small/tokenizer", "small/latents", "small/spatial"]
+TWINS = ["small", "small-long"]  # each with a spatial twin
+SMALL = [f"{size}/{name}" for size in TWINS for name in ("tokenizer", "spatial")]
 TOKENIZERS = ["tiny/tokenizer", *SMALL, "imagenet/ddt-480", "imagenet/selftok-512"]
 
 
@@ -339,8 +340,9 @@ def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
         assert any(fnmatchcase(name, pattern) for name in names), pattern
 
 
-def test_the_spatial_twin_is_equal_but_for_where_its_ids_stand():
-    haar, grid = (load_config(TrainTokenizer, name, ["data=data"]) for name in ("small/latents", "small/spatial"))
+@pytest.mark.parametrize("size", TWINS)
+def test_the_spatial_twin_is_equal_but_for_where_its_ids_stand(size):
+    haar, grid = (load_config(TrainTokenizer, f"{size}/{name}", ["data=data"]) for name in ("tokenizer", "spatial"))
     own = {
         **{"start": "grid", "schedule": grid.codec.schedule, "flow": grid.codec.flow},
         "encoder": replace(haar.codec.encoder, mode="spatial", start="grid"),

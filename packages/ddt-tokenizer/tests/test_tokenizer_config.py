@@ -54,13 +54,16 @@ def test_ddt_480_has_the_size_of_its_layer_list():
     assert TokenizerConfig.ddt_480().quantizer.codebook_size == 65_536
 
 
-@pytest.mark.parametrize(("config", "num_tokens"), [(TokenizerConfig.tiny(), 16), (TokenizerConfig.small(), 64)])
-def test_small_presets_have_the_size_of_their_layer_list(config, num_tokens):
+@pytest.mark.parametrize(
+    ("config", "num_tokens", "patch", "scales"),
+    [(TokenizerConfig.tiny(), 16, 8 * 8 * 3, 0), (TokenizerConfig.small(), 64, 2 * 2 * 8, 64 * 8 * 8)],
+)
+def test_small_presets_have_the_size_of_their_layer_list(config, num_tokens, patch, scales):
     found = weights(config)
     encoder = sum(size for key, size in found.items() if key.startswith("encoder."))
     attention = 128 * 384 + 384 + 2 * 32 + 2 * 128  # qkv, their norms, the norm before
     rest = 128 * 128 + 128 + 2 * 128 + 2 * 128 * 512 + 512 + 128  # out, the norm before the MLP, MLP
-    ends = num_tokens * 128 + 8 * 8 * 3 * 128 + 128 + 2 * 128
+    ends = num_tokens * 128 + scales + patch * 128 + 128 + 2 * 128
     assert encoder == 3 * 2 * attention + 5 * rest + ends  # nobody reads the image after the last block
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import lightning
 
 NEXT = {
-    "train-vae": "ddt train-tokenizer small/latents data={data} vae={folder}/vae",
+    "train-vae": "ddt train-tokenizer small/tokenizer data={data} vae={folder}/vae",
     "train-tokenizer": "ddt tokenize {data} --tokenizer {folder} --out {data}-ids",
     "train-renderer": "ddt reconstruct PICTURE --tokenizer {tokenizer} --renderer {folder} --out again.png",
     "pretrain": 'ddt generate "a red fox" --model {folder} --out fox.png',

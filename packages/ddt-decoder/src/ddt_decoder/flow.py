@@ -80,8 +80,9 @@ def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tens
     """Draw the tokens that each sample sees at unshifted times t [B]: bool [B, K].
 
     The schedule gives V_1..V_k(t), `all_share` all. A share sees only its coarse end, so that a decode from the first
-    tokens that an LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly t=1, which its
-    t ~ U[0, 1) never draws. Here `full_noise_share` does, and guidance needs the network to know t=1 without tokens.)
+    tokens that an LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly
+    t=1, which its t ~ U[0, 1) never draws. Here `full_noise_share` does, and guidance needs the network to know t=1
+    without tokens.)
     """
     visible = schedule.visible(t)
     num_tokens, device = schedule.num_tokens, t.device

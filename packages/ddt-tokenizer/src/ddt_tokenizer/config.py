@@ -72,9 +72,21 @@ class TokenizerConfig:
         return cls(image_size=32, encoder=EncoderConfig(num_tokens=16), quantizer=VectorConfig(code_width=16))
 
     @classmethod
-    def small(cls) -> Self:
-        """Return the tokenizer for 64 px on a desktop machine: 64 ids of 8,192."""
-        return cls(encoder=EncoderConfig(start="grid"), quantizer=VectorConfig(codebook_size=8192, rate=0.001))
+    def small(cls, vae: str | None = None) -> Self:
+        """Return the tokenizer for 64 px on a desktop machine: 64 ids of 16,384, from coarse to fine.
+
+        It works on latents, 16 x 16 x 8; `vae` is the folder of an autoencoder of `ddt_tokenizer.vae_training`, None if
+        only latents will be encoded. Why so: this project's docs/results/order.md.
+
+        Example:
+            >>> TokenizerConfig.small().patch_grid
+            (8, 8)
+        """
+        return cls(
+            encoder=EncoderConfig(channels=8, patch_size=2, start="haar"),
+            quantizer=VectorConfig(codebook_size=16_384, code_width=16, dead_share=0.05, rate=0.001),
+            latents=LatentConfig(channels=8, downscale=4, vae=vae),
+        )
 
     @classmethod
     def ddt_480(cls, vae: str | None = None) -> Self:
