@@ -45,12 +45,13 @@ ROWS = {
     "causal": ["codec.encoder.causal=true"],
     "nested-late": ["training.whole_steps={half}"],
     "uniform-prefixes": ["codec.flow.prefix_counts=uniform"],
+    "even-schedule": ["codec.schedule=[14,18,18,10,4]"],
     # bits
     "width-8": ["codec.quantizer.code_width=8"],
-    "width-12": ["codec.quantizer.code_width=12"],
+    "width-16": ["codec.quantizer.code_width=16"],
     "v8192": ["codec.quantizer.codebook_size=8192"],
-    "k96": ["codec.schedule=[21,27,27,15,6]"],
-    "k128": ["codec.schedule=[28,36,36,20,8]"],
+    "k96": ["codec.schedule=[42,36,12,4,2]"],
+    "k128": ["codec.schedule=[56,48,16,6,2]"],
     "no-rate": ["codec.quantizer.rate=0"],
     "fsq": ["codec.quantizer={kind: fsq, levels: [8, 8, 8, 5, 5]}"],
 }

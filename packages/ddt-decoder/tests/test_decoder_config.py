@@ -47,9 +47,10 @@ def test_big_presets_have_the_published_size(preset, num_tokens, codebook_size, 
 def test_small_presets_train():
     tiny, small = DecoderConfig.tiny(), DecoderConfig.small()
     for config, width, patch, scales in ((tiny, 160, 8 * 8 * 3, 0), (small, 192, 2 * 2 * 8, 64 * 8 * 8)):
+        token_width = config.network.token_width
         decoder = DDTDecoder(config)
-        assert size(decoder) == layer_list_size(width, 4, patch, 16, normed_head=32) + scales
-        tokens = torch.randn(2, decoder.num_tokens, config.network.token_width)
+        assert size(decoder) == layer_list_size(width, 4, patch, token_width, normed_head=32) + scales
+        tokens = torch.randn(2, decoder.num_tokens, token_width)
         side = config.image_size // config.latents.downscale
         latents = torch.randn(2, config.latents.channels, side, side)
         assert decoder.loss(latents, tokens).isfinite()

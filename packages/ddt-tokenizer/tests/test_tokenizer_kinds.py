@@ -77,7 +77,7 @@ PRESETS = {
     "small": (
         '{"encoder": {"channels": 8, "depth": 3, "mlp_ratio": 4.0, "num_heads": 4, "num_tokens": 64, "patch_size": 2, '
         '"start": "haar", "width": 128}, "image_size": 64, "latents": {"channels": 8, "downscale": 4}, '
-        '"quantizer": {"code_width": 16, "codebook_size": 16384, "commitment": 1.0, "dead_share": 0.05, "decay": 0.99, '
+        '"quantizer": {"code_width": 12, "codebook_size": 16384, "commitment": 1.0, "dead_share": 0.05, "decay": 0.99, '
         '"rate": 0.001}}'
     ),
     "small at places": (

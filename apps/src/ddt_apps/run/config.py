@@ -163,9 +163,12 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
     for name, field in fields.items():
         if name in values:
             given = getattr(default, name, _default(field))
-            for following, source in field.metadata.get("follows", {}).items():
+            follow = field.metadata.get("follows", {})
+            for following, source in follow.items():
                 if isinstance(values[name], dict) and following in values[name]:
                     raise ValueError(f"{where}{name}.{following} follows from {where}{source}; set that")
+            if follow and given is not None:  # what follows does so anew, whatever a preset says
+                given = dataclasses.replace(given, **{key: getattr(_default(field), key) for key in follow})
             arguments[name] = _convert(hints[name], values[name], f"{where}{name}", root, given)
         elif default is not None:
             arguments[name] = getattr(default, name)

@@ -116,7 +116,7 @@ class DecoderConfig:
 
     @classmethod
     def small(cls, vae: str | None = None) -> Self:
-        """Return 64 px, 64 tokens of 16,384 x 16 from coarse to fine, on latents of a small autoencoder, `vae`.
+        """Return 64 px, 64 tokens of 16,384 x 12 from coarse to fine, on latents of a small autoencoder, `vae`.
 
         Three tenths of a batch are drawn from prefixes, a third in one step from all tokens, the rest are a real flow,
         half of which sees k(t) tokens and half all.
@@ -128,11 +128,11 @@ class DecoderConfig:
         return cls(
             image_size=64,
             codebook_size=16_384,
-            schedule=(14, 18, 18, 10, 4),
+            schedule=(28, 24, 8, 3, 1),
             network=MMDiTConfig(
-                channels=8, patch_size=2, width=192, depth=4, num_heads=6, token_width=16, start="haar"
+                channels=8, patch_size=2, width=192, depth=4, num_heads=6, token_width=12, start="haar"
             ),
-            flow=FlowConfig(prefix_share=0.3, full_noise_share=0.5, all_share=0.5, time_power=1.0, token_dropout=0.05),
+            flow=FlowConfig(prefix_share=0.3, full_noise_share=0.45, all_share=0.5, time_power=1.0, token_dropout=0.05),
             latents=LatentConfig(channels=8, downscale=4, vae=vae),
         )
 

@@ -84,7 +84,7 @@ class TokenizerConfig:
         """
         return cls(
             encoder=EncoderConfig(channels=8, patch_size=2, start="haar"),
-            quantizer=VectorConfig(codebook_size=16_384, code_width=16, dead_share=0.05, rate=0.001),
+            quantizer=VectorConfig(codebook_size=16_384, dead_share=0.05, rate=0.001),
             latents=LatentConfig(channels=8, downscale=4, vae=vae),
         )
 
