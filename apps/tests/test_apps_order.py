@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ddt_apps.evaluation import order
-from ddt_apps.evaluation.heldout import held_out_scenes
+from ddt_apps.evaluation.heldout import held_out_scenes, pictures_of
 from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.steps import sharpness, ways_to_draw
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
+from ddt_apps.shards.make import make_scenes
 from ddt_data import Judge, render
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig
@@ -81,6 +82,19 @@ def test_an_evaluation_has_figures_for_every_number_of_ids(codec):
     assert again.scores == figures and again.protocol_id == scores.protocol_id
     with pytest.raises(ValueError, match="ddt train-tokenizer"):
         order.evaluate(object(), order.Settings(level="tiny", count=12))
+
+
+def test_pictures_of_a_folder_are_measured_without_words(codec, tmp_path):
+    make_scenes(tmp_path / "pictures", 10, level="tiny")
+    settings = order.Settings(level="tiny", count=8, data=str(tmp_path / "pictures"))
+    scores, drawn = order.evaluate(codec, settings)
+    figures = scores.scores
+    assert scores.protocol["count"] == 8 and "pictures, shards" in scores.protocol["data"]
+    assert set(figures["coarsest"]["4"]) == {"psnr", "psnr_standard_error", "explained"}
+    assert "overall" not in figures["steps"]["1 step"] and figures["steps"]["1 step"]["psnr"] == figures["psnr"]
+    assert "picture 0" in document(scores, order.page(scores, drawn), "")
+    with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 64"):
+        pictures_of(settings.data, 64, 8)
 
 
 def test_another_tokenizer_is_measured_alike_and_stands_beside(codec, tmp_path):

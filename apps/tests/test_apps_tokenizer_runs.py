@@ -326,7 +326,7 @@ def test_a_renderer_of_another_tokenizer_is_refused(here):
 
 TWINS = ["small", "small-long"]  # each with a spatial twin
 SMALL = [f"{size}/{name}" for size in TWINS for name in ("tokenizer", "spatial")]
-TOKENIZERS = ["tiny/tokenizer", *SMALL, "imagenet/ddt-480", "imagenet/selftok-512"]
+TOKENIZERS = ["tiny/tokenizer", *SMALL, "small/drawings", "imagenet/ddt-480", "imagenet/selftok-512"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

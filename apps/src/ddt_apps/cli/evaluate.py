@@ -60,6 +60,8 @@ def evaluate_order(model: Source, settings: Settings = None, out: Folder = None)
 
     Example: [bold]ddt evaluate order runs/demo/tokenizer level=tiny[/]
 
+    data=FOLDER measures other pictures, of which the judge then reads nothing; beside=RUN another tokenizer alike.
+
     Settings: level, count, seed, precision (32, bf16), judge, beside (folder of another run, for comparison).
     """
     _evaluate("order", model, out, settings)

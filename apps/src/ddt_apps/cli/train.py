@@ -63,7 +63,7 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     vae=FOLDER trains on the latents of a diffusers autoencoder, init_sd3=FOLDER starts the decoder from Stable
     Diffusion 3, init_from=RUN with training.freeze=encoder, codebook or tokenizer fine-tunes. Configurations:
     tiny/tokenizer, small/tokenizer, small-long/tokenizer, imagenet/ddt-480, imagenet/selftok-512; beside the small ones
-    small/spatial and small-long/spatial, with an id for each patch.
+    small/spatial and small-long/spatial, with an id for each patch, and small/drawings, on emoji and scenes.
     """
     from ddt_apps.train.settings import TrainTokenizer
 

@@ -1,15 +1,18 @@
 """Held-out scenes for the evaluations that need a picture first."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge
 
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.scores import ERROR, versions
-from ddt_data import Scene, SceneConfig, SceneGenerator, caption, level_config
+from ddt_data import Scene, SceneConfig, SceneGenerator, ShardDataset, caption, level_config
 from ddt_data.scenes.scene import SPLITS
 from ddt_tokenizer.limits import Seed, check_settings
 from ddt_tokenizer.precision import Precision
@@ -66,6 +69,23 @@ def held_out_scenes(level: str, image_size: int, count: int, seed: int) -> tuple
         HeldOutScene(sources[split][i], split, random.Random(f"held out {seed} {i}")) for i, split in enumerate(splits)
     ]
     return scenes, config
+
+
+def pictures_of(folder: str, image_size: int, count: int) -> tuple[np.ndarray, str]:
+    """Return the first `count` pictures uint8 [N, H, W, 3] of a shard folder, and what they are for the protocol.
+
+    Raises:
+        ValueError: If they have another size, or the folder holds none.
+    """
+    shards = ShardDataset(folder)
+    if shards.manifest.image_size != image_size:
+        raise ValueError(
+            f"pictures in '{folder}' have {shards.manifest.image_size} px, the tokenizer takes {image_size}; "
+            f"pack them again with --image-size {image_size}"
+        )
+    hashes = "".join(shard.sha256 for shard in shards.manifest.shards)
+    pictures = np.stack([shards[i]["image"] for i in range(min(count, len(shards)))])
+    return pictures, f"{Path(folder).name}, shards {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
 
 
 def scenes_for(model: Any, settings: HeldOutSettings) -> tuple[list[HeldOutScene], SceneConfig]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddt_apps.evaluation import steps
 from ddt_apps.evaluation.batches import in_batches, read
-from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes
+from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes, pictures_of
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, load_model, prefixes_of
 from ddt_apps.evaluation.page import Page, Table
@@ -38,6 +38,7 @@ class Settings(HeldOutSettings):
     """Settings of `ddt evaluate order`."""
 
     count: int = 540  # held-out scenes, half of them with unseen combinations; and as many real ones of SceneEval
+    data: str | None = None  # folder of picture shards, of which nothing is read; held-out scenes if not given
     judge: str = "a"  # embedded judge, or a file
     beside: str | None = None  # folder of another run, such as a spatial tokenizer, measured alike and shown beside
 
@@ -58,10 +59,10 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     what an exchanged id changes that lies in one patch, by eighths of the ids from coarse to fine; with it usage and
     entropy of codes, and `dead_positions`, which tell next to nothing. `noise` has the PSNR of what is made of noisy
     pictures with all ids, with those of k(t) and with none; `steps` what is drawn of SceneEval's real scenes in one
-    step and in many (`ddt_apps.evaluation.steps`).
+    step and in many (`ddt_apps.evaluation.steps`). Of pictures of `data` the judge reads nothing.
 
     Raises:
-        ValueError: If the model has no tokenizer with a decoder of ours.
+        ValueError: If the model has no tokenizer with a decoder of ours, or the pictures have another size.
     """
     codec = _codec(model)
     other = None if settings.beside is None else _codec(load_model(settings.beside, precision=settings.precision))
@@ -71,7 +72,11 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
             f"that size"
         )
     scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
-    originals = np.stack([render(scene.scene, config) for scene in scenes])
+    if settings.data is None:
+        originals, source = np.stack([render(scene.scene, config) for scene in scenes]), {}
+    else:
+        originals, name_of = pictures_of(settings.data, codec.image_size, settings.count)
+        scenes, source = None, {"data": name_of, "count": len(originals)}
     images = to_tensor(originals)
     scores, pictures = _measure(codec, scenes, images, settings)
     mean = images.mean(0, keepdim=True).expand_as(images)
@@ -81,10 +86,11 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
         controls["beside"] = {"run": settings.beside, **_measure(other, scenes, images, settings)[0]}
     protocol = {
         **settings.protocol(config),
+        **source,
         "judge": judge_hash(settings.judge),
         "drawn": "in one step, 8-bit pictures",
         "swapped": SWAPPED,
-        "steps": f"real scenes of SceneEval {settings.level}; guided: {steps.GUIDED}",
+        "steps": f"{'the same' if source else f'real scenes of SceneEval {settings.level}'}; guided: {steps.GUIDED}",
         **computed(model),
     }
     return Scores("order", described(model, name), protocol, scores, controls), Drawn(
@@ -100,7 +106,7 @@ def _codec(model: Any) -> Codec:
 
 
 def _measure(
-    codec: Codec, scenes: Sequence[HeldOutScene], images: Tensor, settings: Settings
+    codec: Codec, scenes: Sequence[HeldOutScene] | None, images: Tensor, settings: Settings
 ) -> tuple[Figures, dict[str, np.ndarray]]:
     """Return all figures of one tokenizer, and the pictures that were drawn for them."""
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
@@ -121,8 +127,9 @@ def _measure(
                 pictures[key] = made
             drawn = to_tensor(pictures[key])
             explained = 100 * (1 - (drawn - images).square().mean().item() / variance)
-            told = tells(scenes, pictures[key], read(judge, pictures[key], canvas))
-            scores[end][str(n)] = mean_of("psnr", psnr(drawn, images)) | {"explained": explained} | told
+            scores[end][str(n)] = mean_of("psnr", psnr(drawn, images)) | {"explained": explained}
+            if scenes is not None:
+                scores[end][str(n)] |= tells(scenes, pictures[key], read(judge, pictures[key], canvas))
     scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
 
     half, before = codec.num_tokens // 2, ids.roll(1, 0)
@@ -145,7 +152,10 @@ def _measure(
         str(t): {seen: _estimate(codec, latents, images, ids, t, seen) for seen in ("k(t)", "all", "none")}
         for t in TIMES
     }
-    scores["steps"] = steps.measure(codec, settings.level, settings.count, settings.seed, judge)
+    asked = None, to_uint8(images)
+    if scenes is not None:
+        asked = steps.asked_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+    scores["steps"] = steps.measure(codec, asked[1], judge, canvas, asked[0])
     return scores, pictures
 
 
@@ -188,22 +198,27 @@ def page(scores: Scores, drawn: Drawn) -> Page:
     told = {
         name: ([float(n) for n in figures["coarsest"]], [row[name] for row in figures["coarsest"].values()])
         for name in TELLS
-        if all(row[name] is not None for row in figures["coarsest"].values())
+        if all(row.get(name) is not None for row in figures["coarsest"].values())
     }
     some = range(min(SHEET, len(drawn.pictures["original"])))
     most = f"{sorted(map(int, figures['finest']))[-2:][0]} finest"  # fewer show nothing
     on_sheet = {label: row for label, row in drawn.pictures.items() if "finest" not in label or label == most}
-    lines = [(f"held-out scene {i}", [(row[i], label) for label, row in on_sheet.items()]) for i in some]
+    what = "held-out scene" if told else "picture"
+    charts = [section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True))]
+    if told:
+        chart = line_chart(told, "ids", "percent right", markers=True)
+        charts.append(section("What the coarsest ids tell", "", chart))
+    lines = [(f"{what} {i}", [(row[i], label) for label, row in on_sheet.items()]) for i in some]
     dead = figures["dead_positions"]
     return Page(
         title="From coarse to fine",
-        intro=f"{scores.protocol['count']} held-out scenes, drawn from some of their ids.",
+        intro=f"{scores.protocol['count']} {what}s, drawn from some of their ids.",
         metrics=[_eighth(figures)],
         about=(
             "Percent right by the judge, from the n coarsest ids; explained is the share of the variance around the "
             "mean picture. Eighths of the ids run from coarse to fine. At noise: PSNR of what is made of noisy "
-            "pictures. Steps: real scenes of SceneEval through the ids; sharpness 1 is that of the originals, distance "
-            f"0 would be alike. {100 * figures['usage']:.0f} % of the codes occur; "
+            "pictures. Steps: pictures through their ids, of scenes real ones of SceneEval; sharpness 1 is that of the "
+            f"originals, distance 0 would be alike. {100 * figures['usage']:.0f} % of the codes occur; "
             + (
                 f"positions {', '.join(map(str, dead))} tell next to nothing."
                 if dead
@@ -217,8 +232,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
                 "From the coarsest ids, from all, from the finest; then with half of the ids of the scene before.",
                 strip(lines),
             ),
-            section("Either end of the ids", "", line_chart(curves, "ids", "PSNR, dB", markers=True)),
-            section("What the coarsest ids tell", "", line_chart(told, "ids", "percent right", markers=True)),
+            *charts,
         ],
     )
 
@@ -237,7 +251,7 @@ def _tables(figures: Figures, whose: str) -> list[Table]:
     heads = [f"{whose}ids", "coarsest, dB", "finest, dB", "explained, %", *(f"{name}, %" for name in TELLS)]
     rows = [
         [n, f"{row['psnr']:.1f}", f"{figures['finest'][n]['psnr']:.1f}", f"{row['explained']:.0f}"]
-        + ["-" if row[name] is None else f"{row[name]:.0f}" for name in TELLS]
+        + ["-" if row.get(name) is None else f"{row[name]:.0f}" for name in TELLS]
         for n, row in figures["coarsest"].items()
     ]
     parts = [

@@ -1,10 +1,8 @@
 """ddt evaluate reconstruction: pictures to ids and back."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches
-from ddt_apps.evaluation.heldout import held_out_scenes
+from ddt_apps.evaluation.heldout import held_out_scenes, pictures_of
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
@@ -21,7 +19,7 @@ from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
 from ddt_apps.features import Inception, Lite0, frechet, lite0_installed, lpips
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import section, strip
-from ddt_data import ShardDataset, level_config, render
+from ddt_data import level_config, render
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 from ddt_tokenizer.limits import Seed, check_settings
@@ -73,7 +71,12 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
         raise ValueError(
             f"evaluate reconstruction needs a model with encode() and decode(); {type(model).__name__} has none"
         )
-    pictures, source = _pictures(settings, codec.image_size)
+    if settings.data is None:
+        scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+        pictures = np.stack([render(s.scene, config) for s in scenes])
+        source = f"held-out scenes, level {settings.level}"
+    else:
+        pictures, source = pictures_of(settings.data, codec.image_size, settings.count)
     images = to_tensor(pictures)
     ids = in_batches("encode", len(images), lambda r: codec.encode(images[r]))
 
@@ -106,23 +109,6 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     }
     page = Reconstructed(pictures, to_uint8(drawn), {n: to_uint8(p) for n, p in prefixes.items()}, each.tolist())
     return Scores("reconstruction", described(model, name), protocol, scores, controls), page
-
-
-def _pictures(settings: Settings, image_size: int) -> tuple[np.ndarray, str]:
-    """Pictures [N, H, W, 3], and what they are for the protocol."""
-    if settings.data is None:
-        scenes, config = held_out_scenes(settings.level, image_size, settings.count, settings.seed)
-        return np.stack([render(s.scene, config) for s in scenes]), f"held-out scenes, level {settings.level}"
-    shards = ShardDataset(settings.data)
-    if shards.manifest.image_size != image_size:
-        raise ValueError(
-            f"pictures in '{settings.data}' have {shards.manifest.image_size} px, the tokenizer takes {image_size}; "
-            f"pack them again with --image-size {image_size}"
-        )
-    hashes = "".join(shard.sha256 for shard in shards.manifest.shards)
-    count = min(settings.count, len(shards))
-    pictures = np.stack([shards[i]["image"] for i in range(count)])
-    return pictures, f"{Path(settings.data).name}, shards {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
 
 
 def _health(codec: Any, ids: Tensor) -> Figures:

@@ -1,7 +1,8 @@
 """What a decoder draws in one step and in many: how much reads right, how sharp it is, how like the originals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +14,7 @@ from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
 from ddt_apps.evaluation.scores import ERROR
 from ddt_apps.features import frechet
 from ddt_data import Judge, load_prompts, verdict
-from ddt_data.sceneeval.prompts import canvas_of
+from ddt_data.sceneeval.prompts import Prompt
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 from ddt_tokenizer.precision import computing
@@ -50,17 +51,23 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
     return ways
 
 
-def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> dict[str, Figures]:
-    """Draw real scenes of SceneEval in each of the `ways_to_draw`, `count` of them or all there are.
+def asked_scenes(level: str, image_size: int, count: int, seed: int) -> tuple[list[Prompt], np.ndarray]:
+    """Return prompts of SceneEval, `count` of them or all there are, and a real picture uint8 of each."""
+    prompts = load_prompts(level)
+    prompts = [prompts[i] for i in spread(range(len(prompts)), count)]
+    return prompts, real_pictures(prompts, Settings(level=level, seed=seed), image_size)
+
+
+def measure(
+    codec: Codec, originals: np.ndarray, judge: Judge, canvas: int, prompts: Sequence[Prompt] | None
+) -> dict[str, Figures]:
+    """Draw pictures uint8 [N, H, W, 3] in each of the `ways_to_draw`.
 
     Returns:
-        For each way: `psnr`; `overall`, the percentage that SceneEval judges right; `sharpness`, the energy of the
-        Laplacian over that of the originals, 1 being as sharp; `distance`, the Frechet distance of the judge's features
-        from those of the originals, 0 being alike.
+        For each way: `psnr`; where the pictures are of `prompts`, `overall`, the percentage that SceneEval judges
+        right; `sharpness`, the energy of the Laplacian over that of the originals, 1 being as sharp; `distance`, the
+        Frechet distance of the judge's features from those of the originals, 0 being alike.
     """
-    prompts, canvas = load_prompts(level), canvas_of(level)
-    prompts = [prompts[i] for i in spread(range(len(prompts)), count)]
-    originals = real_pictures(prompts, Settings(level=level, seed=seed), codec.image_size)
     images = to_tensor(originals)
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
     features, sharp = _Features(judge, canvas), sharpness(images)
@@ -68,15 +75,15 @@ def measure(codec: Codec, level: str, count: int, seed: int, judge: Judge) -> di
     for way, draw in ways_to_draw(codec, images, ids).items():
         drawn = in_batches(way, len(images), lambda rows, draw=draw: to_uint8(draw(rows)))
         pictures = to_tensor(drawn)
-        seen = read(judge, drawn, canvas)
-        right = summary(prompts, [verdict(*pair) for pair in zip(prompts, seen, strict=True)])
         found[way] = {
             **mean_of("psnr", psnr(pictures, images)),
-            "overall": right["overall"],
-            "overall" + ERROR: right["standard_error"],
             "sharpness": sharpness(pictures) / sharp,
             "distance": frechet(features, pictures, images),
         }
+        if prompts is not None:
+            seen = read(judge, drawn, canvas)
+            right = summary(prompts, [verdict(*pair) for pair in zip(prompts, seen, strict=True)])
+            found[way] |= {"overall": right["overall"], "overall" + ERROR: right["standard_error"]}
     return found
 
 
