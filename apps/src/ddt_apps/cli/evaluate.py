@@ -62,7 +62,7 @@ def evaluate_order(model: Source, settings: Settings = None, out: Folder = None)
 
     data=FOLDER measures other pictures, of which the judge then reads nothing; beside=RUN another tokenizer alike.
 
-    Settings: level, count, seed, precision (32, bf16), judge, beside (folder of another run, for comparison).
+    Settings: data (a shard folder), level, count, seed, precision (32, bf16), judge, beside (another run).
     """
     _evaluate("order", model, out, settings)
 

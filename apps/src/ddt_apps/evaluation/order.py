@@ -55,7 +55,8 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
 
     `coarsest` and `finest` hold, for 1, 2, 4 ... K ids of either end, PSNR, the share of the variance around the mean
     picture that is explained, and what the judge reads of the picture, in percent: the background, as many things as
-    there are, things in their places, and of those in their colours and with their nouns. `locality` is the share of
+    there are, things in their places, and of those in their colours and with their nouns; `half_at` from how many ids
+    each is told half as well as from all. `locality` is the share of
     what an exchanged id changes that lies in one patch, by eighths of the ids from coarse to fine; with it usage and
     entropy of codes, and `dead_positions`, which tell next to nothing. `noise` has the PSNR of what is made of noisy
     pictures with all ids, with those of k(t) and with none; `steps` what is drawn of SceneEval's real scenes in one
@@ -131,6 +132,8 @@ def _measure(
             if scenes is not None:
                 scores[end][str(n)] |= tells(scenes, pictures[key], read(judge, pictures[key], canvas))
     scores |= {name: scores["coarsest"][str(codec.num_tokens)][name] for name in ("psnr", "psnr_standard_error")}
+    if scenes is not None:
+        scores["half_at"] = half_at(scores["coarsest"])
 
     half, before = codec.num_tokens // 2, ids.roll(1, 0)
     for key, part in {"finer half of another": (0, half), "coarser half of another": (half, codec.num_tokens)}.items():
@@ -177,6 +180,22 @@ def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[S
             if thing.colour:
                 right["colour"].append(any(each.colour == thing.colour for each in near))
     return {name: 100 * float(np.mean(values)) if values else None for name, values in right.items()}
+
+
+def half_at(coarsest: Figures) -> Figures:
+    """Return from how many of the coarsest ids each of `TELLS` is at half of what all ids tell.
+
+    Example:
+        >>> told = {"1": {"place": 20, "noun": 0}, "2": {"place": 40, "noun": 1}, "4": {"place": 60, "noun": 30}}
+        >>> half_at(told)
+        {'place': 2, 'noun': 4}
+    """
+    *_, whole = coarsest.values()
+    return {
+        name: next(int(n) for n, row in coarsest.items() if 2 * row[name] >= whole[name])
+        for name in TELLS
+        if whole.get(name) is not None
+    }
 
 
 def _estimate(codec: Codec, latents: Tensor, images: Tensor, ids: Tensor, t: float, seen: str) -> float:
@@ -254,6 +273,8 @@ def _tables(figures: Figures, whose: str) -> list[Table]:
         + ["-" if row.get(name) is None else f"{row[name]:.0f}" for name in TELLS]
         for n, row in figures["coarsest"].items()
     ]
+    if "half_at" in figures:
+        rows.append(["half of it at", "", "", "", *(str(figures["half_at"].get(name, "-")) for name in TELLS)])
     parts = [
         [name, *("-" if value is None else f"{value:.3g}" for value in figures[figure])]
         for figure, name in {
