@@ -6,10 +6,10 @@ python benchmarks/before_after.py ../before [PART ...] [rounds=12] [precision=bf
 Each tree has a process of its own with the same random weights and batches, on one thread in float32, or in bf16. The
 two take turns, and start anew after three, since a process may be a tenth slower than its twin for all its life: with
 `.` for the other tree it shows how much that is. Printed is the CPU time before over the CPU time now: above 1 this
-tree is quicker. Encoded are eight batches of 16 images of 64 px, drawn 64 images in one step and 4 in 25, by the small
-preset; a training step is forward, backward, clipping and optimizer: `tokenizer-K64` with 16 images and 64 tokens, the
-others as their presets have it; `generate` writes 64 ids for 16 prompts. Without PART all parts run, in a quarter of
-an hour; a part takes one or two minutes.
+tree is quicker. Encoded are eight batches of 16 images of 64 px, drawn 64 images in one step and 4 in 25, by a small
+codec on pixels; a training step is forward, backward, clipping and optimizer: `tokenizer-K64` with 16 images and 64
+tokens, the others as `LANGUAGE` has it; `generate` writes 64 ids for 16 prompts. Without PART all parts run, in a
+quarter of an hour; a part takes one or two minutes.
 """
 
 import os
@@ -26,7 +26,7 @@ from pairs import settings, take_turns, timed
 from torch import nn
 
 HERE = Path(__file__).parent.parent
-LANGUAGE = {  # width, depth, heads, rows of text, codes, K, examples, row_length: as in configs/
+LANGUAGE = {  # width, depth, heads, rows of text, codes, K, examples, row_length
     "tiny": (128, 4, 4, 768, 512, 16, 48, 0),
     "small": (256, 4, 4, 1024, 8192, 64, 64, 192),
 }

@@ -7,7 +7,7 @@ comes twice: one step runs as it is written, the next one compiled, so that what
 Printed is the CPU time of compiled over written: the median of the pairs, the smallest and the largest; and the CPU
 time of compiling, that of g++ apart. The first run fills the cache of torch, the second one finds it
 (TORCHINDUCTOR_CACHE_DIR; with TORCHINDUCTOR_COMPILE_THREADS=1 all is done in this process and by its g++).
-`draw` compares drawing in 25 steps with the decoder of `small` instead.
+`draw` compares drawing in 25 steps with a decoder of that size on pixels instead.
 """
 
 import os
@@ -37,7 +37,7 @@ from ddt_llm.training import LanguageModelTraining
 from ddt_tokenizer.training import TokenizerTraining
 
 WARM = 3  # first pairs, that do not count
-CODES = {"tiny": (16, 1024), "small": (64, 8192)}  # K, V
+CODES = {"tiny": (16, 1024), "small": (64, 16_384)}  # K, V
 
 
 def tokenizer(name: str, count: int) -> tuple[lightning.LightningModule, list]:
@@ -46,8 +46,9 @@ def tokenizer(name: str, count: int) -> tuple[lightning.LightningModule, list]:
     space = config.codec.latents
     side = config.codec.image_size // space.downscale
     batches = [torch.rand(config.batch_size, space.channels, side, side) * 2 - 1 for _ in range(count)]
+    halves = build(config, None if space.pixels else space)
     training = replace(config.training, continuous_steps=0)
-    return TokenizerTraining(*build(config), training, cached_latents=not space.pixels), batches
+    return TokenizerTraining(*halves, training, cached_latents=not space.pixels), batches
 
 
 def pretrain(name: str, count: int) -> tuple[lightning.LightningModule, list]:

@@ -32,7 +32,7 @@ from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.throughput import Throughput
 from ddt_llm.training import LanguageModelTraining
 
-# Width, depth, heads, rows of text, codes; "small" is the model of small/pretrain.
+# Width, depth, heads, rows of text, codes; "small" is the model of small/pretrain with 8,192 codes.
 SIZES = {"3M": (256, 4, 4, 1024, 512), "small": (256, 4, 4, 1024, 8192), "20M": (384, 8, 6, 8704, 8192)}
 SHAPE = {"3M": (32, 192), "small": (32, 192), "20M": (8, 256)}  # rows, tokens
 K = 64

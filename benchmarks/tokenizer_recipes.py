@@ -38,8 +38,8 @@ ROWS = {
     "no-start": ["codec.start=null", "training.optimizer.rates={}"],
     "places": ["codec.start=grid", "training.optimizer.rates={}"],
     "no-prefixes": ["codec.flow.prefix_share=0"],
-    "k(t)-off": ["codec.flow.all_share=1"],
-    "k(t)-alone": ["codec.flow.all_share=0"],
+    "kt-off": ["codec.flow.all_share=1"],
+    "kt-alone": ["codec.flow.all_share=0"],
     "only-one-step": ["codec.flow.full_noise_share=1"],
     "start-alone": ["codec.flow.prefix_share=0", "codec.flow.full_noise_share=1"],
     "causal": ["codec.encoder.causal=true"],
@@ -83,15 +83,15 @@ def measure(codec: Codec, level: str = "standard", count: int = 270) -> dict[str
         found[f"gap {n}"] = float((psnr(coarse, images) - psnr(fine, images)).mean())
     one = to_uint8(_drawn(codec, ids, num_steps=1, keep_tokens=1))
     found["background 1 %"] = tells(scenes, one, read(judge, one, canvas))[TELLS[0]]
-    places = locality(patch_changes(codec, ids[:64])).nan_to_num()
-    found["locality fine"], found["locality coarse"] = (float(half.mean()) for half in places.chunk(2))
+    places = locality(patch_changes(codec, ids[:64]))
+    found["locality fine"], found["locality coarse"] = (float(half.nanmean()) for half in places.chunk(2))
     latents = torch.cat([codec.decoder.latent_space.encode(part) for part in images.split(64)])
     middle = {
         seen: float(psnr(at_noise(codec, latents, ids, 0.5, seen), images).mean()) for seen in ("k(t)", "all", "none")
     }
     found["k(t) - all"], found["k(t) - none"] = (middle["k(t)"] - middle[name] for name in ("all", "none"))
     health = codebook_health(ids, codec.tokenizer.quantizer.codebook)
-    return found | {"bits": health.bits_per_position, "dead": float(health.dead_positions)}
+    return found | {"bits": health.bits_per_position, "dead": float(len(health.dead_positions))}
 
 
 @torch.inference_mode()

@@ -2,13 +2,14 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
 from ddt_apps.evaluation import order
-from ddt_apps.evaluation.heldout import held_out_scenes, pictures_of
+from ddt_apps.evaluation.heldout import held_out_scenes, shard_pictures
 from ddt_apps.evaluation.page import document
 from ddt_apps.evaluation.steps import sharpness, ways_to_draw
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
@@ -74,7 +75,7 @@ def test_an_evaluation_has_figures_for_every_number_of_ids(codec):
     assert list(figures["steps"]) == [
         "not quantized",
         "1 step",
-        *(f"{count} steps{guided}" for count in (8, 25) for guided in ("", ", guided")),
+        *(f"{count} steps{how}" for count in (8, 25) for how in ("", ", all ids", ", all ids, guided")),
     ]
     assert list(figures["noise"]) == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     assert "from coarse to fine" in document(scores, order.page(scores, drawn), "").lower()
@@ -94,7 +95,7 @@ def test_pictures_of_a_folder_are_measured_without_words(codec, tmp_path):
     assert "overall" not in figures["steps"]["1 step"] and figures["steps"]["1 step"]["psnr"] == figures["psnr"]
     assert "picture 0" in document(scores, order.page(scores, drawn), "")
     with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 64"):
-        pictures_of(settings.data, 64, 8)
+        shard_pictures(settings.data, 64, 8)
 
 
 def test_another_tokenizer_is_measured_alike_and_stands_beside(codec, tmp_path):
@@ -131,4 +132,5 @@ def test_sharpness_is_lost_by_blurring_and_ways_to_draw_differ(codec):
     assert torch.equal(drawn["1 step"], codec.decode(codec.encode(images), num_steps=1))
     assert not torch.equal(drawn["1 step"], drawn["8 steps"])
     assert not torch.equal(drawn["1 step"], drawn["not quantized"])
-    assert not torch.equal(drawn["8 steps"], drawn["8 steps, guided"])
+    different = [drawn[f"8 steps{how}"] for how in ("", ", all ids", ", all ids, guided")]
+    assert not any(torch.equal(one, other) for one, other in combinations(different, 2))

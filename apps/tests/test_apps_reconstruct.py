@@ -67,6 +67,7 @@ def test_any_sampler_draws_with_guidance(codec, sheet):
         ([], {}),
         (["--steps", 3, "--sampler", "ddpm"], {"num_steps": 3, "sampler": "ddpm"}),
         (["--sampler", "heun", "--guidance", 2], {"sampler": "heun", "guidance_scale": 2.0}),
+        (["--steps", 3, "--all-ids"], {"num_steps": 3, "all_tokens": True}),
     ):
         parts = [codec.decoder.decode(ids, keep_tokens=n, **settings) for n in (1, 2, 4, 8)]
         whole = codec.decoder.decode(ids, **settings)
@@ -96,6 +97,7 @@ def test_under_each_picture_stands_what_it_is(codec, sheet):
             near = peak_signal_noise_ratio((drawn + 1) / 2, (original + 1) / 2, data_range=1.0)
             words.append(f"{said}, 3 steps, {near:.1f} dB")
         assert [said for _, said in row] == words
+    assert sheet("--all-ids")[0][1][1].startswith("16 ids, 2 steps, all shown, ")
     swapped = [said for _, said in sheet("--swap", "c.png", "--swap-range", 3, 4)[0]]
     assert swapped[0] == "a.png" and swapped[2] == "id 3 of c.png" and swapped[-1] == "c.png"
     assert ", 2 steps, " in swapped[1] and ", 2 steps, " in swapped[-2]  # its decoder's own

@@ -344,13 +344,27 @@ def test_shipped_configurations_build_and_every_rate_fits_a_weight(name):
 def test_the_spatial_twin_is_equal_but_for_where_its_ids_stand(size):
     haar, grid = (load_config(TrainTokenizer, f"{size}/{name}", ["data=data"]) for name in ("tokenizer", "spatial"))
     own = {
-        **{"start": "grid", "schedule": grid.codec.schedule, "flow": grid.codec.flow},
+        **{"start": "grid", "schedule": (64,) + (0,) * 24},
+        "flow": replace(haar.codec.flow, prefix_share=0.0, full_noise_share=0.615),
         "encoder": replace(haar.codec.encoder, mode="spatial", start="grid"),
         "network": replace(haar.codec.network, start="grid"),
     }
-    assert grid.codec == replace(haar.codec, **own) and sum(grid.codec.schedule) == sum(haar.codec.schedule)
+    assert grid.codec == replace(haar.codec, **own)
     optimizer = replace(haar.training.optimizer, rates={})
     assert grid.training == replace(haar.training, optimizer=optimizer) and grid.batch_size == haar.batch_size
+    small = load_config(TrainTokenizer, "small/tokenizer", ["data=data"])
+    steps, continuous = haar.training.optimizer.steps, haar.training.continuous_steps
+    longer = replace(small.training.optimizer, steps=steps)
+    assert haar == replace(small, training=replace(small.training, continuous_steps=continuous, optimizer=longer))
+    assert continuous / steps == small.training.continuous_steps / small.training.optimizer.steps
+
+
+def test_drawings_are_learned_as_scenes_are_and_a_start_can_be_left_out():
+    small, drawings = (load_config(TrainTokenizer, f"small/{n}", ["data=data"]) for n in ("tokenizer", "drawings"))
+    assert drawings == small
+    overrides = ["data=data", "codec.start=null", "training.optimizer.rates={}"]
+    plain = load_config(TrainTokenizer, "small/tokenizer", overrides)
+    assert plain.training.optimizer.rates == {} != small.training.optimizer.rates
 
 
 @pytest.mark.parametrize(("name", "both_phases"), [("tiny", False), ("small", False), ("imagenet", True)])

@@ -58,7 +58,8 @@ def evaluate(model: Answers, settings: Settings = Settings(), name: str = "model
         right = [100.0 * (a.strip().lower().rstrip(".") == q.answer) for a, q in zip(answers, questions, strict=True)]
         return by_split("accuracy", right, scenes) | {"kinds": by_kind([q.kind for q in questions], accuracy=right)}
 
-    protocol = settings.protocol(config) | computed(model) | {"match": "exact, lower case, without a final full stop"}
+    match = {"match": "exact, lower case, without a final full stop"}
+    protocol = settings.protocol(config.image_size) | computed(model) | match
     controls = {"frequent_answer": measured(_guesses(questions, config)), "another_picture": measured(blind)}
     scores = Scores("answers", described(model, name), protocol, measured(given), controls)
     return scores, Answered(pictures, questions, given)

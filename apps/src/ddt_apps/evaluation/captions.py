@@ -57,7 +57,7 @@ def evaluate(model: Captions, settings: Settings = Settings(), name: str = "mode
     }
     right = [exact(parse_caption(text), s.scene) for text, s in zip(given, scenes, strict=True)]
     figures = measured(given, scenes)
-    protocol = settings.protocol(config) | computed(model)
+    protocol = settings.protocol(config.image_size) | computed(model)
     scores = Scores("captions", described(model, name), protocol, figures, controls)
     return scores, Captioned(pictures, given, truths, right)
 

@@ -88,7 +88,7 @@ def evaluate(model: Edits, settings: Settings = Settings(), name: str = "model")
     if codec is not None:
         again = in_batches("tokenizer", len(edits), lambda r: codec.decode(codec.encode(exact[r])))
         controls["tokenizer"] = measured(again)[0]
-    protocol = settings.protocol(config) | computed(model) | {"judge": judge_hash(settings.judge)}
+    protocol = settings.protocol(config.image_size) | computed(model) | {"judge": judge_hash(settings.judge)}
     scores = Scores("edits", described(model, name), protocol, figures, controls)
     return scores, Edited(edits, sources, to_uint8(drawn), targets, verdicts)
 

@@ -1,4 +1,4 @@
-"""Held-out scenes for the evaluations that need a picture first."""
+"""Held-out scenes, or pictures of the user's, for the evaluations that need a picture first."""
 
 import hashlib
 import random
@@ -34,13 +34,13 @@ class HeldOutSettings:
         check_settings(self)
         level_config(self.level)
 
-    def protocol(self, config: SceneConfig) -> dict[str, Any]:
+    def protocol(self, image_size: int) -> dict[str, Any]:
         """Return what scores depend on: these settings, the picture size, and the versions of our code."""
         return {
             "level": self.level,
             "count": self.count,
             "seed": self.seed,
-            "image_size": config.image_size,
+            "image_size": image_size,
             "versions": versions(),
         }
 
@@ -71,7 +71,7 @@ def held_out_scenes(level: str, image_size: int, count: int, seed: int) -> tuple
     return scenes, config
 
 
-def pictures_of(folder: str, image_size: int, count: int) -> tuple[np.ndarray, str]:
+def shard_pictures(folder: str, image_size: int, count: int) -> tuple[np.ndarray, str]:
     """Return the first `count` pictures uint8 [N, H, W, 3] of a shard folder, and what they are for the protocol.
 
     Raises:

@@ -79,7 +79,7 @@ def evaluate(
     measured = {name: _measured(each, scenes) for name, each in bits.items()}
     worth = (bits["another_caption"] - bits["caption"]).mean(1)
     scores = measured.pop("caption") | by_split("caption_worth", worth.tolist(), scenes)
-    protocol = settings.protocol(config) | computed(model)
+    protocol = settings.protocol(config.image_size) | computed(model)
     return Scores("language", described(model, name), protocol, scores, measured), Foretold(pictures, captions, bits)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddt_apps.evaluation import steps
 from ddt_apps.evaluation.batches import in_batches, read
-from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes, pictures_of
+from ddt_apps.evaluation.heldout import HeldOutScene, HeldOutSettings, held_out_scenes, shard_pictures
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, load_model, prefixes_of
 from ddt_apps.evaluation.page import Page, Table
@@ -56,11 +56,11 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
     `coarsest` and `finest` hold, for 1, 2, 4 ... K ids of either end, PSNR, the share of the variance around the mean
     picture that is explained, and what the judge reads of the picture, in percent: the background, as many things as
     there are, things in their places, and of those in their colours and with their nouns; `half_at` from how many ids
-    each is told half as well as from all. `locality` is the share of
-    what an exchanged id changes that lies in one patch, by eighths of the ids from coarse to fine; with it usage and
-    entropy of codes, and `dead_positions`, which tell next to nothing. `noise` has the PSNR of what is made of noisy
-    pictures with all ids, with those of k(t) and with none; `steps` what is drawn of SceneEval's real scenes in one
-    step and in many (`ddt_apps.evaluation.steps`). Of pictures of `data` the judge reads nothing.
+    each is told half as well as from all. `locality` is the share of what an exchanged id changes that lies in one
+    patch, by eighths of the ids from coarse to fine; with it usage and entropy of codes, and `dead_positions`, which
+    tell next to nothing. `noise` has the PSNR of what is made of noisy pictures with all ids, with those of k(t) and
+    with none; `steps` what is drawn of SceneEval's real scenes in one step and in many (`ddt_apps.evaluation.steps`).
+    Of pictures of `data` the judge reads nothing, and they are what is drawn in steps.
 
     Raises:
         ValueError: If the model has no tokenizer with a decoder of ours, or the pictures have another size.
@@ -72,21 +72,22 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
             f"beside '{settings.beside}' draws {other.image_size} px, this model {codec.image_size} px; name a run of "
             f"that size"
         )
-    scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+    scenes, source = None, {}
     if settings.data is None:
-        originals, source = np.stack([render(scene.scene, config) for scene in scenes]), {}
+        scenes, config = held_out_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+        originals = np.stack([render(scene.scene, config) for scene in scenes])
     else:
-        originals, name_of = pictures_of(settings.data, codec.image_size, settings.count)
-        scenes, source = None, {"data": name_of, "count": len(originals)}
+        originals, what = shard_pictures(settings.data, codec.image_size, settings.count)
+        source = {"data": what, "count": len(originals)}
     images = to_tensor(originals)
-    scores, pictures = _measure(codec, scenes, images, settings)
+    scores, pictures = _measure(codec, scenes, originals, settings)
     mean = images.mean(0, keepdim=True).expand_as(images)
     controls: dict[str, Figures] = {"mean_picture": mean_of("psnr", psnr(mean, images))}
     if other is not None:
         print(f"beside it, {settings.beside}", flush=True)
-        controls["beside"] = {"run": settings.beside, **_measure(other, scenes, images, settings)[0]}
+        controls["beside"] = {"run": settings.beside, **_measure(other, scenes, originals, settings)[0]}
     protocol = {
-        **settings.protocol(config),
+        **settings.protocol(codec.image_size),
         **source,
         "judge": judge_hash(settings.judge),
         "drawn": "in one step, 8-bit pictures",
@@ -107,9 +108,10 @@ def _codec(model: Any) -> Codec:
 
 
 def _measure(
-    codec: Codec, scenes: Sequence[HeldOutScene] | None, images: Tensor, settings: Settings
+    codec: Codec, scenes: Sequence[HeldOutScene] | None, originals: np.ndarray, settings: Settings
 ) -> tuple[Figures, dict[str, np.ndarray]]:
     """Return all figures of one tokenizer, and the pictures that were drawn for them."""
+    images = to_tensor(originals)
     ids = in_batches("encode", len(images), lambda rows: codec.encode(images[rows]))
     judge, canvas = Judge.from_pretrained(settings.judge), canvas_of(settings.level)
     variance = (images - images.mean(0)).square().mean().item()
@@ -155,10 +157,10 @@ def _measure(
         str(t): {seen: _estimate(codec, latents, images, ids, t, seen) for seen in ("k(t)", "all", "none")}
         for t in TIMES
     }
-    asked = None, to_uint8(images)
+    prompts = None
     if scenes is not None:
-        asked = steps.asked_scenes(settings.level, codec.image_size, settings.count, settings.seed)
-    scores["steps"] = steps.measure(codec, asked[1], judge, canvas, asked[0])
+        prompts, originals = steps.asked_scenes(settings.level, codec.image_size, settings.count, settings.seed)
+    scores["steps"] = steps.measure(codec, originals, judge, canvas, prompts)
     return scores, pictures
 
 
@@ -189,12 +191,14 @@ def half_at(coarsest: Figures) -> Figures:
         >>> told = {"1": {"place": 20, "noun": 0}, "2": {"place": 40, "noun": 1}, "4": {"place": 60, "noun": 30}}
         >>> half_at(told)
         {'place': 2, 'noun': 4}
+        >>> half_at({"1": {"noun": 0}, "2": {"noun": 0}})  # never told
+        {}
     """
     *_, whole = coarsest.values()
     return {
         name: next(int(n) for n, row in coarsest.items() if 2 * row[name] >= whole[name])
         for name in TELLS
-        if whole.get(name) is not None
+        if whole.get(name)
     }
 
 

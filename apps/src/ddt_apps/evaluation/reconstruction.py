@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from ddt_apps.evaluation.batches import in_batches
-from ddt_apps.evaluation.heldout import held_out_scenes, pictures_of
+from ddt_apps.evaluation.heldout import held_out_scenes, shard_pictures
 from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Tokenizes, codec_of, computed, described, prefixes_of
 from ddt_apps.evaluation.page import Page, against
@@ -76,7 +76,7 @@ def evaluate(model: Tokenizes, settings: Settings = Settings(), name: str = "mod
         pictures = np.stack([render(s.scene, config) for s in scenes])
         source = f"held-out scenes, level {settings.level}"
     else:
-        pictures, source = pictures_of(settings.data, codec.image_size, settings.count)
+        pictures, source = shard_pictures(settings.data, codec.image_size, settings.count)
     images = to_tensor(pictures)
     ids = in_batches("encode", len(images), lambda r: codec.encode(images[r]))
 

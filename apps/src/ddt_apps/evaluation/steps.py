@@ -20,15 +20,18 @@ from ddt_tokenizer.images import psnr, to_tensor, to_uint8
 from ddt_tokenizer.precision import computing
 
 STEPS = (1, 8, 25)
-# Many steps are also drawn with all ids at each and guided, but for the last touches: docs/results/order.md.
+# How many steps are drawn: as trained, with all ids at each, and then guided but for the last touches. Why:
+# docs/results/order.md.
 GUIDED = {"all_tokens": True, "guidance_scale": 2.0, "guidance_interval": (0.2, 1.0)}
+MANY = {"": {}, ", all ids": {"all_tokens": True}, ", all ids, guided": GUIDED}
 
 
 def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callable[[slice], Tensor]]:
     """List ways from pictures [N, 3, H, W] back to pictures: a name, and what draws rows of them.
 
     `autoencoder` goes to latents and back, where there are any; `not quantized` draws in one step from the vectors in
-    place of their codes; `N steps` draws from ids [N, K], `guided` with `GUIDED`; `renderer` where there is one.
+    place of their codes; `N steps` draws from ids [N, K], many of them in the ways of `MANY`; `renderer` where there is
+    one.
     """
     space, tokenizer, device = codec.decoder.latent_space, codec.tokenizer, codec.decoder.codebook.device
 
@@ -42,10 +45,9 @@ def ways_to_draw(codec: Codec, images: Tensor, ids: Tensor) -> dict[str, Callabl
         ways["autoencoder"] = lambda rows: space.decode(space.encode(images[rows].to(device)))
     ways["not quantized"] = unquantized
     for count in STEPS:
-        name = "1 step" if count == 1 else f"{count} steps"
-        ways[name] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count)
-        if count > 1:
-            ways[f"{name}, guided"] = lambda rows, count=count: codec.decode(ids[rows], num_steps=count, **GUIDED)
+        for how, settings in MANY.items() if count > 1 else [("", {})]:
+            name = "1 step" if count == 1 else f"{count} steps{how}"
+            ways[name] = lambda rows, s={"num_steps": count, **settings}: codec.decode(ids[rows], **s)
     if codec.renderer is not None:
         ways["renderer"] = lambda rows: codec.decode(ids[rows])
     return ways

@@ -23,6 +23,8 @@ def read_yaml(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
     Example:
         >>> read_yaml("", ["steps=100", "name=run-${steps}"])
         {'steps': 100, 'name': 'run-100'}
+        >>> read_yaml("", ["rates={bias: 0.1}", "rates={}"])
+        {'rates': {}}
         >>> read_yaml("", ["name=${oc.env:HOME}"])
         Traceback (most recent call last):
         ValueError: cannot read the configuration name=${oc.env:HOME}: name may name plain settings only, as in ${seed}
@@ -36,7 +38,11 @@ def read_yaml(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
         if not OmegaConf.is_dict(merged):
             raise ValueError("it must hold 'key: value' lines")
         for override in overrides:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            key, _, value = override.partition("=")
+            if value == "{}" and OmegaConf.select(merged, key) is not None:
+                OmegaConf.update(merged, key, {}, merge=False)  # nothing in place of what is there, not beside it
+            else:
+                merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         values = OmegaConf.to_container(merged)
         return _resolved(values, "", values)
     except (OmegaConfBaseException, yaml.YAMLError, RecursionError, ValueError, OSError) as error:

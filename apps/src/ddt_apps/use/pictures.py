@@ -57,7 +57,7 @@ def reconstruct_images(
 
     ids, originals = codec.encode(images), as_images(images, codec.image_size)
     whole = {} if renderer else settings  # a renderer takes none
-    steps = _steps(settings.get("num_steps") or codec.num_steps)
+    steps = _steps(settings.get("num_steps") or codec.num_steps) + ", all shown" * bool(settings.get("all_tokens"))
     how = "renderer" if renderer else steps
     columns = [
         (originals, [image.name for image in images]),

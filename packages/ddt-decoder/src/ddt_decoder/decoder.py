@@ -172,8 +172,8 @@ class DDTDecoder(TokenTable):
         seed: int | Sequence[int] = 0,
         sampler: Sampler = "euler",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        all_tokens: bool = False,
         size: tuple[int, int] | None = None,
+        all_tokens: bool = False,
     ) -> Tensor:
         """Draw images from ids [B, K], index K-1 the coarsest, or from token vectors [B, K, D].
 
@@ -186,9 +186,9 @@ class DDTDecoder(TokenTable):
             seed: Of the noise: one for all images, or one each. An image does not depend on the others of its batch.
             sampler: See `ddt_decoder.flow.Sampler`.
             guidance_interval: Times from (low, high) between which guidance acts (arXiv:2404.07724).
+            size: Height and width in pixels; None draws squares of image_size.
             all_tokens: Show all tokens at every step in place of V_1..V_k(t); a small decoder of many steps then keeps
                 closer to its ids (this project's docs/results/order.md).
-            size: Height and width in pixels; None draws squares of image_size.
 
         Returns:
             Images float32 [B, 3, H, W] in [-1, 1].

@@ -127,7 +127,7 @@ def visible_share(schedule: TokenSchedule, config: FlowConfig) -> Tensor:
     if config.logit_normal is not None:
         mean, std = config.logit_normal
         later = torch.special.ndtr((later.logit() + mean) / std)  # P(t >= start), by the symmetry of Phi
-    always = 1 - (1 - config.full_noise_share) * (1 - config.all_share)
+    always = config.full_noise_share + (1 - config.full_noise_share) * config.all_share
     by_time = always + (1 - always) * later
     index = torch.arange(schedule.num_tokens, dtype=torch.float64)
     kept = 1 - config.coarse_share + config.coarse_share * (index + 1) / schedule.num_tokens
