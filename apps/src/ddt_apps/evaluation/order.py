@@ -185,21 +185,26 @@ def tells(scenes: Sequence[HeldOutScene], pictures: np.ndarray, seen: Sequence[S
 
 
 def half_at(coarsest: Figures) -> Figures:
-    """Return from how many of the coarsest ids each of `TELLS` is at half of what all ids tell.
+    """Return from how many of the coarsest ids on each of `TELLS` is half of what all ids tell, by straight lines.
 
     Example:
-        >>> told = {"1": {"place": 20, "noun": 0}, "2": {"place": 40, "noun": 1}, "4": {"place": 60, "noun": 30}}
-        >>> half_at(told)
-        {'place': 2, 'noun': 4}
+        >>> told = {"1": {"place": 40, "noun": 0}, "2": {"place": 50, "noun": 1}, "4": {"place": 60, "noun": 30}}
+        >>> {name: round(n, 1) for name, n in half_at(told).items()}
+        {'place': 1.0, 'noun': 3.0}
         >>> half_at({"1": {"noun": 0}, "2": {"noun": 0}})  # never told
         {}
     """
-    *_, whole = coarsest.values()
-    return {
-        name: next(int(n) for n, row in coarsest.items() if 2 * row[name] >= whole[name])
-        for name in TELLS
-        if whole.get(name)
-    }
+    found: Figures = {}
+    counts, rows = [int(n) for n in coarsest], list(coarsest.values())
+    for name in TELLS:
+        half = (rows[-1].get(name) or 0) / 2
+        after = next((i for i, row in enumerate(rows) if half and row[name] >= half), None)
+        if after is not None:
+            i = max(after, 1)
+            low, high = rows[i - 1][name], rows[i][name]
+            steps = 0.0 if after == 0 else (half - low) / (high - low)
+            found[name] = counts[i - 1] + steps * (counts[i] - counts[i - 1])
+    return found
 
 
 def _estimate(codec: Codec, latents: Tensor, images: Tensor, ids: Tensor, t: float, seen: str) -> float:
@@ -277,8 +282,9 @@ def _tables(figures: Figures, whose: str) -> list[Table]:
         + ["-" if row.get(name) is None else f"{row[name]:.0f}" for name in TELLS]
         for n, row in figures["coarsest"].items()
     ]
-    if "half_at" in figures:
-        rows.append(["half of it at", "", "", "", *(str(figures["half_at"].get(name, "-")) for name in TELLS)])
+    if halves := figures.get("half_at"):
+        told = [f"{halves[name]:.1f}" if name in halves else "-" for name in TELLS]
+        rows.append(["half of it at", "", "", "", *told])
     parts = [
         [name, *("-" if value is None else f"{value:.3g}" for value in figures[figure])]
         for figure, name in {
