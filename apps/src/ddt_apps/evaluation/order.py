@@ -257,7 +257,7 @@ def page(scores: Scores, drawn: Drawn) -> Page:
         sections=[
             section(
                 "Pictures",
-                "From the coarsest ids, from all, from the finest; then with half of the ids of the scene before.",
+                "From the coarsest ids, from all, from the finest; then with half of the ids of the one before.",
                 strip(lines),
             ),
             *charts,
