@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from ddt_apps.evaluation.batches import read
+from ddt_apps.evaluation.batches import in_batches, read
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.order import TELLS, tells
-from ddt_apps.evaluation.scenes import Settings, real_pictures, summary
-from ddt_apps.evaluation.steps import GUIDED, sharpness
+from ddt_apps.evaluation.scenes import summary
+from ddt_apps.evaluation.steps import asked_scenes, sharpness, ways_to_draw
 from ddt_apps.evaluation.tokens import at_noise, from_finest, locality, patch_changes
 from ddt_apps.run.config import load_config
 from ddt_apps.train.tokenizer import TrainTokenizer, train
-from ddt_data import Judge, load_prompts, render, verdict
+from ddt_data import Judge, render, verdict
 from ddt_data.sceneeval.prompts import canvas_of
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.health import codebook_health
@@ -62,26 +62,26 @@ def measure(codec: Codec, level: str = "standard", count: int = 270) -> dict[str
     scenes, config = held_out_scenes(level, codec.image_size, count, seed=0)
     images = to_tensor([render(s.scene, config) for s in scenes])
     ids, last, canvas = codec.encode(images), codec.num_tokens, canvas_of(level)
-    judge, prompts = Judge.from_pretrained("a"), load_prompts(level)
-    real = to_tensor(real_pictures(prompts, Settings(level=level), codec.image_size))
-    vectors = torch.cat([_continuous(codec, part) for part in real.split(64)])
-    real_ids = codec.encode(real)
+    judge = Judge.from_pretrained("a")
+    prompts, originals = asked_scenes(level, codec.image_size, count=540, seed=0)
+    real = to_tensor(originals)
+    ways, sharp = ways_to_draw(codec, real, codec.encode(real)), sharpness(real)
 
-    def right(what: torch.Tensor, **settings: object) -> tuple[float, float]:
-        drawn = _drawn(codec, what, **{"num_steps": 1} | settings)
+    def right(way: str) -> tuple[float, float]:
+        drawn = in_batches(way, len(real), ways[way])
         seen = read(judge, to_uint8(drawn), canvas)
         percent = summary(prompts, [verdict(*pair) for pair in zip(prompts, seen, strict=True)])["overall"]
-        return percent, sharpness(drawn) / sharpness(real)
+        return percent, sharpness(drawn) / sharp
 
-    found = {"psnr": float(psnr(_drawn(codec, ids, num_steps=1), images).mean())}
-    found["unquantized %"] = right(vectors)[0]
-    found["one step %"], found["sharp 1"] = right(real_ids)
-    found["8 guided %"], found["sharp 8"] = right(real_ids, num_steps=8, **GUIDED)
+    found = {"psnr": float(psnr(_drawn(codec, ids), images).mean())}
+    found["unquantized %"] = right("not quantized")[0]
+    found["one step %"], found["sharp 1"] = right("1 step")
+    found["8 guided %"], found["sharp 8"] = right("8 steps, all ids, guided")
     for n in (last // 8, last // 4, last // 2):
         fine = torch.cat([from_finest(codec, part, n) for part in ids.split(64)])
-        coarse = _drawn(codec, ids, num_steps=1, keep_tokens=n)
+        coarse = _drawn(codec, ids, keep_tokens=n)
         found[f"gap {n}"] = float((psnr(coarse, images) - psnr(fine, images)).mean())
-    one = to_uint8(_drawn(codec, ids, num_steps=1, keep_tokens=1))
+    one = to_uint8(_drawn(codec, ids, keep_tokens=1))
     found["background 1 %"] = tells(scenes, one, read(judge, one, canvas))[TELLS[0]]
     places = locality(patch_changes(codec, ids[:64]))
     found["locality fine"], found["locality coarse"] = (float(half.nanmean()) for half in places.chunk(2))
@@ -94,15 +94,9 @@ def measure(codec: Codec, level: str = "standard", count: int = 270) -> dict[str
     return found | {"bits": health.bits_per_position, "dead": float(len(health.dead_positions))}
 
 
-@torch.inference_mode()
-def _continuous(codec: Codec, images: torch.Tensor) -> torch.Tensor:
-    tokenizer = codec.tokenizer
-    return tokenizer.quantizer.continuous(tokenizer.encoder(tokenizer.latent_space.encode(images)))
-
-
-def _drawn(codec: Codec, ids: torch.Tensor, **settings: object) -> torch.Tensor:
-    """Draw in parts that fit the cache."""
-    return torch.cat([codec.decode(part, **settings) for part in ids.split(64)])
+def _drawn(codec: Codec, ids: torch.Tensor, keep_tokens: int | None = None) -> torch.Tensor:
+    """Draw in one step, in parts that fit the cache."""
+    return torch.cat([codec.decode(part, num_steps=1, keep_tokens=keep_tokens) for part in ids.split(64)])
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:

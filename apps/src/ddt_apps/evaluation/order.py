@@ -198,12 +198,10 @@ def half_at(coarsest: Figures) -> Figures:
     counts, rows = [int(n) for n in coarsest], list(coarsest.values())
     for name in TELLS:
         half = (rows[-1].get(name) or 0) / 2
-        after = next((i for i, row in enumerate(rows) if half and row[name] >= half), None)
-        if after is not None:
-            i = max(after, 1)
-            low, high = rows[i - 1][name], rows[i][name]
-            steps = 0.0 if after == 0 else (half - low) / (high - low)
-            found[name] = counts[i - 1] + steps * (counts[i] - counts[i - 1])
+        if half:
+            after = next(i for i, row in enumerate(rows) if row[name] >= half)  # at the latest that of all ids
+            ends = [max(after - 1, 0), after]
+            found[name] = float(np.interp(half, [rows[i][name] for i in ends], [counts[i] for i in ends]))
     return found
 
 
