@@ -1,18 +1,28 @@
 """The command `ddt`, also as `python -m ddt_apps`."""
 
+import os
 import signal
+import sys
 
+from ddt_apps.run.ranks import adopt_slurm, one_voice, told_elsewhere
 from ddt_apps.run.signals import SIGNALS, leave
 
 
 def main() -> None:
     """Run the command; signals end it also while it is being loaded."""
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # see `ddt_apps.run.devices.backends`
     for number in SIGNALS:
         signal.signal(number, leave)
     from ddt_apps.cli.main import app
 
     try:
-        app(prog_name="ddt")
+        adopt_slurm()
+        with one_voice():
+            app(prog_name="ddt")
+    except Exception as error:  # a fault of ours, or another process is gone
+        if not told_elsewhere(error):
+            raise
+        sys.exit(1)
     finally:
         for number in SIGNALS:  # the work is over, and so is its exit code decided
             signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from ddt_decoder.flow import (
     shift_time,
 )
 from ddt_decoder.schedule import TokenSchedule
+from ddt_decoder.seeding import Rows
 
 
 def test_noised_runs_from_image_to_noise():
@@ -60,10 +61,10 @@ def test_heun_is_more_exact_than_euler_on_a_curved_field():
 def test_training_draws_follow_their_shares():
     torch.manual_seed(0)
     flow = FlowConfig(full_noise_share=0.5, coarse_share=0.25, token_dropout=0.1)
-    t = draw_times(20_000, flow, torch.device("cpu"))
+    t = draw_times(rows := Rows.of_batch(20_000), flow)
     assert abs((t == 1).float().mean() - 0.5) < 0.02
     schedule = TokenSchedule((8,))
-    visible = draw_visible(torch.ones(20_000), schedule, flow)
+    visible = draw_visible(rows, torch.ones(20_000), schedule, flow)
     assert abs((~visible.any(1)).float().mean() - 0.1) < 0.01
     whole = visible.all(1).float().mean()  # kept whole, or "coarse" with all 8 drawn
     assert abs(whole - 0.9 * (0.75 + 0.25 / 8)) < 0.02
@@ -76,7 +77,7 @@ def test_coarsest_marks_the_highest_indices():
 
 def test_logit_normal_times_have_the_asked_distribution():
     torch.manual_seed(0)
-    t = draw_times(50_000, FlowConfig(logit_normal=(0.5, 0.8)), torch.device("cpu"))
+    t = draw_times(Rows.of_batch(50_000), FlowConfig(logit_normal=(0.5, 0.8)))
     assert abs(t.logit().mean() - 0.5) < 0.02 and abs(t.logit().std() - 0.8) < 0.02
 
 

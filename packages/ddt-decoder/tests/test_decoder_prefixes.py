@@ -9,6 +9,7 @@ from ddt_decoder import DDTDecoder, DecoderConfig, FlowConfig, MMDiTConfig
 from ddt_decoder.flow import draw_prefixes, prefix_choices, visible_share
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.scales import haar_tables
+from ddt_decoder.seeding import Rows
 
 NETWORK = MMDiTConfig(patch_size=8, width=32, depth=2, num_heads=2, token_width=6)
 
@@ -71,12 +72,14 @@ def test_a_group_computes_its_tokens_alone_and_the_loss_is_their_mean(monkeypatc
     monkeypatch.setattr(decoder.network, "forward", seen)
     torch.manual_seed(1)
     loss = decoder.loss(latents, tokens)
-    (rest, *groups) = called
+    *groups, rest = called
     assert rest[:3] == (4, 16, 0)
     assert [group[0] for group in groups] == [2, 2]
     assert all(group[1] in (1, 2, 4, 8) and group[2] == 16 - group[1] for group in groups)
+    others, chosen = Rows.of_batch(8).spread(0.5, groups=2)
     drawn = torch.cat([groups[0][3], groups[1][3], rest[3]])
-    torch.testing.assert_close(loss, (drawn - latents).square().mean())
+    wanted = torch.cat([rows.take(latents) for rows in (*chosen, others)])
+    torch.testing.assert_close(loss, (drawn - wanted).square().mean())
 
 
 def test_without_prefixes_training_is_what_it_was(monkeypatch):
@@ -87,7 +90,7 @@ def test_without_prefixes_training_is_what_it_was(monkeypatch):
     torch.manual_seed(1)
     whole = decoder.loss(latents, tokens)
     torch.manual_seed(1)
-    assert torch.equal(whole, decoder._flow_errors(latents, tokens, decoder.config.flow).mean())
+    assert torch.equal(whole, decoder._flow_errors(Rows.of_batch(4), latents, tokens, decoder.config.flow).mean())
 
 
 def test_how_often_a_token_is_seen_counts_prefixes():
@@ -108,9 +111,9 @@ def test_errors_may_count_more_where_there_is_less_noise():
     flat, weighted = decoder, build(time_power=1.0)
     weighted.load_state_dict(flat.state_dict())
     torch.manual_seed(1)
-    errors = flat._flow_errors(latents, tokens, flat.config.flow)
+    errors = flat._flow_errors(Rows.of_batch(4), latents, tokens, flat.config.flow)
     torch.manual_seed(1)
-    ratio = weighted._flow_errors(latents, tokens, weighted.config.flow) / errors
+    ratio = weighted._flow_errors(Rows.of_batch(4), latents, tokens, weighted.config.flow) / errors
     torch.manual_seed(1)
     torch.testing.assert_close(ratio, 1 / torch.rand(4).clamp(min=0.1))
 

@@ -8,6 +8,7 @@ import torch
 from ddt_decoder import DDTDecoder, DecoderConfig, FlowConfig, MMDiTConfig
 from ddt_decoder.flow import denoise, draw_visible, noised
 from ddt_decoder.schedule import TokenSchedule
+from ddt_decoder.seeding import Rows
 
 NETWORK = MMDiTConfig(patch_size=4, width=32, depth=3, num_heads=2, token_width=6)
 POSITION = dataclasses.replace(NETWORK, token_modulation="position", qk_norm=False, table_side=12)
@@ -176,7 +177,7 @@ def test_every_loss_is_its_formula(output, prediction, monkeypatch):
     t = torch.tensor([0.2, 0.5, 0.9, 1.0])
     noise = torch.randn_like(latents)
     monkeypatch.setattr("ddt_decoder.decoder.draw_times", lambda *_: t)
-    monkeypatch.setattr(torch, "randn_like", lambda _: noise)
+    monkeypatch.setattr(Rows, "noise", lambda *_: noise)
     s = 2 * t / (1 + t)
     x_t = noised(latents, noise, s)
     v = decoder.velocity(x_t, t, tokens)
@@ -198,8 +199,8 @@ def test_own_estimates_stand_in_for_the_image_below_pure_noise(output, monkeypat
     (_, first), (x_t, second) = times
     assert torch.equal(first, torch.ones(2)) and torch.equal(second, t)
     torch.manual_seed(5)
-    draw_visible(t, decoder.schedule, decoder.config.flow)
-    noise = torch.randn_like(latents)
+    draw_visible(rows := Rows.of_batch(3), t, decoder.schedule, decoder.config.flow)
+    noise = rows.noise(3, 16, 16)
     estimate = noise - decoder.velocity(noise, torch.ones(3), tokens)
     assert torch.allclose(x_t, noised(estimate, noise, t), atol=1e-5)
     with pytest.raises(ValueError, match=r"own_estimates \(0.5\) needs prediction=x0"):

@@ -5,6 +5,7 @@ import torch
 
 from ddt_decoder import FlowConfig, LogitNormalSchedule, TokenSchedule
 from ddt_decoder.flow import draw_times, draw_visible, visible_share
+from ddt_decoder.seeding import Rows
 
 SELFTOK = (192, 184, 72, 48, 16)
 SCHEDULES = [TokenSchedule(segments) for segments in ((8,), (480,), SELFTOK, (0, 5, 3))]
@@ -79,6 +80,6 @@ def test_selftoks_last_token_is_seen_one_time_in_eighty():
 )
 def test_visible_share_is_how_often_training_shows_a_token(schedule, flow):
     torch.manual_seed(0)
-    t = draw_times(200_000, flow, torch.device("cpu"))
-    seen = draw_visible(t, schedule, flow).float().mean(0)
+    t = draw_times(rows := Rows.of_batch(200_000), flow)
+    seen = draw_visible(rows, t, schedule, flow).float().mean(0)
     assert torch.allclose(seen, visible_share(schedule, flow), atol=5e-3)

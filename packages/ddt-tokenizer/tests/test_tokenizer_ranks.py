@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ddt_tokenizer import VectorConfig, VectorQuantizer
 from ddt_tokenizer.quantizers.diversity import diversity_loss
-from ddt_tokenizer.quantizers.ranks import averaged, from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer.ranks import averaged, from_first, gathered, num_ranks, rows, summed
 
 STEPS = 20
 

@@ -16,6 +16,7 @@ from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Overrides, with_home
 from ddt_apps.run import signals
+from ddt_apps.run.ranks import tell_error, tells
 from ddt_apps.run.signals import Terminated, unwinding
 from ddt_apps.run.terminal import harmless
 
@@ -43,12 +44,13 @@ class Verbs(TyperGroup):
                     warnings.filterwarnings("ignore", module=r"(?!ddt_)")  # advice of libraries to their callers
                 return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stopped:
-            typer.echo(f"\n{signals.line()}", err=True)
+            if tells():
+                typer.echo(f"\n{signals.line()}", err=True)
             raise typer.Exit(stopped.code if isinstance(stopped, Terminated) else 130) from None
         except (ValueError, OSError) as error:
             if os.environ.get("DDT_TRACEBACK"):
                 raise
-            typer.echo(f"error: {_one_line(error)}", err=True)
+            tell_error(_one_line(error))
             raise typer.Exit(2) from None
         except UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # the help is shown already

@@ -2,12 +2,14 @@
 
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ddt_apps.cli.options import BatchSize, Config, Overrides, Precision, Tokenizer, Workers, out_folder, paths
+from ddt_apps.run.ranks import num_ranks, start_ranks
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
@@ -34,7 +36,12 @@ def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
     return load_config(cls, config, overrides or [])
 
 
-def _tell_next(settings: Any, folder: Path) -> None:
+def _train(settings: Any, module: str) -> None:
+    """Train as `ddt_apps.train.<module>` does, in as many processes as the settings want."""
+    if settings.devices != "auto" and settings.devices > 1 and num_ranks() == 1:
+        start_ranks(settings.devices)
+        return
+    folder = import_module(f"ddt_apps.train.{module}").train(settings)
     from ddt_apps.run.telling import next_command
 
     typer.echo(f"next: {next_command(settings, folder)}")
@@ -49,10 +56,7 @@ def train_vae(config: Config, overrides: Overrides = None, keys: Keys = False) -
     """
     from ddt_apps.train.settings import TrainVAE
 
-    settings = _load(TrainVAE, config, overrides)
-    from ddt_apps.train.vae import train
-
-    _tell_next(settings, train(settings))
+    _train(_load(TrainVAE, config, overrides), "vae")
 
 
 def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -67,10 +71,7 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     """
     from ddt_apps.train.settings import TrainTokenizer
 
-    settings = _load(TrainTokenizer, config, overrides)
-    from ddt_apps.train.tokenizer import train
-
-    _tell_next(settings, train(settings))
+    _train(_load(TrainTokenizer, config, overrides), "tokenizer")
 
 
 def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -80,10 +81,7 @@ def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = Fal
     """
     from ddt_apps.train.settings import TrainRenderer
 
-    settings = _load(TrainRenderer, config, overrides)
-    from ddt_apps.train.renderer import train
-
-    _tell_next(settings, train(settings))
+    _train(_load(TrainRenderer, config, overrides), "renderer")
 
 
 def import_selftok(
@@ -139,10 +137,7 @@ def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) ->
     """
     from ddt_apps.train.settings import Pretrain
 
-    settings = _load(Pretrain, config, overrides)
-    from ddt_apps.train.pretrain import train
-
-    _tell_next(settings, train(settings))
+    _train(_load(Pretrain, config, overrides), "pretrain")
 
 
 def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
@@ -152,10 +147,7 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None
     """
     from ddt_apps.train.settings import Tune
 
-    settings = _load(Tune, config, overrides)
-    from ddt_apps.train.sft import train
-
-    _tell_next(settings, train(settings))
+    _train(_load(Tune, config, overrides), "sft")
 
 
 def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+from ddt_apps.run.devices import pick_device
 from ddt_apps.run.folder import Run
 from ddt_apps.run.origin import sources_of
+from ddt_apps.run.ranks import met, rank, ranks_here, wait_for_all
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import handled, leave
 from ddt_data.shards.lock import locked
@@ -32,21 +35,26 @@ def run_folder(name: str, runs: Path = RUNS) -> Path:
 
 
 def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUNS, only_export: bool = False) -> Path:
-    """Do the work of a run, unless it is finished, in this process alone; return its folder.
+    """Do the work of a run, unless it is finished, in this process or as one of several; return its folder.
 
     Args:
-        work: Trains with `Run.fit`, exports, and calls `Run.finish`.
+        work: Trains with `Run.fit`, and hands the models to `Run.finish`.
         runs: Where run folders lie.
         only_export: Export what `last.ckpt` holds, and train no further; see `Run`.
 
     Raises:
-        BlockingIOError: If another process is at it.
-        ValueError: If the run was begun with other settings, data or models.
+        BlockingIOError: If another command is at it.
+        ValueError: If the run was begun with other settings, data or models, or there are not as many processes as
+            `devices` says.
     """
     folder = run_folder(config.name, runs)
-    with handled(leave), locked(folder, "is in training by another command"):
+    if config.devices not in ("auto", ranks_here()):
+        raise ValueError(f"devices ({config.devices}) must be as many as processes on this machine: {ranks_here()}")
+    lock = locked(folder, "is in training by another command") if rank() == 0 else nullcontext()
+    with handled(leave), met(pick_device(config.device)), lock:
         run = Run(folder, config, only_export)
         run.clear_leftovers()
+        wait_for_all()
         run.begin_with(sources_of(config))
         if not run.finished:
             work(run)

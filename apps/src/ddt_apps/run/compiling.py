@@ -53,7 +53,8 @@ class Compiling(lightning.Callback):
             self.begun.append(time.perf_counter())
             if step >= TRIED and len(self.begun) > 1:
                 took = min(after - before for before, after in zip(self.begun, self.begun[1:], strict=False))
-                self.start = step if took * (trainer.max_steps - step) >= LONG else math.inf
+                start = step if took * (trainer.max_steps - step) >= LONG else math.inf
+                self.start = trainer.strategy.broadcast(start)  # ranks take as long, but for a little
                 self.decided(self.start)
         if self.start is None or step < self.start:
             return

@@ -1,44 +1,85 @@
-"""Devices: the only module of the repository that names them.
+"""Devices: the only module of the repository that chooses them.
 
-Everything else takes a `torch.device` from here and works on any. Accelerators beyond the three below need their own
-Lightning strategy and precision plugin (Lightning would put them on the CPU without saying so), so they are refused.
+Everything else takes a `torch.device` from here and works on any that torch knows.
 """
 
 import os
 import shutil
 import sys
+from functools import cache
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 import torch
 
 from ddt_tokenizer.precision import Precision, multiplies_bf16, slower_here
 
-SUPPORTED = ("cpu", "cuda", "mps")
+DEVICE = "DDT_DEVICE"  # in the environment: what device=auto means
+NAMES = ("cpu", "cuda", "mps", "npu", "xpu")
+NEEDS = {
+    "cuda": "a CUDA build of torch, and a driver of NVIDIA",
+    "mps": "a Mac with Apple silicon",
+    "npu": "torch-npu of torch's version, and Ascend's CANN with its set_env.sh sourced",
+    "xpu": "an XPU build of torch, and a driver of Intel",
+}
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
 SHORT = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@cache
+def backends() -> dict[str, str]:
+    """Load what is installed to add devices to torch; return by name what went wrong, "" for what is loaded.
+
+    `ddt` keeps torch from doing it at its import, which fails where such a package lacks its driver.
+    """
+    found = {}
+    for backend in entry_points(group="torch.backends"):
+        try:
+            backend.load()()
+            found[backend.name] = ""
+        except Exception as error:  # a driver's own
+            found[backend.name] = f"{type(error).__name__}: {error}"
+    return found
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """Turn a setting into a device that is present.
 
     Args:
-        name: "auto" (the accelerator if there is one, else the CPU), "cpu", "cuda" or "mps".
+        name: "auto" (what DDT_DEVICE says, or else the accelerator if there is one, or else the CPU), or one of
+            `NAMES`.
 
     Raises:
-        ValueError: If the name is not supported, or this machine has no such device.
+        ValueError: If there is no such name, or this machine has no such device; says what was found.
 
     Example:
         >>> pick_device("cpu")
         device(type='cpu')
     """
+    if name == "auto":
+        name = os.environ.get(DEVICE, "auto")
+    if name not in ("auto", *NAMES):
+        raise ValueError(f"device {name!r} must be auto, {', '.join(NAMES)}")
+    if name == "cpu":
+        return torch.device("cpu")
+    failed = {package: why for package, why in backends().items() if why}
     present = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return present if present is not None and present.type in SUPPORTED else torch.device("cpu")
-    if name not in SUPPORTED:
-        raise ValueError(f"device {name!r} is not supported; use auto, {', '.join(SUPPORTED)}")
-    if name != "cpu" and (present is None or present.type != name):
-        raise ValueError(f"device {name!r} is not available on this machine; use device=auto or device=cpu")
+        if failed and present is None:
+            print(f"computing on the CPU: {_failures(failed)}", file=sys.stderr)
+        return torch.device("cpu") if present is None else torch.device(present.type)
+    if present is None or present.type != name:
+        here = "no accelerator" if present is None else present.type
+        why = f"; {_failures(failed)}" if failed else ""
+        raise ValueError(
+            f"device {name!r} is not here: torch {torch.__version__} finds {here}{why}; it needs {NEEDS[name]}; or set "
+            f"device=cpu"
+        )
     return torch.device(name)
+
+
+def _failures(failed: dict[str, str]) -> str:
+    return ", ".join(f"{package} is installed and does not load ({why})" for package, why in failed.items())
 
 
 def pick_device_for(precision: Precision) -> torch.device:
@@ -92,9 +133,7 @@ def pick_precision(setting: str | int, device: torch.device) -> str:
         '32-true'
     """
     if setting == "auto":
-        if device.type == "cuda":
-            return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-        return "bf16-mixed" if device.type == "cpu" and multiplies_bf16(device) else "32-true"
+        return "bf16-mixed" if multiplies_bf16(device) else "32-true"
     precision = SHORT.get(str(setting), str(setting))
     if precision not in PRECISIONS:
         raise ValueError(f"precision {setting!r} must be auto, {', '.join(PRECISIONS)}, or short {', '.join(SHORT)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 
 from ddt_apps.run.metrics import MetricsFile
 from ddt_apps.run.progress import StageProgress
@@ -27,7 +28,7 @@ UNWANTED_ADVICE = (
 
 
 class RunRecorder(EverySteps):
-    """Records a training run in its folder.
+    """Records a training run in its folder; of several processes the first one does, with what all measured.
 
     The order within a step is row, then checkpoint: a checkpoint at step n implies that all rows up to n are on disk,
     and a resume drops rows after n. So `metrics.csv` of an interrupted run equals that of an uninterrupted one.
@@ -70,7 +71,8 @@ class RunRecorder(EverySteps):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, module)
         self._trainer = trainer
-        self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
+        if trainer.is_global_zero:
+            self.metrics = MetricsFile(self.metrics_file, trainer.global_step)
         self.progress = StageProgress(self.stage, self.steps, start=trainer.global_step).__enter__()
         self._saved, self._took = time.monotonic(), 0.0
         self.noted.listen()  # Lightning has put a handler of its own before
@@ -83,13 +85,14 @@ class RunRecorder(EverySteps):
         step = trainer.global_step
         if step % self.log_every == 0 or step == self.steps:
             self.values |= self._measured()
-            self.metrics.append(step, self.values)
+            if trainer.is_global_zero:
+                self.metrics.append(step, self.values)
         self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
-        if self.noted.number is not None:
-            trainer.should_stop = True
         started = time.monotonic()
         pause = self.save_every_seconds and max(self.save_every_seconds, LEAST_PAUSE * self._took)
-        due = started - self._saved >= pause
+        due = self._agree(started - self._saved >= pause)
+        if self.noted.number is not None:
+            trainer.should_stop = True
         if due or trainer.should_stop or step == self.steps:
             self.save_checkpoint(trainer)
             self._saved = time.monotonic()
@@ -106,8 +109,23 @@ class RunRecorder(EverySteps):
         """Show words on the progress line."""
         self.progress.tell(words)
 
+    def _agree(self, due: bool) -> bool:
+        """Let all processes stop by the signal that one has got, and save when the first one's clock says so."""
+        strategy = self._trainer.strategy
+        if strategy.world_size > 1:
+            said = [self.noted.number or 0, due and self._trainer.is_global_zero]
+            number, due = strategy.reduce(torch.tensor(said, device=strategy.root_device), reduce_op="max").tolist()
+            self.noted.number = number or None
+        return bool(due)
+
     def _measured(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        """Return the newest figures, each the mean over all processes."""
+        strategy, found = self._trainer.strategy, self._trainer.callback_metrics
+        if strategy.world_size > 1:
+            values = [torch.as_tensor(value, dtype=torch.float32) for value in found.values()]
+            together = torch.stack([value.to(strategy.root_device) for value in values])
+            found = dict(zip(found, strategy.reduce(together, reduce_op="mean").tolist(), strict=True))
+        return {name: float(value) for name, value in found.items()}
 
     def _let_go(self) -> None:
         if hasattr(self, "progress"):

@@ -15,12 +15,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.config import differences, load_config, save_config
 from ddt_apps.run.devices import pick_compile, pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
+from ddt_apps.run.ranks import num_ranks, rank, wait_for_all
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import Noted
 from ddt_apps.run.telling import tell_start
@@ -29,11 +30,18 @@ if TYPE_CHECKING:
     import lightning
     import torch
 
+
+class Savable(Protocol):
+    """A model that can be exported."""
+
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
 LEFTOVERS = (".*.part", "*.partial", ".saving-*")  # of writes that a kill cut off
 
 
 class Run:
-    """One run folder.
+    """One run folder. Of several processes that train together the first one alone writes into it.
 
     Args:
         folder: Such as `runs/tokenizer`; it is made when the run starts.
@@ -58,6 +66,7 @@ class Run:
 
     def __init__(self, folder: Path, config: Any, only_export: bool = False):
         self.folder, self.config, self.only_export = Path(folder), config, only_export
+        self.writes = rank() == 0
         self.checkpoint = self.folder / "last.ckpt"
         self.metrics = self.folder / "metrics.csv"
         self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
@@ -94,16 +103,18 @@ class Run:
             ]
             new = tuple(change for change in changed if change not in origin.changes)
             self._record(replace(origin, changes=origin.changes + new))
-        if not self._started or self._differences:
+        if self.writes and (not self._started or self._differences):
             save_config(self.config, self._config_file)
 
     def _record(self, origin: Origin) -> None:
-        if origin != self._origin:
+        if self.writes and origin != self._origin:
             origin.write(self._origin_file)
         self._origin = origin
 
     def clear_leftovers(self) -> None:
         """Remove what a killed process left."""
+        if not self.writes:
+            return
         for pattern in LEFTOVERS:
             for path in list(self.folder.rglob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -128,13 +139,21 @@ class Run:
         """Whether an earlier process completed this run."""
         return self._done_file.exists()
 
-    def finish(self) -> None:
-        """Mark the run as complete; the resume checkpoint is no longer needed and goes."""
-        if self.only_export:
+    def finish(self, **models: "Savable") -> None:
+        """Export models, each into the folder of its name, and mark the run as complete.
+
+        The resume checkpoint is no longer needed then and goes.
+        """
+        if not self.writes:
+            wait_for_all()
             return
-        with writing(self._done_file) as file:
-            file.write_text("{}\n")
-        self._remove_checkpoints()
+        for name, model in models.items():
+            model.save_pretrained(self.folder / name)
+        if not self.only_export:
+            with writing(self._done_file) as file:
+                file.write_text("{}\n")
+            self._remove_checkpoints()
+        wait_for_all()
 
     def fit(
         self,
@@ -162,6 +181,7 @@ class Run:
         """
         import lightning
 
+        from ddt_apps.run.accelerator import placement
         from ddt_apps.run.checkpoint import RunCheckpoints
         from ddt_apps.run.compiling import Compiling
         from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
@@ -192,15 +212,14 @@ class Run:
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
         with quiet_lightning(), named_workers(), listening(noted):
+            where = placement(device, precision, getattr(module, "find_unused_parameters", False))
+            where["plugins"] += [RunCheckpoints(found)]
             trainer = lightning.Trainer(
-                accelerator=device.type,
-                devices=1,
-                precision=precision,
+                **where,
                 max_steps=config.steps,
                 max_epochs=-1,
                 gradient_clip_val=config.gradient_clip,
                 accumulate_grad_batches=config.accumulate,
-                plugins=[RunCheckpoints(found)],
                 logger=logger,
                 log_every_n_steps=recorder.log_every,
                 callbacks=[*compiling, SettingsOfNow(), *guards, *callbacks, recorder],
@@ -210,8 +229,9 @@ class Run:
                 use_distributed_sampler=False,
             )
             self.start(precision, step, compiled_from)
-            where = f"{device} in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
-            tell_start(self.folder, config, where, module, stream, step)
+            told = f"{num_ranks()} x {device}" if num_ranks() > 1 else f"{device}"
+            told += f" in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
+            tell_start(self.folder, config, told, module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
         if self._origin.compiled_from == "auto":  # it was over before it had decided
             self._decide(math.inf)
@@ -236,14 +256,16 @@ class Run:
         from ddt_apps.run.checkpoint import read_checkpoint
         from ddt_apps.run.nan_guard import leave_out_spoiled
 
-        if not self.checkpoint.exists():
-            return None
-        found = read_checkpoint(self.checkpoint, module, self.config.steps)
-        mended = any(self.config.may_change(*difference) for difference in self._differences)
-        if mended and leave_out_spoiled(self.checkpoint, found):
-            print("the steps before the gradient that was not finite are made anew, with other settings", flush=True)
-            return self._read_checkpoint(module)
-        return found
+        def found() -> dict[str, Any] | None:
+            return read_checkpoint(self.checkpoint, module, self.config.steps) if self.checkpoint.exists() else None
+
+        if self.writes and any(self.config.may_change(*difference) for difference in self._differences):
+            while (state := found()) and leave_out_spoiled(self.checkpoint, state):
+                print(
+                    "the steps before the gradient that was not finite are made anew, with other settings", flush=True
+                )
+        wait_for_all()
+        return found()
 
     def _compare_config(self) -> list[tuple[str, Any, Any]]:
         remedy = f"use another name=..., or delete {self.folder} to start over"

@@ -66,7 +66,7 @@ class NaNGuard(Callback):
         step = trainer.global_step
         self.alone = self.saved is None or (self.stopped and self.alone)
         self.stopped = True
-        if self.saved is not None and self.saved < step:
+        if trainer.is_global_zero and self.saved is not None and self.saved < step:
             os.replace(self.checkpoint, before_of(self.checkpoint))
         way_on = f"; this run goes on with other values of {', '.join(self.mendable)}" if self.mendable else ""
         if self.saved == self.began == step:

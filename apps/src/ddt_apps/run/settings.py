@@ -15,12 +15,14 @@ class RunSettings(ABC):
     exports: ClassVar[tuple[str, ...]] = ()  # folders of the models that it leaves
     sources: ClassVar[tuple[str, ...]] = ()  # settings that name what it starts from
     # Settings that change no result, and may differ when it is continued.
-    free: ClassVar[tuple[str, ...]] = ("name", "device", "workers", "watch_every", "tensorboard")
+    free: ClassVar[tuple[str, ...]] = ("name", "device", "devices", "workers", "watch_every", "tensorboard")
     mendable: ClassVar[tuple[str, ...]] = ("gradient_clip",)  # settings that may be changed on the way
 
     name: str  # of the run: runs/<name>
     seed: Seed = 0  # of the first weights, the order of samples and all noise
-    device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda or mps
+    device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda, mps, npu or xpu
+    # How many of this machine share each batch, a process on each; auto: one, or as many as torchrun or srun started.
+    devices: Literal["auto"] | PositiveInt = "auto"
     # auto (the fastest safe one of the device), or as Lightning has them: 32-true or 32, bf16-mixed or bf16, ...
     precision: str | PositiveInt = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # networks, by torch.compile; auto: if training takes ten minutes

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ddt_apps.run.ranks import tells
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 continuing = False  # whether the command goes on where it was when it is run again
 
@@ -70,7 +72,7 @@ def unwinding() -> Iterator[None]:
 
 def leave(number: int, frame: FrameType | None = None) -> None:
     """End the process at once. Its children, which may have its handlers, say nothing."""
-    if os.getpid() == _PROCESS:
+    if os.getpid() == _PROCESS and tells():
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which a progress bar hides
         os.write(2, f"{cursor}\n{line()}\n".encode())
     os._exit(128 + number)

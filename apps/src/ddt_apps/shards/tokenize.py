@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddt_apps.run import ranks
 from ddt_apps.run.devices import pick_device, pick_device_for
 from ddt_apps.run.progress import StageProgress
 from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
@@ -70,7 +71,7 @@ def tokenize_shards(
     device = pick_device_for(precision)
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers, precision)
     _refuse_other_precision(out, Path(shards), plan, [batch_size, latents], precision)
-    rank, world_size = _rank()
+    rank, world_size = ranks.rank(), ranks.num_ranks()
     if precision == "32" and rank == 0 and multiplies_bf16(device) and not begun(out, plan.tasks):
         codec = _load(str(tokenizer), workers, precision)
         if line := what_bf16_saves(codec, Path(shards), total // (world_size * workers)):
@@ -125,14 +126,9 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
 
 def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:
     """Do this rank's share of a plan of `total` pictures; None if other ranks of torchrun are not done."""
-    rank, world_size = _rank()
+    rank, world_size = ranks.rank(), ranks.num_ranks()
     with StageProgress(stage, total, unit="pictures") as progress:
         return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
-
-
-def _rank() -> tuple[int, int]:
-    """Return which process this is of those that torchrun started, and how many they are."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:
@@ -267,7 +263,7 @@ def device_of_worker(workers: int) -> torch.device:
     """Take this rank's device, and this process's share of the threads."""
     device = pick_device()
     if device.type != "cpu":
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.accelerator.set_device_index(ranks.rank_here())
     if workers > 1:
         torch.set_num_threads(max(1, os.cpu_count() // workers))
     return device

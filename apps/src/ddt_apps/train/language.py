@@ -47,8 +47,7 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:
     run.fit(module, stream, _watchers(config, run.folder, lm))
     if adapted is not None:
         merge_lora(adapted)
-    lm.save_pretrained(run.folder / "model")
-    run.finish()
+    run.finish(model=lm)
 
 
 def longest_example(lm: MultimodalLM, config: LanguageRun) -> int | None:

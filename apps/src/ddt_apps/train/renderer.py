@@ -104,6 +104,8 @@ class RendererSamples(EverySteps):
         rows = [self.above, drawn]
         for count in (renderer.num_tokens // 8, renderer.num_tokens // 2) if renderer.prefixes else ():
             rows.append(renderer.decode(ids, count).cpu())
+        if not trainer.is_global_zero:
+            return
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat(rows), columns=len(self.ids))
             Image.fromarray(sheet).save(file, format="png")
@@ -142,5 +144,4 @@ def _work(run: Run) -> None:
     if len(pictures.held_out):
         watchers.append(RendererSamples(codec, pictures.held_out, run.folder / "samples", config.watch_every))
     run.fit(module, stream, watchers)
-    renderer.save_pretrained(run.folder / "renderer")
-    run.finish()
+    run.finish(renderer=renderer)

@@ -105,8 +105,6 @@ def _work(run: Run) -> None:
     module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, pictures.space is not None)
     stream = ShardStream(pictures.dataset, pictures.collate, *order)
     run.fit(module, stream, watchers(config, run.folder, held_out))
-    tokenizer.save_pretrained(run.folder / "tokenizer")
     exported = decoder if module.average is None else module.average.module
     exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
-    exported.save_pretrained(run.folder / "decoder")
-    run.finish()
+    run.finish(tokenizer=tokenizer, decoder=exported)

@@ -39,6 +39,8 @@ class VAESamples(EverySteps):
         latents = module.vae.encode(self.pictures.to(module.device)).latents  # its own forward pass would round them
         drawn = module.vae.decode(latents).sample.float().cpu().clamp(-1, 1)
         module.log("held_out_psnr", psnr(drawn, self.pictures).mean())
+        if not trainer.is_global_zero:
+            return
         with writing(self.folder / f"{trainer.global_step:08d}.png") as file:
             sheet = tile(torch.cat([self.pictures, drawn]), columns=len(drawn))
             Image.fromarray(sheet).save(file, format="png")
@@ -72,5 +74,4 @@ def _work(run: Run) -> None:
     vae = module.vae.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
     some = [pictures.dataset[i] for i in range(min(MEASURED, len(pictures.dataset)))]
     standardise(vae, pictures.collate(some))
-    vae.save_pretrained(run.folder / "vae")
-    run.finish()
+    run.finish(vae=vae)

@@ -31,6 +31,7 @@ from ddt_decoder.limits import FiniteFloat, PositiveInt, Seed, check_setting
 from ddt_decoder.mmdit import MMDiT
 from ddt_decoder.precision import computing
 from ddt_decoder.sd3 import fill_from_sd3
+from ddt_decoder.seeding import Rows
 from ddt_decoder.selftok import filled, read_selftok
 from ddt_decoder.token_table import TokenTable
 
@@ -78,33 +79,33 @@ class DDTDecoder(TokenTable):
             tokens = scale_gradient(tokens, 1 / visible_share(self.schedule, flow).to(tokens.device))
 
         # Some rows are drawn from their coarsest tokens alone, the rest at any noise.
-        few = round(len(latents) * flow.prefix_share)
-        errors = [self._flow_errors(latents[few:], tokens[few:], flow)]
-        if few:
-            errors += self._prefix_errors(latents[:few], tokens[:few])
+        rows, errors = Rows.of_batch(len(latents), latents.device), []
+        if flow.prefix_share:
+            rows, groups = rows.spread(flow.prefix_share, flow.prefix_groups)
+            for few, count in zip(groups, draw_prefixes(self.num_tokens, flow), strict=False):
+                errors.append(self._prefix_errors(few, few.take(latents), few.take(tokens), count))
+        errors.append(self._flow_errors(rows, rows.take(latents), rows.take(tokens), flow))
         return torch.cat(errors).mean()
 
-    def _prefix_errors(self, latents: Tensor, tokens: Tensor) -> Iterator[Tensor]:
-        """Draw groups of rows in one step, each from as many of their coarsest tokens: squared errors [rows]."""
-        counts = draw_prefixes(self.num_tokens, self.config.flow)
-        groups = (rows.tensor_split(len(counts)) for rows in (latents, tokens))
-        for n, clean, seen in zip(counts, *groups, strict=True):
-            first, start = self.num_tokens - n, torch.ones(len(clean), device=clean.device)
-            drawn = self.network(torch.randn_like(clean), start, seen[:, first:], first=first).float()
-            yield (drawn - clean).square().mean(dim=(1, 2, 3))
+    def _prefix_errors(self, rows: Rows, latents: Tensor, tokens: Tensor, count: int) -> Tensor:
+        """Draw rows in one step, each from the `count` coarsest of its tokens: squared errors [B]."""
+        first, start = self.num_tokens - count, torch.ones(len(rows), device=latents.device)
+        noise = rows.noise(*latents.shape[1:])
+        drawn = self.network(noise, start, tokens[:, first:], first=first).float()
+        return (drawn - latents).square().mean(dim=(1, 2, 3))
 
-    def _flow_errors(self, latents: Tensor, tokens: Tensor, flow: FlowConfig) -> Tensor:
-        """Compare at noise levels of the flow: squared errors [rows]."""
+    def _flow_errors(self, rows: Rows, latents: Tensor, tokens: Tensor, flow: FlowConfig) -> Tensor:
+        """Compare at noise levels of the flow: squared errors [B]."""
         # Noise levels, and the tokens that are visible at each.
-        t = draw_times(len(latents), flow, latents.device)
-        visible = draw_visible(t, self.schedule, flow)
+        t = draw_times(rows, flow)
+        visible = draw_visible(rows, t, self.schedule, flow)
         shifted = shift_time(t, flow.time_shift)
 
         # Noisy latents x_t, for a share of the network's own estimate in place of the clean ones.
-        noise = torch.randn_like(latents)
+        noise = rows.noise(*latents.shape[1:])
         clean = latents
         if flow.own_estimates:
-            chosen = (t < 1) & (torch.rand_like(t) < flow.own_estimates)
+            chosen = (t < 1) & (rows.uniform() < flow.own_estimates)
             clean = latents.index_copy(0, *self._estimates(noise, tokens, chosen.nonzero().flatten()))
         x_t = noised(clean, noise, shifted)
         output = self.network(x_t, shifted, tokens, visible).float()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddt_decoder.limits import FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, Share, check_settings
 from ddt_decoder.schedule import TokenSchedule
+from ddt_decoder.seeding import Rows
 
 # How `denoise` takes a step. "heun" is of second order and calls the network twice, "ddpm" renoises the clean estimate.
 Sampler = Literal["euler", "heun", "ddpm"]
@@ -66,18 +67,18 @@ def noised(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return t * noise + (1 - t) * x
 
 
-def draw_times(batch: int, config: FlowConfig, device: torch.device) -> Tensor:
+def draw_times(rows: Rows, config: FlowConfig) -> Tensor:
     """Draw unshifted training times [B] in [0, 1): uniform or logit-normal, but for the share at exactly t=1."""
     if config.logit_normal is None:
-        t = torch.rand(batch, device=device)
+        t = rows.uniform()
     else:
         mean, std = config.logit_normal
-        t = torch.sigmoid(mean + std * torch.randn(batch, device=device))
-    return torch.where(torch.rand(batch, device=device) < config.full_noise_share, 1.0, t)
+        t = torch.sigmoid(mean + std * rows.normal())
+    return torch.where(rows.uniform() < config.full_noise_share, 1.0, t)
 
 
-def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tensor:
-    """Draw the tokens that each sample sees at unshifted times t [B]: bool [B, K].
+def draw_visible(rows: Rows, t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tensor:
+    """Draw the tokens that each row sees at unshifted times t [B]: bool [B, K].
 
     The schedule gives V_1..V_k(t), `all_share` all. A share sees only its coarse end, so that a decode from the first
     tokens that an LLM writes is in the training distribution; a share sees nothing. (Selftok drops no tokens at exactly
@@ -85,12 +86,11 @@ def draw_visible(t: Tensor, schedule: TokenSchedule, config: FlowConfig) -> Tens
     without tokens.)
     """
     visible = schedule.visible(t)
-    num_tokens, device = schedule.num_tokens, t.device
+    num_tokens = schedule.num_tokens
     if config.all_share:
-        visible = visible | (torch.rand(t.shape, device=device) < config.all_share)[:, None]
-    kept = torch.randint(1, num_tokens + 1, t.shape, device=device)
-    kept = torch.where(torch.rand(t.shape, device=device) < config.coarse_share, kept, num_tokens)
-    kept = torch.where(torch.rand(t.shape, device=device) < config.token_dropout, 0, kept)
+        visible = visible | (rows.uniform() < config.all_share)[:, None]
+    kept = torch.where(rows.uniform() < config.coarse_share, rows.integers(1, num_tokens + 1), num_tokens)
+    kept = torch.where(rows.uniform() < config.token_dropout, 0, kept)
     return visible & coarsest(kept, num_tokens)
 
 

@@ -15,7 +15,7 @@ from ddt_decoder.flow import FlowConfig, draw_prefixes
 from ddt_decoder.perceptual import gradient_difference
 from ddt_decoder.renderer import DDTRenderer
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
-from ddt_decoder.seeding import seed_step
+from ddt_decoder.seeding import Rows, seed_step
 
 
 class RendererTraining(LightningModule):
@@ -23,11 +23,11 @@ class RendererTraining(LightningModule):
 
     A batch is (ids [B, K] or tokens [B, K, D], images [B, 3, H, W] in [-1, 1]), so no encoder takes part. In the second
     phase a discriminator learns beside the renderer, each with its own optimizer. What is random in a step, how many
-    tokens a prefix has, is a function of (seed, step, rank), so a resumed run continues exactly. Across processes use
-    DDP with `find_unused_parameters`: the discriminator is idle in the first phase. The Trainer must not clip
-    gradients; `gradient_clip` does.
+    tokens a prefix has, is a function of (seed, step), so a resumed run continues exactly, and several ranks train as
+    one process does on the whole batch. The Trainer must not clip gradients; `gradient_clip` does.
 
-    `networks` are the parts with nearly all of the work, which a trainer may compile.
+    `networks` are the parts with nearly all of the work, which a trainer may compile. `find_unused_parameters` is what
+    DDP has to know: the discriminator is idle in the first phase.
 
     Args:
         renderer: Trained in place.
@@ -43,6 +43,8 @@ class RendererTraining(LightningModule):
         >>> sorted(losses)
         ['loss', 'mse', 'perceptual']
     """
+
+    find_unused_parameters = True
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class RendererTraining(LightningModule):
             raise ValueError(f"precision ({self.trainer.precision}) scales the loss; use bf16-mixed or 32-true")
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Make the randomness a function of (seed, step, rank)."""
+        """Make the randomness a function of (seed, step)."""
         seed_step(self, batch_idx)
 
     def losses(self, ids: Tensor, images: Tensor, step: int) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ class RendererTraining(LightningModule):
         """
         second = step >= self.config.second_phase_step
         perceptual_weight, adversarial_weight = self.config.second_phase if second else self.config.first_phase
-        drawn = self._draw(ids)
+        drawn, images = self._draw(ids, images)
         losses = {"mse": F.mse_loss(drawn, images), "perceptual": self.perceptual(drawn, images)}
         loss = losses["mse"] + perceptual_weight * losses["perceptual"]
         if adversarial_weight:
@@ -89,14 +91,16 @@ class RendererTraining(LightningModule):
             losses["drawn"] = drawn.detach()
         return {"loss": loss, **losses}
 
-    def _draw(self, ids: Tensor) -> Tensor:
-        """Draw all rows, the first of them from prefixes."""
-        few = round(len(ids) * self.config.prefix_share)
-        if not few:
-            return self.renderer.render(ids)
-        counts = draw_prefixes(self.renderer.num_tokens, FlowConfig())
-        groups = [*zip(ids[:few].tensor_split(len(counts)), counts, strict=True), (ids[few:], None)]
-        return torch.cat([self.renderer.render(some, n) for some, n in groups if len(some)])
+    def _draw(self, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw all rows, some of them from prefixes: what is drawn, and the images in the same order."""
+        if not self.config.prefix_share:
+            return self.renderer.render(ids), images
+        flow = FlowConfig()
+        rest, groups = Rows.of_batch(len(ids)).spread(self.config.prefix_share, flow.prefix_groups)
+        counts = draw_prefixes(self.renderer.num_tokens, flow)
+        parts = [(rest, None), *zip(groups, counts, strict=False)]
+        drawn = [self.renderer.render(rows.take(ids), count) for rows, count in parts]
+        return torch.cat(drawn), torch.cat([rows.take(images) for rows, _ in parts])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Step the renderer, then, in the second phase, the discriminator."""

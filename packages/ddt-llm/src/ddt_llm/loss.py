@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor
 
 from ddt_llm.head import head_nats
+from ddt_llm.ranks import num_ranks, summed
 from ddt_llm.self_test import check_packing
 from ddt_llm.sequences import IGNORED
 from ddt_llm.vocabulary import VisualVocabulary
@@ -44,6 +46,11 @@ class TokenLoss:
     def bits_per_visual_token(self) -> Tensor:
         """Bits a visual token; NaN where there is none."""
         return self.visual_nats / self.visual_count / math.log(2)
+
+    def of_all_ranks(self) -> Self:
+        """Count as all ranks do on average: the mean over ranks of `mean` and of bits is then that of all tokens."""
+        counts = summed(torch.stack([self.text_count, self.visual_count]).float()) / num_ranks()
+        return replace(self, text_count=counts[0], visual_count=counts[1])
 
     def __add__(self, other: Self) -> Self:
         return replace(self, **{name: value + getattr(other, name) for name, value in vars(self).items()})

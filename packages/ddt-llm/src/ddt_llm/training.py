@@ -51,7 +51,7 @@ class LanguageModelTraining(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy in nats of the trained positions, both modalities one to one."""
-        loss = token_loss(self.model, self.vocabulary, **batch)
+        loss = token_loss(self.model, self.vocabulary, **batch).of_all_ranks()
         bits = {"bits_per_text_token": loss.bits_per_text_token, "bits_per_visual_token": loss.bits_per_visual_token}
         self.log_dict({"loss": loss.mean, **bits, "lr": self.lr_schedulers().get_last_lr()[0]})
         return loss.mean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.health import codebook_health
 from ddt_tokenizer.images import psnr, tile
+from ddt_tokenizer.ranks import gathered
 
 logger = logging.getLogger(__name__)
 Draw = Callable[[nn.Module, Tensor], Tensor]
@@ -38,7 +39,7 @@ class ImageGrid(EverySteps):
         self.draw = draw
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not self.due(trainer) or not trainer.is_global_zero:
+        if not self.due(trainer):
             return
         step, tokenizer = trainer.global_step, module.tokenizer
         decoder = module.decoder if module.average is None else module.average.module
@@ -55,6 +56,8 @@ class ImageGrid(EverySteps):
         for part, mode in modes:
             part.training = mode
         module.log("held_out_psnr", psnr(drawn.cpu(), self.images).mean())
+        if not trainer.is_global_zero:
+            return
         picture = tile(torch.cat([self.images, drawn.cpu()]), columns=len(self.images))
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{step:08d}.part"
@@ -73,7 +76,7 @@ class HealthMonitor(EverySteps):
 
     Args:
         file: Such as `runs/mine/health.json`; None to log only.
-        recent: Batches whose ids are measured (those of this rank).
+        recent: Batches whose ids are measured, of all ranks.
 
     Example:
         >>> monitor = HealthMonitor("health.json", every=500)
@@ -96,7 +99,7 @@ class HealthMonitor(EverySteps):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         if "ids" in outputs:
-            self.gathered.append(outputs["ids"].cpu())
+            self.gathered.append(gathered(outputs["ids"]).cpu())
         if trainer.global_step == self._seen:
             return
         self.ids.extend(self.gathered)
@@ -110,9 +113,10 @@ class HealthMonitor(EverySteps):
         names += ("effective_dimensions", "revived")
         figures = {f"codes/{name}": float(getattr(health, name)) for name in names}
         module.log_dict(figures | {"codes/dead_positions": float(len(health.dead_positions))})
-        if health.dead_positions != self.dead and trainer.is_global_zero:
+        if health.dead_positions != self.dead:
             self.dead = health.dead_positions
-            logger.warning("step %d: %s", trainer.global_step, _told(self.dead, len(health.position_bits)))
+            if trainer.is_global_zero:
+                logger.warning("step %d: %s", trainer.global_step, _told(self.dead, len(health.position_bits)))
         if self.file is not None and trainer.is_global_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             health.save(self.file)

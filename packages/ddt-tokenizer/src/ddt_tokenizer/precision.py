@@ -1,5 +1,6 @@
 """Precision of inference: exact, or matrices multiplied in bf16; and which devices have instructions for that."""
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -40,7 +41,10 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
-    return supported is not None and supported()
+    if supported is None:
+        return False
+    emulates = "including_emulation" in inspect.signature(supported).parameters  # which is no instruction
+    return supported(including_emulation=False) if emulates else supported()
 
 
 def slower_here(precision: Precision, device: torch.device) -> str:

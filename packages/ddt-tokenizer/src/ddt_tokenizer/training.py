@@ -30,7 +30,8 @@ class TrainableDecoder(Protocol):
 class TokenizerTraining(LightningModule):
     """Minimises the decoder's loss plus the quantizer's own.
 
-    The randomness of a step is a function of (seed, step, rank), so a resumed run continues exactly.
+    The randomness of a step is a function of (seed, step), so a resumed run continues exactly, and several ranks train
+    as one process does on the whole batch.
 
     Args:
         tokenizer, decoder: Trained in place; the decoder is any module with `TrainableDecoder.loss`.
@@ -80,7 +81,7 @@ class TokenizerTraining(LightningModule):
         return self
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
+        """Make the randomness a function of (seed, step), and of which batch of an accumulated step it is."""
         seed_step(self, batch_idx)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ddt_tokenizer.optimizer import scheduled
-from ddt_tokenizer.seeding import seed_step
+from ddt_tokenizer.seeding import Rows, seed_step
 from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class VAETraining(LightningModule):
 
     Edges keep small things sharp. Noise makes latents smooth, so that a decoder's small errors stay small in pixels:
     what the variance of a VAE is for (arXiv:1312.6114), of one size for all. The randomness of a step is a function of
-    (seed, step, rank). Logs `loss`, `psnr` of the batch in dB, and `lr`.
+    (seed, step). Logs `loss`, `psnr` of the batch in dB, and `lr`.
 
     Args:
         vae: Trained in place, and left with its weights in channels-last.
@@ -58,13 +58,14 @@ class VAETraining(LightningModule):
         self.config, self.seed = config, seed
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Make the randomness a function of (seed, step, rank), and of which batch of an accumulated step it is."""
+        """Make the randomness a function of (seed, step), and of which batch of an accumulated step it is."""
         seed_step(self, batch_idx)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of images [B, 3, H, W]."""
         z = self.vae.encode(batch).latents
-        noisy = z + self.config.noise * z.detach().std() * torch.randn_like(z)
+        spread = z.detach().std(dim=(1, 2, 3), keepdim=True)
+        noisy = z + self.config.noise * spread * Rows.of_batch(len(z), z.device).noise(*z.shape[1:])
         drawn = self.vae.decode(noisy).sample.float()
         error = (drawn - batch).square().mean()
         edges = sum((ours - theirs).abs().mean() for ours, theirs in zip(_edges(drawn), _edges(batch), strict=True))

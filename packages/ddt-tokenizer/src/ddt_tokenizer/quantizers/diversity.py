@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ddt_tokenizer.quantizers.ranks import averaged
+from ddt_tokenizer.ranks import averaged
 
 SHARPNESS = 10.0  # softmax temperature of similarities is its inverse
 MEMORY = 0.8  # share of the moving histogram in the distribution whose entropy counts

@@ -16,7 +16,7 @@ from ddt_tokenizer.limits import Decay, NonNegativeFloat, PositiveFloat, Positiv
 from ddt_tokenizer.quantizers.diversity import diversity_loss, perplexity
 from ddt_tokenizer.quantizers.nearest import nearest
 from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
-from ddt_tokenizer.quantizers.ranks import from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,3 +1,4 @@
+# Copied from packages/ddt-tokenizer/src/ddt_tokenizer/ranks.py
 """What the ranks of a distributed run agree on. On a single process every function returns what it was given."""
 
 import torch
@@ -8,6 +9,11 @@ from torch import Tensor
 def num_ranks() -> int:
     """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return which of them this process is, from 0."""
+    return dist.get_rank() if num_ranks() > 1 else 0
 
 
 def summed(tensor: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def rows(tensor: Tensor, picks: Tensor) -> Tensor:
     """Take rows [n] of `gathered(tensor)`, tensor [N, D], without gathering it: [n, D]."""
     if num_ranks() == 1:
         return tensor[picks]
-    own = picks - dist.get_rank() * len(tensor)
+    own = picks - rank() * len(tensor)
     held = (own >= 0) & (own < len(tensor))
     taken = tensor.new_zeros(len(picks), tensor.shape[1])
     taken[held] = tensor[own[held]]
