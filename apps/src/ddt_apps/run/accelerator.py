@@ -18,26 +18,24 @@ KNOWN = ("cpu", "cuda", "mps")  # to Lightning
 
 
 class TorchAccelerator(Accelerator):
-    """An accelerator by its name in torch, such as "npu"; its module, `torch.npu`, does the work."""
-
-    def __init__(self, kind: str):
-        self.kind = kind
+    """The accelerator that torch has here, such as an NPU; its module, `torch.npu`, does the work."""
 
     def setup_device(self, device: torch.device) -> None:
-        torch.get_device_module(self.kind).set_device(device)
+        torch.accelerator.set_device_index(device.index)
 
     def teardown(self) -> None:
-        torch.get_device_module(self.kind).empty_cache()
+        """Leave the memory to the end of the process."""
 
     def get_device_stats(self, device: torch.device | str | int) -> dict[str, Any]:
-        return torch.get_device_module(self.kind).memory_stats(device)
+        return torch.get_device_module(torch.device(device)).memory_stats(device)
 
     @staticmethod
     def parse_devices(devices: int | str | list[int]) -> list[int]:
         return devices if isinstance(devices, list) else list(range(int(devices)))
 
-    def get_parallel_devices(self, devices: list[int]) -> list[torch.device]:
-        return [torch.device(self.kind, index) for index in devices]
+    @staticmethod
+    def get_parallel_devices(devices: list[int]) -> list[torch.device]:
+        return [torch.device(torch.accelerator.current_accelerator().type, index) for index in devices]
 
     @staticmethod
     def auto_device_count() -> int:
@@ -49,7 +47,7 @@ class TorchAccelerator(Accelerator):
 
     @staticmethod
     def name() -> str:
-        return "torch"
+        return torch.accelerator.current_accelerator().type
 
 
 class _DDP(DDPStrategy):
@@ -69,7 +67,7 @@ def placement(device: torch.device, precision: str, find_unused: bool) -> dict[s
     """
     known = device.type in KNOWN
     arguments: dict[str, Any] = {
-        "accelerator": device.type if known else TorchAccelerator(device.type),
+        "accelerator": device.type if known else TorchAccelerator(),
         "devices": ranks_here(),
         "num_nodes": num_ranks() // ranks_here(),
         "precision": precision,

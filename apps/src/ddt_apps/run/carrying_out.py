@@ -8,7 +8,7 @@ from pathlib import Path
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.folder import Run
 from ddt_apps.run.origin import sources_of
-from ddt_apps.run.ranks import met, rank, ranks_here, wait_for_all
+from ddt_apps.run.ranks import met, num_ranks, rank, ranks_here, wait_for_all
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import handled, leave
 from ddt_data.shards.lock import locked
@@ -50,6 +50,8 @@ def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUN
     folder = run_folder(config.name, runs)
     if config.devices not in ("auto", ranks_here()):
         raise ValueError(f"devices ({config.devices}) must be as many as processes on this machine: {ranks_here()}")
+    if config.batch_size % num_ranks():
+        raise ValueError(f"batch_size ({config.batch_size}) must be divisible by the {num_ranks()} that share it")
     lock = locked(folder, "is in training by another command") if rank() == 0 else nullcontext()
     with handled(leave), met(pick_device(config.device)), lock:
         run = Run(folder, config, only_export)

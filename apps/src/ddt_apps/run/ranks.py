@@ -139,8 +139,9 @@ def start_ranks(count: int) -> None:
 
     from ddt_apps.run.signals import stop
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says is told below
-    os.environ[STARTED_HERE] = "1"
+    for name in [*logging.root.manager.loggerDict]:  # what the agent says is told below
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
         min_nodes=1,
@@ -152,12 +153,15 @@ def start_ranks(count: int) -> None:
         max_restarts=0,
         shutdown_timeout=GRACE,
     )
+    os.environ[STARTED_HERE] = "1"
     try:
         elastic_launch(config, sys.executable)("-m", "ddt_apps", *sys.argv[1:])
     except SignalException as stopped:
         raise stop(stopped.sigval) from None
     except ChildFailedError as failed:
         raise _what_happened(failed.failures) from None
+    finally:
+        del os.environ[STARTED_HERE]
 
 
 def _what_happened(failures: dict[int, Any]) -> BaseException:
