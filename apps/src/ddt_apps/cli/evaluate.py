@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import paths
+from ddt_apps.cli.options import Device, paths
 
 evaluate = typer.Typer(
     name="evaluate",
@@ -31,7 +31,7 @@ def _evaluate(benchmark: str, model: str, out: Path | None, settings: list[str] 
 
 
 @evaluate.command("scenes")
-def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Draw SceneEval's 540 prompts and judge the pictures strictly.
 
     Example: [bold]ddt evaluate scenes runs/demo/pretrain level=tiny[/]
@@ -43,7 +43,9 @@ def evaluate_scenes(model: Source, settings: Settings = None, out: Folder = None
 
 
 @evaluate.command("reconstruction")
-def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_reconstruction(
+    model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto"
+) -> None:
     """Turn pictures into ids and back: PSNR, SSIM, bits, prefixes, and more where networks are installed.
 
     Example: [bold]ddt evaluate reconstruction runs/demo/tokenizer level=tiny[/]
@@ -55,7 +57,7 @@ def evaluate_reconstruction(model: Source, settings: Settings = None, out: Folde
 
 
 @evaluate.command("order")
-def evaluate_order(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_order(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Measure whether ids go from coarse to fine: pictures from either end of them, and what each part tells.
 
     Example: [bold]ddt evaluate order runs/demo/tokenizer level=tiny[/]
@@ -68,7 +70,7 @@ def evaluate_order(model: Source, settings: Settings = None, out: Folder = None)
 
 
 @evaluate.command("edits")
-def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Edit held-out scenes whose exact result is known.
 
     Example: [bold]ddt evaluate edits runs/demo/sft level=tiny[/]
@@ -79,7 +81,7 @@ def evaluate_edits(model: Source, settings: Settings = None, out: Folder = None)
 
 
 @evaluate.command("answers")
-def evaluate_answers(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_answers(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Ask questions about held-out scenes; beside the score what one gets without looking.
 
     Example: [bold]ddt evaluate answers runs/demo/sft level=tiny[/]
@@ -90,7 +92,7 @@ def evaluate_answers(model: Source, settings: Settings = None, out: Folder = Non
 
 
 @evaluate.command("captions")
-def evaluate_captions(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_captions(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Describe held-out scenes and parse what was said.
 
     Example: [bold]ddt evaluate captions runs/demo/pretrain level=tiny[/]
@@ -101,7 +103,7 @@ def evaluate_captions(model: Source, settings: Settings = None, out: Folder = No
 
 
 @evaluate.command("language")
-def evaluate_language(model: Source, settings: Settings = None, out: Folder = None) -> None:
+def evaluate_language(model: Source, settings: Settings = None, out: Folder = None, device: Device = "auto") -> None:
     """Foretell the ids of held-out pictures from their captions, in bits; beside it what another caption gives.
 
     Example: [bold]ddt evaluate language runs/demo/pretrain level=tiny[/]

@@ -67,6 +67,13 @@ def finite(param: typer.CallbackParam, value: float) -> float:
     return value
 
 
+def device_to_use(value: str) -> str:
+    """Let `pick_device` pick it."""
+    if value != "auto":
+        os.environ["DDT_DEVICE"] = value
+    return value
+
+
 def _seed(value: int) -> int:
     if value not in SEEDS:
         raise ValueError(f"--seed {value} must be {SEEDS.start} to {SEEDS.stop - 1}")
@@ -86,6 +93,11 @@ Out = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
 Workers = Annotated[int, typer.Option(help="Processes that share the work.", callback=at_least(1))]
+# Where a verb computes; it goes into the environment, which processes that a verb starts have too.
+Device = Annotated[
+    str,
+    typer.Option(help="auto (the accelerator if there is one), cpu, cuda, mps, npu or xpu.", callback=device_to_use),
+]
 Precision = Annotated[
     Literal["32", "bf16"],
     typer.Option(help="32 is exact; bf16 takes less time where the device multiplies in it, and differs a little."),

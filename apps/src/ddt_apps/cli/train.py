@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddt_apps.cli.options import BatchSize, Config, Overrides, Precision, Tokenizer, Workers, out_folder, paths
+from ddt_apps.cli.options import BatchSize, Config, Device, Overrides, Precision, Tokenizer, Workers, out_folder, paths
 from ddt_apps.run.ranks import num_ranks, start_ranks
 
 
@@ -112,6 +112,7 @@ def tokenize(
         bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
     ] = False,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Turn picture shards into id shards, once, so that the language model trains on ids alone.
 

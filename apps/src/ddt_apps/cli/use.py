@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Out, Precision, Seed, Tokenizer, at_least, finite, out_folder
+from ddt_apps.cli.options import Device, Out, Precision, Seed, Tokenizer, at_least, finite, out_folder
 from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
@@ -41,6 +41,7 @@ def reconstruct(
         typer.Option(metavar="START STOP", help="Only ids START to STOP - 1 come from it; 0 is the finest."),
     ] = None,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
@@ -67,6 +68,7 @@ def generate(
         int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
     ] = None,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Draw what a sentence says.
 
@@ -85,6 +87,7 @@ def edit(
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Change a picture as a sentence says.
 
@@ -101,6 +104,7 @@ def ask(
     model: Model,
     tokenizer: AnyTokenizer = None,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Answer a question about a picture.
 
@@ -111,7 +115,9 @@ def ask(
     typer.echo(harmless(answer_question(image, question, model, tokenizer, precision)))
 
 
-def caption(image: Image, model: Model, tokenizer: AnyTokenizer = None, precision: Precision = "32") -> None:
+def caption(
+    image: Image, model: Model, tokenizer: AnyTokenizer = None, precision: Precision = "32", device: Device = "auto"
+) -> None:
     """Describe a picture in a sentence.
 
     Example: [bold]ddt caption fox.png --model runs/demo/pretrain[/]
@@ -132,6 +138,7 @@ def chat(
     seed: Seed = 0,
     tokenizer: AnyTokenizer = None,
     precision: Precision = "32",
+    device: Device = "auto",
 ) -> None:
     """Talk: ask for pictures, show some by their path, ask about them, have them changed.
 

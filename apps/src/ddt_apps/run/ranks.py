@@ -83,7 +83,10 @@ def one_voice() -> Iterator[None]:
 def tell_error(line: str) -> None:
     """Print in a line what ends this process, or leave that to the one that started it."""
     if not told_elsewhere(line):
-        print(f"error: {f'process {rank()}: ' if rank() else ''}{line}", file=sys.__stderr__, flush=True)
+        if rank() == 0:
+            print(f"error: {line}", file=sys.stderr, flush=True)
+        else:
+            print(f"error: process {rank()}: {line}", file=sys.__stderr__, flush=True)
 
 
 def told_elsewhere(error: BaseException | str) -> bool:
