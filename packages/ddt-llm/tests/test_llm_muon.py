@@ -87,7 +87,7 @@ def test_a_state_that_ddt_llm_1_0_0_saved_is_taken_up(make_lm, ids):
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3] * 3
     assert all(torch.equal(optimizer.muon.state[w]["momentum"], torch.full_like(w, 0.3)) for w in layers)
     assert all(torch.equal(optimizer.adamw.state[w]["exp_avg"], torch.full_like(w, 0.1)) for w in tables + vectors)
-    assert optimizer.state_dict()["muon"]["param_groups"] == saved["muon"]["param_groups"]
+    assert optimizer.state_dict()["param_groups"][0] == saved["muon"]["param_groups"][0]
     before = layers[0].detach().clone()
     optimizer.step()
     assert not torch.equal(layers[0], before)

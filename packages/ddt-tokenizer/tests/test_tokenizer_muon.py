@@ -107,7 +107,18 @@ def test_training_in_bf16_does_not_explode(in_bf16):
     assert max(losses) < 2 * losses[0] and losses[-1] < losses[0] / 3
 
 
-def test_a_state_from_before_there_was_weight_decay_loads():
+def as_of_0_1_0(state):
+    """The state of one Muon and one AdamW group as it was written before they were one, and had weight decay."""
+    muon, adamw = ({**group, "params": [0]} for group in state["param_groups"])
+    del muon["weight_decay"]
+    return {
+        "muon": {"state": {0: state["state"][0]}, "param_groups": [muon]},
+        "adamw": {"state": {0: state["state"][1]}, "param_groups": [adamw]},
+    }
+
+
+@pytest.mark.parametrize("form", [as_of_0_1_0, dict])
+def test_a_state_loads_in_the_form_of_now_and_of_before(form):
     def start():
         torch.manual_seed(0)
         matrix, bias = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6))
@@ -120,15 +131,14 @@ def test_a_state_from_before_there_was_weight_decay_loads():
 
     weights, optimizer = start()
     step(weights, optimizer)
-    state = deepcopy(optimizer.state_dict())  # which shares its tensors with both
-    for group in state["muon"]["param_groups"]:
-        del group["weight_decay"]
+    state = form(deepcopy(optimizer.state_dict()))  # which shares its tensors with both
     others, resumed = start()
     with torch.no_grad():
         for p, q in zip(others, weights, strict=True):
             p.copy_(q)
     resumed.load_state_dict(state)
     assert resumed.param_groups[0] is resumed.muon.param_groups[0]  # one schedule reaches both halves
+    assert resumed.param_groups[1] is resumed.adamw.param_groups[0] and resumed.state is resumed.adamw.state
     for each in ((weights, optimizer), (others, resumed)):
         step(*each)
     assert all(torch.equal(p, q) for p, q in zip(others, weights, strict=True))

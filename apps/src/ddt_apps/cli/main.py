@@ -6,7 +6,8 @@ A verb imports its module when it is called, so help is immediate.
 import os
 import sys
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -97,8 +98,22 @@ def demo(overrides: Overrides = None) -> None:
     run_demo(*settings)
 
 
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Where runs and data shall go.")] = Path("."),
+) -> None:
+    """Say what this machine has, how a run would use it, and which known traps it has set; 1 if there are any.
+
+    Example: [bold]ddt doctor[/]
+    """
+    from ddt_apps.machine.doctor import examine, report
+
+    findings = examine(folder)
+    typer.echo(report(findings))
+    raise typer.Exit(any(finding.trap for finding in findings))
+
+
 PANELS = {
-    "Start here": (demo,),
+    "Start here": (demo, doctor),
     "Train": (
         train.train_vae,
         train.train_tokenizer,

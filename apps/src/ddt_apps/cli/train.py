@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ddt_apps.cli.options import BatchSize, Config, Device, Overrides, Precision, Tokenizer, Workers, out_folder, paths
-from ddt_apps.run.ranks import num_ranks, start_ranks
+from ddt_apps.run.ranks import start_ranks, started
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
@@ -38,8 +38,9 @@ def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
 
 def _train(settings: Any, module: str) -> None:
     """Train as `ddt_apps.train.<module>` does, in as many processes as the settings want."""
-    if settings.devices != "auto" and settings.devices > 1 and num_ranks() == 1:
-        start_ranks(settings.devices)
+    here = 1 if settings.devices == "auto" else settings.devices
+    if (here > 1 or settings.sharded) and not started():
+        start_ranks(here)
         return
     folder = import_module(f"ddt_apps.train.{module}").train(settings)
     from ddt_apps.run.telling import next_command

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from ddt_apps.run.ranks import num_ranks, rank_here, ranks_here
+from ddt_apps.run.ranks import num_ranks, rank_here, ranks_here, started
 
 KNOWN = ("cpu", "cuda", "mps")  # to Lightning
 
@@ -57,12 +57,13 @@ class _DDP(DDPStrategy):
         return DistributedDataParallel(model, device_ids=self.determine_ddp_device_ids(), **self._ddp_kwargs)
 
 
-def placement(device: torch.device, precision: str, find_unused: bool) -> dict[str, Any]:
+def placement(device: torch.device, precision: str, strategy: str, find_unused: bool) -> dict[str, Any]:
     """Return the arguments of Lightning's Trainer that say where it computes: in all processes, if there are several.
 
     Args:
         device: Of which kind the devices are.
         precision: By Lightning's name.
+        strategy: See `RunSettings.strategy`.
         find_unused: Whether a step may leave weights out.
     """
     known = device.type in KNOWN
@@ -73,10 +74,14 @@ def placement(device: torch.device, precision: str, find_unused: bool) -> dict[s
         "precision": precision,
         "plugins": [],
     }
-    if num_ranks() > 1:
+    if started():
+        arguments["plugins"] += [TorchElasticEnvironment()]
+        backend = torch.distributed.get_default_backend_for_device(device.type)
+    if strategy == "fsdp2":
+        arguments["strategy"] = ModelParallelStrategy(num_ranks(), 1, process_group_backend=backend)
+    elif num_ranks() > 1:
         arguments["strategy"] = (DDPStrategy if known else _DDP)(
-            process_group_backend=torch.distributed.get_default_backend_for_device(device.type),
-            cluster_environment=TorchElasticEnvironment(),
+            process_group_backend=backend,
             find_unused_parameters=find_unused,
             # What is no weight, such as a codebook, is kept equal by those that change it.
             broadcast_buffers=False,
@@ -84,5 +89,6 @@ def placement(device: torch.device, precision: str, find_unused: bool) -> dict[s
     elif not known:
         arguments["strategy"] = SingleDeviceStrategy(torch.device(device.type, rank_here()))
     if not known and precision in ("bf16-mixed", "16-mixed"):  # Lightning's own choice would autocast for CUDA
-        arguments |= {"precision": None, "plugins": [MixedPrecision(precision, device.type)]}
+        arguments["precision"] = None
+        arguments["plugins"] += [MixedPrecision(precision, device.type)]
     return arguments

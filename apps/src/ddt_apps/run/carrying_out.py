@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ddt_apps.run.devices import pick_device
-from ddt_apps.run.folder import Run
+from ddt_apps.run.folder import Run, Savable
 from ddt_apps.run.origin import sources_of
 from ddt_apps.run.ranks import met, num_ranks, rank, ranks_here, wait_for_all
 from ddt_apps.run.settings import RunSettings
@@ -14,6 +14,8 @@ from ddt_apps.run.signals import handled, leave
 from ddt_data.shards.lock import locked
 
 RUNS = Path("runs")
+Exports = Callable[[], dict[str, Savable]]  # makes the models to export, by the names of their folders
+Work = Callable[[Run], Exports]
 NAME = re.compile(r"\w[\w .,+=@-]*")
 
 
@@ -34,11 +36,13 @@ def run_folder(name: str, runs: Path = RUNS) -> Path:
     return runs / name
 
 
-def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUNS, only_export: bool = False) -> Path:
+def carry_out(
+    config: RunSettings, work: Callable[[Run], Exports], runs: Path = RUNS, only_export: bool = False
+) -> Path:
     """Do the work of a run, unless it is finished, in this process or as one of several; return its folder.
 
     Args:
-        work: Trains with `Run.fit`, and hands the models to `Run.finish`.
+        work: Trains with `Run.fit`, and returns what makes the models to export.
         runs: Where run folders lie.
         only_export: Export what `last.ckpt` holds, and train no further; see `Run`.
 
@@ -59,7 +63,16 @@ def carry_out(config: RunSettings, work: Callable[[Run], None], runs: Path = RUN
         wait_for_all()
         run.begin_with(sources_of(config))
         if not run.finished:
-            work(run)
+            exports = work(run)
+            if config.sharded and run.writes and not only_export:
+                # The weights are spread over the processes; what all of them saved last is read back by one.
+                del exports
+                exports = work(Run(folder, config, only_export=True))
+            if run.writes:
+                for name, model in exports().items():
+                    model.save_pretrained(folder / name)
+            run.finish()
+            wait_for_all()
         state = "is finished" if run.finished else "is not finished and can go on"
         print(f"{folder} {state}: {run.exported()}", flush=True)
     return folder

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ddt_apps.run.atomic import writing
+from ddt_apps.run.sharded_checkpoint import read_sharded
 
 # What `torch.load` raises of bytes that are no checkpoint, and of code, which it does not run.
 DAMAGE = (EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
@@ -30,14 +31,19 @@ def read_checkpoint(path: Path, module: LightningModule, steps: int) -> dict[str
         ValueError: If the file is damaged or no checkpoint, is that of another model, or holds more steps.
     """
     remedy = f"delete {path} to start the run over"
+    ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        missing = NEEDED - set(found)
+        if path.is_dir():
+            found, theirs = read_sharded(path)
+            missing = NEEDED - {"state_dict", "optimizer_states"} - set(found)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            missing = NEEDED - set(found)
+            theirs = {name: tuple(tensor.shape) for name, tensor in found.get("state_dict", {}).items()}
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged or no checkpoint ({type(error).__name__}); {remedy}") from error
     if missing:
         raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}; {remedy}")
-    theirs, ours = ({name: tuple(t.shape) for name, t in s.items()} for s in (found["state_dict"], module.state_dict()))
     for name in [*ours, *theirs]:
         there, here = theirs.get(name, "missing"), ours.get(name, "missing")
         if there != here:

@@ -238,7 +238,7 @@ def _convert_union(kinds: tuple, value: Any, where: str, root: type, default: An
     if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):
         return _build_kind(choices, value, where, root, default)
     for kind in choices:
-        if type(value) is kind:
+        if type(value) is kind or (typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind)):
             return _convert(kind, value, where, root)
     raise ValueError(f"{where} must be {' or '.join(_name(kind) for kind in kinds)}, not {value!r}")
 
@@ -262,6 +262,8 @@ def _name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
     if dataclasses.is_dataclass(kind):
         return f"a group of settings ({', '.join(field.name for field in dataclasses.fields(kind))})"
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
     return names.get(kind) or ("a list" if typing.get_origin(kind) in (tuple, list) else str(kind))
 
 

@@ -14,6 +14,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,7 @@ from ddt_apps.run.devices import pick_compile, pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.ranks import num_ranks, rank, wait_for_all
 from ddt_apps.run.settings import RunSettings
+from ddt_apps.run.sharded_checkpoint import fill_from_shards, remove_shards, save_sharded
 from ddt_apps.run.signals import Noted
 from ddt_apps.run.telling import tell_start
 
@@ -139,21 +141,13 @@ class Run:
         """Whether an earlier process completed this run."""
         return self._done_file.exists()
 
-    def finish(self, **models: "Savable") -> None:
-        """Export models, each into the folder of its name, and mark the run as complete.
-
-        The resume checkpoint is no longer needed then and goes.
-        """
-        if not self.writes:
-            wait_for_all()
+    def finish(self) -> None:
+        """Mark the run as complete; the resume checkpoint is no longer needed and goes."""
+        if self.only_export or not self.writes:
             return
-        for name, model in models.items():
-            model.save_pretrained(self.folder / name)
-        if not self.only_export:
-            with writing(self._done_file) as file:
-                file.write_text("{}\n")
-            self._remove_checkpoints()
-        wait_for_all()
+        with writing(self._done_file) as file:
+            file.write_text("{}\n")
+        self._remove_checkpoints()
 
     def fit(
         self,
@@ -185,6 +179,7 @@ class Run:
         from ddt_apps.run.checkpoint import RunCheckpoints
         from ddt_apps.run.compiling import Compiling
         from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
+        from ddt_apps.run.fsdp import WholeBetweenSteps, shard
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
@@ -196,7 +191,10 @@ class Run:
         if self.only_export:
             if found is None:
                 raise FileNotFoundError(f"{self.checkpoint} is not there, so there is nothing to export yet")
-            module.load_state_dict(found["state_dict"])
+            if self.checkpoint.is_dir():
+                fill_from_shards(module, self.checkpoint)
+            else:
+                module.load_state_dict(found["state_dict"])
             return
         step = found["global_step"] if found else 0
         compiled_from = self._compiled_from(device, step) if hasattr(module, "networks") else "off"
@@ -212,8 +210,13 @@ class Run:
         if config.tensorboard and importlib.util.find_spec("tensorboard"):
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
         with quiet_lightning(), named_workers(), listening(noted):
-            where = placement(device, precision, getattr(module, "find_unused_parameters", False))
-            where["plugins"] += [RunCheckpoints(found)]
+            where = placement(device, precision, config.strategy, getattr(module, "find_unused_parameters", False))
+            if config.sharded:
+                module.configure_model = partial(shard, module)
+                around = [WholeBetweenSteps(config.watch_every)]
+            else:
+                where["plugins"] += [RunCheckpoints(found)]
+                around = []
             trainer = lightning.Trainer(
                 **where,
                 max_steps=config.steps,
@@ -222,7 +225,7 @@ class Run:
                 accumulate_grad_batches=config.accumulate,
                 logger=logger,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[*compiling, SettingsOfNow(), *guards, *callbacks, recorder],
+                callbacks=[*compiling, SettingsOfNow(), *guards, *around, *callbacks, *around, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -238,7 +241,10 @@ class Run:
 
     def save_checkpoint(self, trainer: "lightning.Trainer") -> None:
         """Write `last.ckpt` atomically."""
-        trainer.save_checkpoint(self.checkpoint)
+        if self.config.sharded:
+            save_sharded(trainer, self.checkpoint)
+        else:
+            trainer.save_checkpoint(self.checkpoint)
 
     def _compiled_from(self, device: "torch.device", step: int) -> int | str:
         """Return the step from which networks are compiled, "off", or "auto" where that is still to be decided."""
@@ -264,7 +270,8 @@ class Run:
                 print(
                     "the steps before the gradient that was not finite are made anew, with other settings", flush=True
                 )
-        wait_for_all()
+        if not self.only_export:
+            wait_for_all()
         return found()
 
     def _compare_config(self) -> list[tuple[str, Any, Any]]:
@@ -288,6 +295,7 @@ class Run:
     def _remove_checkpoints(self) -> None:
         for file in (self.checkpoint, self.folder / "before.ckpt"):
             file.unlink(missing_ok=True)
+        remove_shards(self.folder)
 
     def _may_change(self, key: str, before: Any, now: Any) -> bool:
         return not self.finished and self.config.may_change(key, before, now)

@@ -13,8 +13,7 @@ from torch import Tensor
 class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
-    A non-finite loss gives such a gradient, and gradients are equal on all ranks, so all of them stop. What the
-    codebook took from its batches is undone. The checkpoint before goes to `before.ckpt`: steps since then may have
+    A non-finite loss gives such a gradient, and of several processes all stop. What the codebook took from its batches is undone. The checkpoint before goes to `before.ckpt`: steps since then may have
     spoiled the weights, and a run that goes on with other rates begins there. Not for fp16 with loss scaling, where
     gradients overflow as a rule.
 
@@ -56,8 +55,11 @@ class NaNGuard(Callback):
             self.before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
-        named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
-        if not named or torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite().all():
+        named = [(name, _own(p.grad)) for name, p in module.named_parameters() if p.grad is not None]
+        if not named:
+            return
+        norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
+        if trainer.strategy.reduce_boolean_decision(bool(norms.isfinite().all())):  # of sharded ones each sees a part
             return
         broken = next((name for name, grad in named if not grad.isfinite().all()), "the largest weights (overflow)")
         for name, buffer in module.named_buffers():
@@ -85,6 +87,11 @@ class NaNGuard(Callback):
         for count in (progress.current, progress.total):
             for name in ("ready", "started", "processed", "completed"):
                 setattr(count, name, getattr(count, name) - seen)
+
+
+def _own(gradient: Tensor) -> Tensor:
+    """Return what this process has of a gradient."""
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
 
 
 def before_of(checkpoint: Path) -> Path:

@@ -30,6 +30,11 @@ def num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def started() -> bool:
+    """Return whether this process is one of a group, of one or more."""
+    return "RANK" in os.environ
+
+
 def ranks_here() -> int:
     """Return how many of them are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks()))
@@ -106,7 +111,7 @@ def met(device: Any) -> Iterator[None]:
     Args:
         device: A `torch.device`.
     """
-    if num_ranks() == 1:
+    if not started():
         yield
         return
     import torch

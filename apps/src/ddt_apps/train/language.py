@@ -9,7 +9,8 @@ from typing import Any
 
 import lightning
 
-from ddt_apps.run.folder import Run
+from ddt_apps.run.carrying_out import Exports
+from ddt_apps.run.folder import Run, Savable
 from ddt_apps.train.examples import Views, split_lines, text_lines
 from ddt_apps.train.settings import LanguageRun
 from ddt_data import Mixture
@@ -25,13 +26,16 @@ LEAST_DRAWN, MOST_DRAWN = 200, 10_000  # examples that are tried for their lengt
 NAMED = 5  # samples whose texts are cut
 
 
-def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:
-    """Train `lm` on `examples` within `run` and export it to `model/`; `throughput.csv` and `retention.json` beside it.
+def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> Exports:
+    """Train `lm` on `examples` within `run`; `throughput.csv` and `retention.json` lie in its folder.
 
     Args:
         run: Of a `LanguageRun`.
         lm: Trained in place.
         examples: What it learns.
+
+    Returns:
+        What makes the model to export, as `model`.
 
     Raises:
         ValueError: If a gradient is not finite, or too much text is lost.
@@ -45,9 +49,13 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> None:
     module = LanguageModelTraining(lm.model.train(), config.optimizer, config.seed, keep_text=adapted is not None)
     stream = ShardStream(examples, join, config.batch_size, config.batches, config.seed, config.workers, True)
     run.fit(module, stream, _watchers(config, run.folder, lm))
-    if adapted is not None:
-        merge_lora(adapted)
-    run.finish(model=lm)
+
+    def exports() -> dict[str, Savable]:
+        if adapted is not None:
+            merge_lora(adapted)
+        return {"model": lm}
+
+    return exports
 
 
 def longest_example(lm: MultimodalLM, config: LanguageRun) -> int | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, fitting_examples, longest_example
@@ -72,7 +72,7 @@ def train(config: Pretrain, runs: Path = RUNS, only_export: bool = False) -> Pat
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Exports:
     config: Pretrain = run.config
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
@@ -82,4 +82,4 @@ def _work(run: Run) -> None:
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))
-    fit_language_model(run, lm, fitting_examples(lm, config, dataset, make))
+    return fit_language_model(run, lm, fitting_examples(lm, config, dataset, make))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddt_apps.features import Lite0, lite0_installed, map_distance
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainRenderer
@@ -122,7 +122,7 @@ def train(config: TrainRenderer, runs: Path = RUNS, only_export: bool = False) -
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Exports:
     config: TrainRenderer = run.config
     codec = Codec.from_pretrained(config.tokenizer)
     pictures = open_pictures(config.data, codec.image_size, config.held_out)
@@ -144,4 +144,4 @@ def _work(run: Run) -> None:
     if len(pictures.held_out):
         watchers.append(RendererSamples(codec, pictures.held_out, run.folder / "samples", config.watch_every))
     run.fit(module, stream, watchers)
-    run.finish(renderer=renderer)
+    return lambda: {"renderer": renderer}

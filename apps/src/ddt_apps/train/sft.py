@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from ddt_apps.models import load_language_model
-from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
 from ddt_apps.train.examples import instruction_example
 from ddt_apps.train.language import fit_language_model, fitting_examples
@@ -24,10 +24,10 @@ def train(config: Tune, runs: Path = RUNS, only_export: bool = False) -> Path:
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Exports:
     config: Tune = run.config
     lm = load_language_model(config.model)
     dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))
-    fit_language_model(run, tuned, examples)
+    return fit_language_model(run, tuned, examples)

@@ -8,9 +8,9 @@ import lightning
 import torch
 from torch import Tensor
 
-from ddt_apps.run.carrying_out import RUNS, carry_out
+from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.config import first_difference
-from ddt_apps.run.folder import Run
+from ddt_apps.run.folder import Run, Savable
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainTokenizer
 from ddt_data.shards.datamodule import ShardStream
@@ -96,7 +96,7 @@ def train(config: TrainTokenizer, runs: Path = RUNS, only_export: bool = False) 
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Exports:
     config: TrainTokenizer = run.config
     pictures = open_pictures(config.data, config.codec.image_size, config.held_out, config.vae)
     tokenizer, decoder = build(config, pictures.space)
@@ -105,6 +105,10 @@ def _work(run: Run) -> None:
     module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, pictures.space is not None)
     stream = ShardStream(pictures.dataset, pictures.collate, *order)
     run.fit(module, stream, watchers(config, run.folder, held_out))
-    exported = decoder if module.average is None else module.average.module
-    exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
-    run.finish(tokenizer=tokenizer, decoder=exported)
+
+    def exports() -> dict[str, Savable]:
+        exported = decoder if module.average is None else module.average.module
+        exported.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())
+        return {"tokenizer": tokenizer, "decoder": exported}
+
+    return exports

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddt_apps.run.atomic import writing
-from ddt_apps.run.carrying_out import RUNS, carry_out
-from ddt_apps.run.folder import Run
+from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
+from ddt_apps.run.folder import Run, Savable
 from ddt_apps.train.pictures import open_pictures
 from ddt_apps.train.settings import TrainVAE
 from ddt_data.shards.datamodule import ShardStream
@@ -58,7 +58,7 @@ def train(config: TrainVAE, runs: Path = RUNS, only_export: bool = False) -> Pat
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> None:
+def _work(run: Run) -> Exports:
     config: TrainVAE = run.config
     pictures = open_pictures(config.data, config.image_size, config.held_out)
     if pictures.space is not None:
@@ -71,7 +71,11 @@ def _work(run: Run) -> None:
     if len(pictures.held_out):
         watchers.append(VAESamples(pictures.held_out, run.folder / "samples", config.watch_every))
     run.fit(module, ShardStream(pictures.dataset, pictures.collate, *order), watchers)
-    vae = module.vae.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
-    some = [pictures.dataset[i] for i in range(min(MEASURED, len(pictures.dataset)))]
-    standardise(vae, pictures.collate(some))
-    run.finish(vae=vae)
+
+    def exports() -> dict[str, Savable]:
+        vae = module.vae.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+        some = [pictures.dataset[i] for i in range(min(MEASURED, len(pictures.dataset)))]
+        standardise(vae, pictures.collate(some))
+        return {"vae": vae}
+
+    return exports

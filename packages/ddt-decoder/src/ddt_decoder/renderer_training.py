@@ -27,7 +27,7 @@ class RendererTraining(LightningModule):
     one process does on the whole batch. The Trainer must not clip gradients; `gradient_clip` does.
 
     `networks` are the parts with nearly all of the work, which a trainer may compile. `find_unused_parameters` is what
-    DDP has to know: the discriminator is idle in the first phase.
+    DDP has to know: the discriminator is idle in the first phase. FSDP2 leaves it, `replicated`, whole.
 
     Args:
         renderer: Trained in place.
@@ -65,6 +65,10 @@ class RendererTraining(LightningModule):
     @property
     def networks(self) -> list[nn.Module]:
         return [self.renderer.network]
+
+    @property
+    def replicated(self) -> list[nn.Module]:
+        return [self.discriminator]
 
     def on_fit_start(self) -> None:
         """Refuse fp16, whose scaled loss would spoil clipping and the discriminator's steps."""

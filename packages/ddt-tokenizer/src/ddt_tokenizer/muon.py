@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .precision import multiplies_bf16
 
+MOST = 2**26  # numbers of matrices that are made orthogonal at a time, which takes a few times their memory
 A, B, C = 3.4445, -4.7750, 2.0315  # of one step of Newton-Schulz, x <- A x + B (x x^T) x + C (x x^T)^2 x
 
 
@@ -68,14 +69,12 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, matrices: Iterable[Any], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("weight_decay", 0.0)  # checkpoints of ddt-tokenizer 0.1.0 have none
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every matrix that has a gradient; those of one shape are made orthogonal in one batch."""
+        """Update every matrix that has a gradient; those of one shape are made orthogonal in batches.
+
+        Of a sharded one (FSDP2) each rank gathers the whole update, and keeps its share of the result.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -86,10 +85,13 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
             for shape, matrices in by_shape.items():
-                updates = orthogonalise(torch.stack(self._nesterov(matrices, group["momentum"])))
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                at_once = max(1, MOST // shape.numel())
                 rate = 0.2 * math.sqrt(max(shape)) * group["lr"]
-                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-rate)
+                for some in (matrices[i : i + at_once] for i in range(0, len(matrices), at_once)):
+                    updates = [_whole(update) for update in self._nesterov(some, group["momentum"])]
+                    updates = orthogonalise(torch.stack(updates)).unbind()
+                    torch._foreach_mul_(some, 1 - group["lr"] * group["weight_decay"])
+                    torch._foreach_add_(some, list(map(_shared_as, updates, some)), alpha=-rate)
         return loss
 
     def _nesterov(self, matrices: list[nn.Parameter], momentum: float) -> list[Tensor]:
@@ -115,11 +117,17 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, muon: Muon, adamw: torch.optim.AdamW):
         self.muon, self.adamw = muon, adamw
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
-        self._share_groups()
+        self._share()
 
-    def _share_groups(self) -> None:
-        # One list of the same dictionaries, so that a learning-rate schedule reaches both halves.
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+    def _share(self) -> None:
+        # Both halves have the dictionaries of the whole, so that a schedule reaches them, and what is saved is theirs.
+        of_muon = len(self.muon.param_groups)
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:of_muon], self.param_groups[of_muon:]
+        self.muon.state = self.adamw.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Run the closure once, then step both."""
@@ -127,10 +135,30 @@ class MuonAdamW(torch.optim.Optimizer):
         self.adamw.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state_dict["muon"])
-        self.adamw.load_state_dict(state_dict["adamw"])
-        self._share_groups()
+        """Take the state of `state_dict`, or what versions before 0.2 wrote: {"muon": ..., "adamw": ...}."""
+        super().load_state_dict(_joined(**state_dict) if "muon" in state_dict else state_dict)
+
+
+def _joined(muon: dict[str, Any], adamw: dict[str, Any]) -> dict[str, Any]:
+    """Make one state of two, the numbers of the second's weights after those of the first."""
+    first = sum(len(group["params"]) for group in muon["param_groups"])
+    groups = [{"weight_decay": 0.0, **group} for group in muon["param_groups"]]  # ddt-tokenizer 0.1.0 wrote none
+    groups += [{**group, "params": [first + i for i in group["params"]]} for group in adamw["param_groups"]]
+    return {
+        "state": {**muon["state"], **{first + i: each for i, each in adamw["state"].items()}},
+        "param_groups": groups,
+    }
+
+
+def _whole(update: Tensor) -> Tensor:
+    return update.full_tensor() if hasattr(update, "full_tensor") else update
+
+
+def _shared_as(whole: Tensor, matrix: Tensor) -> Tensor:
+    """Return what a rank has of a matrix that all of them know, if it has a share of it."""
+    if not hasattr(matrix, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor  # not in every build of torch
+
+    return distribute_tensor(whole, matrix.device_mesh, matrix.placements, src_data_rank=None)

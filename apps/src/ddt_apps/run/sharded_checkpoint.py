@@ -1,0 +1,69 @@
+"""`last.ckpt` of a sharded model: a folder into which each process writes its share, and nobody gathers it.
+
+What is called `last.ckpt` is a link, so that another folder takes its place in one step.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightning
+    import torch
+    from torch import nn
+
+SHARDS = ".shards-{}"  # what links lead to
+REST = "meta.pt"  # what no process has a share of; Lightning's name for it
+
+
+def save_sharded(trainer: "lightning.Trainer", link: Path) -> None:
+    """Write what all processes hold, then let `link` lead there."""
+    for optimizer in trainer.optimizers:
+        if not optimizer.state:
+            _begin(trainer.lightning_module, optimizer)
+    folder = next(path for i in range(2**31) if not (path := link.with_name(SHARDS.format(i))).exists())
+    trainer.save_checkpoint(folder)
+    if trainer.is_global_zero:
+        beside = link.with_name(f".{link.name}.part")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name)
+        os.replace(beside, link)
+        remove_shards(link.parent)
+    trainer.strategy.barrier()  # before another one looks for a folder that is free
+
+
+def _begin(module: "nn.Module", optimizer: "torch.optim.Optimizer") -> None:
+    """Give an optimizer that has not stepped yet the state of its beginning; torch would save that of a step."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    get_optimizer_state_dict(module, optimizer)
+    for state in optimizer.state.values():
+        state["step"].zero_()
+
+
+def remove_shards(run: Path) -> None:
+    """Remove the folders of shards to which no link leads."""
+    known = {link.resolve() for link in run.glob("*.ckpt") if link.is_symlink()}
+    for folder in run.glob(SHARDS.format("*")):
+        if folder.resolve() not in known:
+            shutil.rmtree(folder)
+
+
+def read_sharded(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Read what is not sharded, and the shapes of the weights by name."""
+    import torch
+    from torch.distributed.checkpoint import FileSystemReader
+
+    found = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    known = FileSystemReader(folder).read_metadata().state_dict_metadata
+    start = "state_dict."
+    shapes = {name.removeprefix(start): tuple(each.size) for name, each in known.items() if name.startswith(start)}
+    return found, shapes
+
+
+def fill_from_shards(module: "nn.Module", folder: Path) -> None:
+    """Read the weights of a module from shards, in one process."""
+    from torch.distributed.checkpoint import load
+
+    load({"state_dict": module.state_dict()}, checkpoint_id=folder, no_dist=True)
