@@ -13,9 +13,9 @@ from torch import Tensor
 class NaNGuard(Callback):
     """Stops before a gradient that is not finite reaches the weights, and saves the state from before that step.
 
-    A non-finite loss gives such a gradient, and of several processes all stop. What the codebook took from its batches is undone. The checkpoint before goes to `before.ckpt`: steps since then may have
-    spoiled the weights, and a run that goes on with other rates begins there. Not for fp16 with loss scaling, where
-    gradients overflow as a rule.
+    A non-finite loss gives such a gradient, and of several processes all stop. What the codebook took from its batches
+    is undone. The checkpoint before goes to `before.ckpt`: steps since then may have spoiled the weights, and a run
+    that goes on with other rates begins there. Not for fp16 with loss scaling, where gradients overflow as a rule.
 
     Args:
         checkpoint: File that `save_checkpoint` writes.
