@@ -64,11 +64,7 @@ def carry_out(
         run.begin_with(sources_of(config))
         if not run.finished:
             exports = work(run)
-            if config.sharded and run.writes and not only_export:
-                # The weights are spread over the processes; what all of them saved last is read back by one.
-                del exports
-                exports = work(Run(folder, config, only_export=True))
-            if run.writes:
+            if run.writes or config.sharded:  # of what is shared by all, all hand over their part
                 for name, model in exports().items():
                     model.save_pretrained(folder / name)
             run.finish()

@@ -236,6 +236,8 @@ class Run:
             told += f" in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
             tell_start(self.folder, config, told, module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
+        if config.sharded:
+            module.become_whole()
         if self._origin.compiled_from == "auto":  # it was over before it had decided
             self._decide(math.inf)
 

@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+
+from .ranks import rank
+from .weights_file import write_weights
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -22,15 +25,19 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_folder(folder: str | Path, model: nn.Module, kind: str, config: dict[str, Any]) -> None:
-    """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished."""
+    """Write `model.safetensors`, then `config.json`: a folder without a config is unfinished.
+
+    Of a model that ranks share (FSDP2) all of them have to, and the first one writes.
+    """
+    if rank():
+        write_weights(None, model.state_dict())
+        return
     folder = Path(folder)
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
-    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, partial / WEIGHTS)
+    write_weights(partial / WEIGHTS, model.state_dict(), torch.float32)
     (partial / CONFIG).write_text(json.dumps({"format": FORMAT, "model": kind, **config}, indent=2))
-    shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors lets nobody else read what it writes
     (folder / CONFIG).unlink(missing_ok=True)
     for name in (WEIGHTS, CONFIG):
         (partial / name).replace(folder / name)

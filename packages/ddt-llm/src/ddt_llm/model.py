@@ -22,11 +22,13 @@ from ddt_llm.network import quickest_network
 from ddt_llm.opening import open_folder, quiet_transformers
 from ddt_llm.positions import most_positions
 from ddt_llm.precision import Precision
+from ddt_llm.ranks import rank
 from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
 from ddt_llm.streaming import Event, Reader
 from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
+from ddt_llm.weights_file import is_shared, write_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,14 +121,24 @@ class MultimodalLM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain transformers folder with `ddt.json` beside the model.
 
-        Every file appears whole, by rename, and `ddt.json` last: a folder without it is unfinished.
+        Every file appears whole, by rename, and `ddt.json` last: a folder without it is unfinished. Of a model that
+        ranks share (FSDP2) all of them have to call this, and the first one writes.
         """
+        shared = dict(self.model.named_parameters()) if is_shared(self.model) else {}  # tied ones once
+        if rank():
+            write_weights(None, shared)
+            return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": FORMAT, **asdict(self.vocabulary)}
         settings |= {"template": self.template, "visual_fingerprint": self.visual_fingerprint}
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch, quiet_transformers():
-            self.model.save_pretrained(scratch)
+            if shared:
+                self.model.config.save_pretrained(scratch)
+                self.model.generation_config.save_pretrained(scratch)
+                write_weights(Path(scratch) / "model.safetensors", shared)
+            else:
+                self.model.save_pretrained(scratch)
             self.text_tokenizer.save_pretrained(scratch)
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
             (folder / SETTINGS).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from ddt_tokenizer.precision import Precision, computing, recorded
 from ddt_tokenizer.quantizers.kinds import read_settings
 from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
 from ddt_tokenizer.selftok import read_selftok
+from ddt_tokenizer.weights_file import whole
 
 KIND = "ddt-tokenizer"
 
@@ -106,7 +107,7 @@ class DDTTokenizer(nn.Module):
         memories = {f"quantizer.{name}" for name in self.quantizer.memories}
         for name, tensor in sorted(self.state_dict().items()):
             if name not in memories:
-                digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(name.encode() + whole(tensor).detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path) -> None:
