@@ -66,6 +66,6 @@ def test_memory_is_that_of_the_container(monkeypatch):
     limits = {"/sys/fs/cgroup/memory.max": "1000000\n"}
     monkeypatch.setattr(Path, "exists", lambda self: str(self) in limits)
     monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
-    assert doctor._memory() == 1_000_000
+    assert doctor.memory() == 1_000_000
     limits.clear()
-    assert doctor._memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert doctor.memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ddt_apps.cli import train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
-from ddt_apps.cli.options import Overrides, with_home
+from ddt_apps.cli.options import Config, Overrides, with_home
 from ddt_apps.run import signals
 from ddt_apps.run.ranks import tell_error, tells
 from ddt_apps.run.signals import Terminated, unwinding
@@ -112,8 +112,41 @@ def doctor(
     raise typer.Exit(any(finding.trap for finding in findings))
 
 
+def plan(
+    verb: Annotated[str, typer.Argument(help="train-vae, train-tokenizer, train-renderer, pretrain or sft.")],
+    config: Config,
+    overrides: Overrides = None,
+    on: Annotated[
+        str | None, typer.Option(help="A device, such as h100; a wrong name lists all. By default this machine.")
+    ] = None,
+    efficiency: Annotated[float, typer.Option(help="Share of that device's peak that training reaches.")] = 0.4,
+    ids: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="V K", help="Codes and ids of an image, where data= is not there yet."),
+    ] = None,
+) -> None:
+    """Say what a training would take: memory by part, operations, time, energy; and what would make it fit.
+
+    Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=64 strategy=fsdp2 --on h100 --ids 65536 480[/]
+
+    A step is counted on the meta device, so that nothing large is made; for this machine its operators are then timed
+    one by one. CONFIG and KEY=VALUE are those of the verb. Latents are taken as cached: no VAE is counted.
+    """
+    from ddt_apps.run.config import load_config
+    from ddt_apps.train.settings import SETTINGS
+
+    if verb not in SETTINGS:
+        raise ValueError(f"verb {verb!r} must be {', '.join(SETTINGS)}")
+    settings = load_config(SETTINGS[verb], config, overrides or [])
+    from ddt_apps.machine.plan import DEVICES, told
+
+    if on is not None and on not in DEVICES:
+        raise ValueError(f"--on {on!r} must be {', '.join(DEVICES)}")
+    typer.echo(told(settings, on, efficiency, ids))
+
+
 PANELS = {
-    "Start here": (demo, doctor),
+    "Start here": (demo, doctor, plan),
     "Train": (
         train.train_vae,
         train.train_tokenizer,

@@ -69,9 +69,10 @@ def devices() -> Iterator[Finding]:
     from ddt_tokenizer.attend import better_written_out
     from ddt_tokenizer.precision import multiplies_bf16
 
-    cores, memory = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), _memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    size = memory()
     instructions = "with" if multiplies_bf16(torch.device("cpu")) else "without"
-    told = f"{cores} cores, {memory / GB:.0f} GB" if memory else f"{cores} cores"
+    told = f"{cores} cores, {size / GB:.0f} GB" if size else f"{cores} cores"
     threads = torch.get_num_threads()
     trap = f"torch uses {threads} threads on them; set OMP_NUM_THREADS={cores}" if cores and threads > cores else ""
     yield Finding("cpu", f"{told}, {torch.backends.cpu.get_cpu_capability()}, {instructions} bf16 instructions", trap)
@@ -152,14 +153,14 @@ def _version(name: str) -> str:
         return ""
 
 
-def _memory() -> int:
+def memory() -> int:
     """Return the bytes of memory, those of the container if it has fewer; 0 where it cannot be known."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return 0
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text().strip() if limit.exists() else "max"
-    return min(memory, int(allowed)) if allowed.isdigit() else memory
+    return min(pages, int(allowed)) if allowed.isdigit() else pages
 
 
 def _fails(package: str, before: str) -> str:

@@ -41,7 +41,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Return whether a device has instructions for products of bf16 matrices."""
     if device.type == "cpu":
         return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
     if supported is None:
         return False
     emulates = "including_emulation" in inspect.signature(supported).parameters  # which is no instruction
