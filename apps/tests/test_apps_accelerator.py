@@ -25,7 +25,7 @@ torch.distributed.Backend.register_backend("hccl", None, devices=["npu"])
 from ddt_apps.run.accelerator import placement
 from ddt_apps.run.devices import pick_device
 device = pick_device()
-trainer = lightning.Trainer(**placement(device, "bf16-mixed", False), logger=False, enable_checkpointing=False)
+trainer = lightning.Trainer(**placement(device, "bf16-mixed", "ddp", False), logger=False, enable_checkpointing=False)
 strategy = trainer.strategy
 assert strategy.root_device == torch.device("npu", 1), strategy.root_device
 assert strategy._get_process_group_backend() == "hccl"

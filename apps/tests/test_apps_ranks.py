@@ -29,14 +29,14 @@ LONGER = {
         *("codec.quantizer.codebook_size=64", "codec.quantizer.dead_share=0.9", "codec.flow.prefix_share=0.4"),
     ],
     "renderer": ["steps=20", "training.second_phase_step=10", "training.prefix_share=0.3"],
-    "pretrain": ["optimizer.steps=20"],
+    "pretrain": ["optimizer.steps=20", "optimizer.new_rows_steps=5", "activation_checkpointing=true"],
 }
 # Two tasks of Slurm's srun, on this machine alone.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 for task in 0 1; do
-    SLURM_JOB_ID=31 SLURM_STEP_ID=0 SLURM_NODELIST=localhost SLURM_NNODES=1 SLURM_NTASKS=2 \\
-        SLURM_NTASKS_PER_NODE=2 SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NODEID=0 "$@" & tasks+=($!)
+    SLURM_JOB_ID=31 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_NODELIST=localhost \\
+        SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2 SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NODEID=0 "$@" & tasks+=($!)
 done
 for task in "${tasks[@]}"; do wait "$task" || code=$?; done
 exit ${code:-0}
@@ -168,10 +168,24 @@ def test_a_run_of_two_goes_on_with_one_and_with_three(here, strategy):
     for name, devices in (("three", 3), ("one", 1)):
         said = ddt(*command("tokenizer", name, *own, f"devices={devices}")).communicate()[0]
         assert "going on at step" in said and f"runs/{name} is finished" in said, said
-    train("tokenizer", "whole", *LONGER["tokenizer"], *own, "strategy=auto", "compile=off", "device=cpu")
+    train("tokenizer", "whole", *LONGER["tokenizer"], *own, "compile=off", "device=cpu")
     one, three, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("one", "three", "whole"))
     assert one[0] == three[0] == whole[0] == list(range(10, 61, 10))
     assert one[1] == pytest.approx(whole[1], rel=1e-3) and three[1] == pytest.approx(whole[1], rel=1e-3)
+
+
+def test_a_sharded_language_model_goes_on_where_some_weights_have_not_learned_yet(here):
+    """Until `new_rows_steps` the optimizer knows of the rows of tokens alone."""
+    own = ["strategy=fsdp2", "optimizer.steps=60", "optimizer.new_rows_steps=50", "devices=2"]
+    running = ddt(*command("pretrain", "cut", *own))
+    until(Path("runs/cut/metrics.csv").exists, running)
+    running.terminate()
+    assert running.wait() == 143
+    said = ddt(*command("pretrain", "cut", *own)).communicate()[0]
+    assert "going on at step" in said and "runs/cut is finished" in said, said
+    train("pretrain", "whole", *LONGER["pretrain"], *own[1:3], "compile=off", "device=cpu")
+    cut, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("cut", "whole"))
+    assert cut[0] == whole[0] and cut[1] == pytest.approx(whole[1], rel=1e-4)
 
 
 def test_the_model_of_a_sharded_run_that_was_stopped_can_be_exported(here):
@@ -214,7 +228,8 @@ class Failure:
 @pytest.mark.parametrize(
     ("failures", "kind", "said"),
     [
-        ({0: Failure(1, 5, "peer gone"), 3: Failure(-9, 6)}, ValueError, "process 3 of 2 was ended by SIGKILL"),
+        ({0: Failure(1, 5, "peer gone"), 3: Failure(-9, 6)}, ValueError, "process 3 was ended by SIGKILL"),
+        ({0: Failure(2, 5, "the cause"), 1: Failure(-9, 4), 2: Failure(1, 3)}, ValueError, "^the cause$"),
         ({0: Failure(2, 7, "later"), 1: Failure(2, 6, "first")}, ValueError, "process 1: first"),
         ({0: Failure(2, 5, "a word")}, ValueError, "^a word$"),
         ({0: Failure(130), 1: Failure(130)}, KeyboardInterrupt, "^$"),

@@ -127,10 +127,11 @@ def plan(
 ) -> None:
     """Say what a training would take: memory by part, operations, time, energy; and what would make it fit.
 
-    Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=64 strategy=fsdp2 --on h100 --ids 65536 480[/]
+    Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=32 strategy=fsdp2 --on h100 --ids 65536 480[/]
 
     A step is counted on the meta device, so that nothing large is made; for this machine its operators are then timed
-    one by one. CONFIG and KEY=VALUE are those of the verb. Latents are taken as cached: no VAE is counted.
+    one by one. CONFIG and KEY=VALUE are those of the verb, but that devices are those of all machines together. Latents
+    are taken as cached: no VAE is counted.
     """
     from ddt_apps.run.config import load_config
     from ddt_apps.train.settings import SETTINGS

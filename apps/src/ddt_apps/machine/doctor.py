@@ -78,7 +78,11 @@ def devices() -> Iterator[Finding]:
     yield Finding("cpu", f"{told}, {torch.backends.cpu.get_cpu_capability()}, {instructions} bf16 instructions", trap)
 
     failed = [f"{name}: {why}" for name, why in backends().items() if why]
-    device = pick_device()
+    refused = ""
+    try:
+        device = pick_device()
+    except ValueError as error:
+        device, refused = torch.device("cpu"), str(error)
     trap = f"{'; '.join(failed)}; its driver is not here: `import torch` itself fails without ddt" if failed else ""
     if device.type == "cpu" and shutil.which("nvidia-smi") and torch.version.cuda is None:
         trap = f"there is an NVIDIA GPU, and torch {torch.__version__} has no CUDA; install torch from PyTorch's index"
@@ -86,9 +90,10 @@ def devices() -> Iterator[Finding]:
         found = "none"
     else:
         module = torch.get_device_module(device)
-        names = [module.get_device_name(i) for i in range(torch.accelerator.device_count())]
+        name_of = getattr(module, "get_device_name", lambda index: device.type)
+        names = [name_of(index) for index in range(torch.accelerator.device_count())]
         found = f"{len(names)} x {device.type}: {', '.join(dict.fromkeys(names))}"
-    yield Finding("accelerator", found, trap)
+    yield Finding("accelerator", found, refused or trap)
 
     precision, compiles = pick_precision("auto", device), pick_compile("auto", device)
     half = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
@@ -171,4 +176,5 @@ def _fails(package: str, before: str) -> str:
         text=True,
         env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
     )
-    return "" if tried.returncode == 0 else tried.stderr.strip().splitlines()[-1]
+    said = tried.stderr.strip().splitlines() or [f"ends with {tried.returncode}"]
+    return "" if tried.returncode == 0 else said[-1]

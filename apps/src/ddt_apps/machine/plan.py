@@ -239,7 +239,7 @@ def smaller(config: RunSettings) -> Iterator[tuple[str, RunSettings]]:
     if isinstance(config, TrainTokenizer) and not config.codec.network.activation_checkpointing:
         network = replace(config.codec.network, activation_checkpointing=True)
         yield adding("codec.network.activation_checkpointing=true", codec=replace(config.codec, network=network))
-    if devices > 1 and not config.sharded:
+    if devices > 1 and not config.sharded and not isinstance(config, TrainVAE):
         yield adding("strategy=fsdp2", strategy="fsdp2")
     whole, accumulate = config.batch_size, config.accumulate
     parts = 2
@@ -299,8 +299,12 @@ def _of_device(found: Plan, on: str | None, efficiency: float) -> tuple[float, f
     batches = round(found.flops / max(1, found.step.flops))
     operators = Counter({each: times * batches for each, times in found.step.operators.items()})
     seconds, share = seconds_of(operators + found.step.of_optimizer, device)
-    held = memory() if device.type == "cpu" else torch.get_device_module(device).mem_get_info()[1]
+    held = memory() if device.type == "cpu" else _memory_of(torch.get_device_module(device))
     return held, seconds, 0.0, f"{device} ({100 * share:.0f} % of its calls were measured here)"
+
+
+def _memory_of(module: Any) -> int:
+    return module.mem_get_info()[1] if hasattr(module, "mem_get_info") else module.recommended_max_memory()
 
 
 def _process() -> int:

@@ -8,14 +8,13 @@ from pathlib import Path
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.folder import Run, Savable
 from ddt_apps.run.origin import sources_of
-from ddt_apps.run.ranks import met, num_ranks, rank, ranks_here, wait_for_all
+from ddt_apps.run.ranks import met, num_ranks, rank, ranks_here, started, wait_for_all
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import handled, leave
 from ddt_data.shards.lock import locked
 
 RUNS = Path("runs")
 Exports = Callable[[], dict[str, Savable]]  # makes the models to export, by the names of their folders
-Work = Callable[[Run], Exports]
 NAME = re.compile(r"\w[\w .,+=@-]*")
 
 
@@ -56,19 +55,23 @@ def carry_out(
         raise ValueError(f"devices ({config.devices}) must be as many as processes on this machine: {ranks_here()}")
     if config.batch_size % num_ranks():
         raise ValueError(f"batch_size ({config.batch_size}) must be divisible by the {num_ranks()} that share it")
+    if config.sharded and not started() and not only_export:
+        raise ValueError("strategy (fsdp2) needs processes that ddt, torchrun or srun has started; use strategy=ddp")
     lock = locked(folder, "is in training by another command") if rank() == 0 else nullcontext()
-    with handled(leave), met(pick_device(config.device)), lock:
+    with handled(leave), lock:
         run = Run(folder, config, only_export)
         run.clear_leftovers()
-        wait_for_all()
         run.begin_with(sources_of(config))
         if not run.finished:
-            exports = work(run)
-            if run.writes or config.sharded:  # of what is shared by all, all hand over their part
-                for name, model in exports().items():
-                    model.save_pretrained(folder / name)
-            run.finish()
-            wait_for_all()
-        state = "is finished" if run.finished else "is not finished and can go on"
-        print(f"{folder} {state}: {run.exported()}", flush=True)
+            with met(pick_device(config.device)):
+                wait_for_all()
+                exports = work(run)
+                if run.writes or config.sharded:  # of what is shared by all, all hand over their part
+                    for name, model in exports().items():
+                        model.save_pretrained(folder / name)
+                run.finish()
+                wait_for_all()
+        if run.writes:
+            state = "is finished" if run.finished else "is not finished and can go on"
+            print(f"{folder} {state}: {run.exported()}", flush=True)
     return folder

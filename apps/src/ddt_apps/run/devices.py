@@ -1,4 +1,4 @@
-"""Devices: the only module of the repository that chooses them.
+"""Devices: the only module of the repository that chooses one.
 
 Everything else takes a `torch.device` from here and works on any that torch knows.
 """
@@ -57,7 +57,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device(type='cpu')
     """
     if name == "auto":
-        name = os.environ.get(DEVICE, "auto")
+        name = os.environ.get(DEVICE) or "auto"
     if name not in ("auto", *NAMES):
         raise ValueError(f"device {name!r} must be auto, {', '.join(NAMES)}")
     if name == "cpu":
@@ -66,7 +66,7 @@ def pick_device(name: str = "auto") -> torch.device:
     present = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         if failed and present is None:
-            print(f"computing on the CPU: {_failures(failed)}", file=sys.stderr)
+            _say_once(f"computing on the CPU: {_failures(failed)}")
         return torch.device("cpu") if present is None else torch.device(present.type)
     if present is None or present.type != name:
         here = "no accelerator" if present is None else present.type
@@ -76,6 +76,11 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device=cpu"
         )
     return torch.device(name)
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _failures(failed: dict[str, str]) -> str:

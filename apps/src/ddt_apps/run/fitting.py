@@ -121,7 +121,7 @@ class RunRecorder(EverySteps):
     def _measured(self) -> dict[str, float]:
         """Return the newest figures, each the mean over all processes."""
         strategy, found = self._trainer.strategy, self._trainer.callback_metrics
-        if strategy.world_size > 1:
+        if strategy.world_size > 1 and found:
             values = [torch.as_tensor(value, dtype=torch.float32) for value in found.values()]
             together = torch.stack([value.to(strategy.root_device) for value in values])
             found = dict(zip(found, strategy.reduce(together, reduce_op="mean").tolist(), strict=True))

@@ -4,6 +4,7 @@ config.yaml    the resolved configuration, as it is now
 origin.json    what the run was begun with, and what was changed since
 last.ckpt      what Lightning needs to continue (never needed to use the model)
 before.ckpt    the one before, of a run that the guard against NaN stopped
+.shards-N/     what these two lead to where processes share a model (`sharded_checkpoint.py`)
 metrics.csv    one row per logged step
 tensorboard/   the same for TensorBoard, where a run asks for it
 done.json      written last: the run is complete and is not repeated
@@ -119,7 +120,8 @@ class Run:
             return
         for pattern in LEFTOVERS:
             for path in list(self.folder.rglob(pattern)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        remove_shards(self.folder)
         if self.finished:
             self._remove_checkpoints()
 

@@ -69,7 +69,7 @@ class NaNGuard(Callback):
         self.alone = self.saved is None or (self.stopped and self.alone)
         self.stopped = True
         if trainer.is_global_zero and self.saved is not None and self.saved < step:
-            os.replace(self.checkpoint, before_of(self.checkpoint))
+            _name_again(self.checkpoint, before_of(self.checkpoint))
         way_on = f"; this run goes on with other values of {', '.join(self.mendable)}" if self.mendable else ""
         if self.saved == self.began == step:
             way_on = f"; a state that gives no finite gradient may be spoiled: delete {self.checkpoint} to start over"
@@ -92,6 +92,17 @@ class NaNGuard(Callback):
 def _own(gradient: Tensor) -> Tensor:
     """Return what this process has of a gradient."""
     return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+
+
+def _name_again(file: Path, other: Path) -> None:
+    """Let another name lead to a file, or to what a link leads to, while the first one does as well."""
+    beside = other.with_name(f".{other.name}.part")
+    beside.unlink(missing_ok=True)
+    if file.is_symlink():
+        beside.symlink_to(os.readlink(file))
+    else:
+        os.link(file, beside)
+    os.replace(beside, other)
 
 
 def before_of(checkpoint: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STARTED_HERE = "DDT_STARTED_HERE"  # in the environment of processes whose errors `start_ranks` tells
-GRACE = 50  # seconds that processes have to save before they are killed
+GRACE = 600  # seconds that processes have to end a step and save, before they are killed
 
 
 def rank() -> int:
@@ -53,17 +53,18 @@ def tells() -> bool:
 def adopt_slurm() -> None:
     """Say in torchrun's words what srun says, where several tasks were started by it."""
     told = os.environ
-    if "RANK" in told or "SLURM_STEP_ID" not in told or int(told.get("SLURM_NTASKS", 1)) == 1:
+    tasks = int(told.get("SLURM_STEP_NUM_TASKS", 1))
+    if "RANK" in told or tasks == 1:
         return
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
     slurm = SLURMEnvironment()
-    nodes = int(told.get("SLURM_NNODES", 1))
+    nodes = int(told.get("SLURM_STEP_NUM_NODES", 1))
     told |= {
         "RANK": told["SLURM_PROCID"],
-        "WORLD_SIZE": told["SLURM_NTASKS"],
+        "WORLD_SIZE": str(tasks),
         "LOCAL_RANK": told["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(int(told["SLURM_NTASKS"]) // nodes),
+        "LOCAL_WORLD_SIZE": str(tasks // nodes),
         "GROUP_RANK": told.get("SLURM_NODEID", "0"),
         "MASTER_ADDR": slurm.main_address,
         "MASTER_PORT": str(slurm.main_port),
@@ -120,10 +121,8 @@ def met(device: Any) -> Iterator[None]:
     if device.type != "cpu":
         torch.accelerator.set_device_index(rank_here())
     dist.init_process_group(dist.get_default_backend_for_device(device.type))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # after an error it may wait for others, who wait as well
 
 
 def wait_for_all() -> None:
@@ -160,6 +159,8 @@ def start_ranks(count: int) -> None:
         run_id=f"ddt-{os.getpid()}",
         max_restarts=0,
         shutdown_timeout=GRACE,
+        local_addr="localhost",
+        signals_to_handle="SIGTERM,SIGINT",  # nohup keeps the others away
     )
     os.environ[STARTED_HERE] = "1"
     try:
@@ -173,17 +174,22 @@ def start_ranks(count: int) -> None:
 
 
 def _what_happened(failures: dict[int, Any]) -> BaseException:
-    """Return as an exception what ended a group: what killed a process comes before what others say of its end."""
+    """Return as an exception what ended a group."""
     from ddt_apps.run.signals import stop
 
     codes = {failure.exitcode for failure in failures.values()}
     if codes <= {130, 143}:  # a signal came to one of them, and all have saved
         return stop(min(codes) - 128)
-    number, first = min(failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp, item[0]))
+
+    def order(item: tuple[int, Any]) -> tuple:
+        number, failure = item  # what was told comes before what killed one, and that before what others say of it
+        return failure.exitcode != 2, failure.exitcode >= 0, failure.timestamp, number
+
+    number, first = min(failures.items(), key=order)
     if first.exitcode < 0:
         name = signal.Signals(-first.exitcode).name
         perhaps = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-        return ValueError(f"process {number} of {len(failures)} was ended by {name}{perhaps}, and so were the others")
+        return ValueError(f"process {number} was ended by {name}{perhaps}, and the others were ended then")
     said, stack = str(first.message), ""
     if isinstance(first.message, dict):
         said, stack = first.message["message"], first.message["extraInfo"]["py_callstack"]

@@ -23,8 +23,8 @@ class RunSettings(ABC):
     device: str = "auto"  # auto (the accelerator if there is one), cpu, cuda, mps, npu or xpu
     # How many of this machine share each batch, a process on each; auto: one, or as many as torchrun or srun started.
     devices: Literal["auto"] | PositiveInt = "auto"
-    # Of several processes: ddp keeps a copy of the model in each, fsdp2 a share of it; auto: ddp.
-    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    # Of several processes: ddp keeps a copy of the model in each, fsdp2 a share of it.
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
     # auto (the fastest safe one of the device), or as Lightning has them: 32-true or 32, bf16-mixed or bf16, ...
     precision: str | PositiveInt = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # networks, by torch.compile; auto: if training takes ten minutes

@@ -26,4 +26,4 @@ def export_run(run: Path) -> None:
     if verb not in TRAIN:
         raise ValueError(f"{folder / 'origin.json'}: verb {verb!r} must be one of {', '.join(TRAIN)}")
     config = load_config(SETTINGS[verb], folder / "config.yaml", upgraded=SETTINGS[verb].upgraded)
-    TRAIN[verb](replace(config, name=folder.name), folder.parent, only_export=True)
+    TRAIN[verb](replace(config, name=folder.name, devices="auto"), folder.parent, only_export=True)

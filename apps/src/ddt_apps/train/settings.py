@@ -140,6 +140,8 @@ class TrainVAE(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sharded:
+            raise ValueError("strategy (fsdp2) shares out blocks, of which an autoencoder has none; use strategy=ddp")
         if self.image_size % self.vae.downscale:
             raise ValueError(
                 f"image_size ({self.image_size}) must be divisible by vae.downscale ({self.vae.downscale})"

@@ -22,7 +22,9 @@ COLUMNS = ("step", "tokens_per_second", "useful_tokens_per_second", "mfu")
 
 
 class Throughput(EverySteps):
-    """Measures tokens a second, padding included; useful ones, on which there is a loss; and the MFU of this process.
+    """Measures tokens a second, padding included, and useful ones, on which there is a loss, of all ranks; and the MFU.
+
+    All are those of this rank, times as many ranks as there are.
 
     MFU (arXiv:2204.02311) is the share of the floating-point operations that large matrix products of the run's
     precision reach on this device, measured for a moment when training starts. What activation checkpointing computes
@@ -51,7 +53,8 @@ class Throughput(EverySteps):
             return
         step = trainer.global_step
         seconds = time.perf_counter() - self.start
-        found = (self.tokens / seconds, self.useful / seconds, self.flops / seconds / self.peak)
+        ranks = trainer.world_size
+        found = (ranks * self.tokens / seconds, ranks * self.useful / seconds, self.flops / seconds / self.peak)
         for logger in trainer.loggers:
             logger.log_metrics(dict(zip(COLUMNS[1:], found, strict=True)), step)
         if trainer.is_global_zero:

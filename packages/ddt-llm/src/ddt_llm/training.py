@@ -10,6 +10,7 @@ from ddt_llm.attention import attend_by_device
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.loss import token_loss
 from ddt_llm.optimizer import VOCABULARY, OptimizerConfig, build_optimizer
+from ddt_llm.ranks import num_ranks, rank
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class LanguageModelTraining(LightningModule):
                     parameter.grad = None  # the optimizer passes it over, decay included
         if held:
             for table in tables:
-                table.grad[: self.vocabulary.text_size] = 0
+                gradient, first = _own_rows(table.grad)
+                gradient[: max(0, self.vocabulary.text_size - first)] = 0
         for group in optimizer.param_groups:
             if group.get("name") == VOCABULARY:
                 group["weight_decay"] = 0.0 if held else self.config.weight_decay
@@ -88,3 +90,10 @@ class LanguageModelTraining(LightningModule):
         optimizer = build_optimizer(self.model, self.config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _own_rows(table: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of a table that this rank has (FSDP2; else all), and the number of the first."""
+    if not hasattr(table, "to_local"):
+        return table, 0
+    return table.to_local(), rank() * -(-len(table) // num_ranks())

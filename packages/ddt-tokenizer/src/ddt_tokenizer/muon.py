@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .precision import multiplies_bf16
+from .weights_file import whole
 
 MOST = 2**26  # numbers of matrices that are made orthogonal at a time, which takes a few times their memory
 A, B, C = 3.4445, -4.7750, 2.0315  # of one step of Newton-Schulz, x <- A x + B (x x^T) x + C (x x^T)^2 x
@@ -88,7 +89,7 @@ class Muon(torch.optim.Optimizer):
                 at_once = max(1, MOST // shape.numel())
                 rate = 0.2 * math.sqrt(max(shape)) * group["lr"]
                 for some in (matrices[i : i + at_once] for i in range(0, len(matrices), at_once)):
-                    updates = [_whole(update) for update in self._nesterov(some, group["momentum"])]
+                    updates = [whole(update) for update in self._nesterov(some, group["momentum"])]
                     updates = orthogonalise(torch.stack(updates)).unbind()
                     torch._foreach_mul_(some, 1 - group["lr"] * group["weight_decay"])
                     torch._foreach_add_(some, list(map(_shared_as, updates, some)), alpha=-rate)
@@ -149,10 +150,6 @@ def _joined(muon: dict[str, Any], adamw: dict[str, Any]) -> dict[str, Any]:
         "state": {**muon["state"], **{first + i: each for i, each in adamw["state"].items()}},
         "param_groups": groups,
     }
-
-
-def _whole(update: Tensor) -> Tensor:
-    return update.full_tensor() if hasattr(update, "full_tensor") else update
 
 
 def _shared_as(whole: Tensor, matrix: Tensor) -> Tensor:

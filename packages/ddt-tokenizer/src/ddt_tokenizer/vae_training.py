@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ddt_tokenizer.optimizer import scheduled
+from ddt_tokenizer.ranks import gathered
 from ddt_tokenizer.seeding import Rows, seed_step
 from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
@@ -64,7 +65,7 @@ class VAETraining(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of images [B, 3, H, W]."""
         z = self.vae.encode(batch).latents
-        spread = z.detach().std(dim=(1, 2, 3), keepdim=True)
+        spread = gathered(z.detach()).std()
         noisy = z + self.config.noise * spread * Rows.of_batch(len(z), z.device).noise(*z.shape[1:])
         drawn = self.vae.decode(noisy).sample.float()
         error = (drawn - batch).square().mean()
