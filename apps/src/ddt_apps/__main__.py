@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from ddt_apps.run.ranks import adopt_slurm, one_voice, told_elsewhere
+from ddt_apps.run.ranks import adopt_slurm, one_voice, started, told_elsewhere
 from ddt_apps.run.signals import SIGNALS, leave
 
 
@@ -19,6 +19,12 @@ def main() -> None:
         adopt_slurm()
         with one_voice():
             app(prog_name="ddt")
+    except SystemExit as end:
+        if started():  # threads of gloo or NCCL may be alive, over which Python's own end aborts now and then
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+        raise
     except Exception as error:  # a fault of ours, or another process is gone
         if not told_elsewhere(error):
             raise
