@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,6 +186,7 @@ def test_a_run_is_measured_by_what_is_left_of_it(monkeypatch):
 
     class Trainer:
         max_steps, global_step = 605, 0
+        strategy = SimpleNamespace(broadcast=lambda value: value)
 
     clock = itertools.chain([0.0, 50.0], itertools.count(51.0))
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: next(clock))

@@ -100,8 +100,8 @@ def test_adapters_leave_the_rest_alone():
 
 def test_the_full_runs_are_planned_in_seconds():
     command = ["plan", "pretrain", "llama3-8b/pretrain", "data=ids", "--ids", "65536", "480"]
-    said = ddt.invoke(app, [*command, "--on", "h100", "devices=28", "strategy=fsdp2"]).output
-    assert "weights   8,56" in said and "28 x h100 by fsdp2 in bf16-mixed" in said and "does not fit" not in said
+    said = ddt.invoke(app, [*command, "--on", "h100", "devices=32", "strategy=fsdp2"]).output
+    assert "weights   8,56" in said and "32 x h100 by fsdp2 in bf16-mixed" in said and "does not fit" not in said
     said = ddt.invoke(
         app, ["plan", "train-tokenizer", "imagenet/selftok-512", "data=x", "vae=x", "--on", "h100"]
     ).output

@@ -211,7 +211,7 @@ def test_cuda_computes_in_bf16_where_it_can_and_never_by_itself_in_fp16(monkeypa
 
 def test_an_unknown_device_is_refused(tmp_path):
     run = Run(tmp_path / "run", Config(device="npu"))
-    with pytest.raises(ValueError, match=r"device 'npu' is not supported; use auto, cpu, cuda, mps"):
+    with pytest.raises(ValueError, match=r"device 'npu' is not here"):
         run.fit(Line(), Numbers())
     assert not run.folder.exists()
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from ddt_apps.run.ranks import adopt_slurm, one_voice, started, told_elsewhere
+from ddt_apps.run.ranks import adopt_slurm, one_voice, started, tell_fault
 from ddt_apps.run.signals import SIGNALS, leave
 
 
@@ -15,6 +15,7 @@ def main() -> None:
         signal.signal(number, leave)
     from ddt_apps.cli.main import app
 
+    sys.excepthook = tell_fault
     try:
         adopt_slurm()
         with one_voice():
@@ -25,10 +26,6 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(int(end.code or 0))
         raise
-    except Exception as error:  # a fault of ours, or another process is gone
-        if not told_elsewhere(error):
-            raise
-        sys.exit(1)
     finally:
         for number in SIGNALS:  # the work is over, and so is its exit code decided
             signal.signal(number, signal.SIG_IGN)

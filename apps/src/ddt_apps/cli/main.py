@@ -101,7 +101,7 @@ def demo(overrides: Overrides = None) -> None:
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Where runs and data shall go.")] = Path("."),
 ) -> None:
-    """Say what this machine has, how a run would use it, and which known traps it has set; 1 if there are any.
+    """Look at this machine: what it has, how a run would use it, and which known traps it has set (exit code 1).
 
     Example: [bold]ddt doctor[/]
     """
@@ -125,7 +125,7 @@ def plan(
         typer.Option(metavar="V K", help="Codes and ids of an image, where data= is not there yet."),
     ] = None,
 ) -> None:
-    """Say what a training would take: memory by part, operations, time, energy; and what would make it fit.
+    """Count what a training would take: memory by part, operations, time, energy; and what would make it fit.
 
     Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=32 strategy=fsdp2 --on h100 --ids 65536 480[/]
 

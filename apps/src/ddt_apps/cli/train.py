@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ddt_apps.cli.options import BatchSize, Config, Device, Overrides, Precision, Tokenizer, Workers, out_folder, paths
-from ddt_apps.run.ranks import start_ranks, started
+from ddt_apps.run.ranks import started
+from ddt_apps.run.starting import start_ranks
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:

@@ -12,9 +12,8 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from ddt_apps.run.devices import KNOWN
 from ddt_apps.run.ranks import num_ranks, rank_here, ranks_here, started
-
-KNOWN = ("cpu", "cuda", "mps")  # to Lightning
 
 
 class TorchAccelerator(Accelerator):

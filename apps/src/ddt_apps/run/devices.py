@@ -16,6 +16,7 @@ from ddt_tokenizer.precision import Precision, multiplies_bf16, slower_here
 
 DEVICE = "DDT_DEVICE"  # in the environment: what device=auto means
 NAMES = ("cpu", "cuda", "mps", "npu", "xpu")
+KNOWN = ("cpu", "cuda", "mps")  # to Lightning
 NEEDS = {
     "cuda": "a CUDA build of torch, and a driver of NVIDIA",
     "mps": "a Mac with Apple silicon",
@@ -37,7 +38,7 @@ def backends() -> dict[str, str]:
         try:
             backend.load()()
             found[backend.name] = ""
-        except Exception as error:  # a driver's own
+        except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
             found[backend.name] = f"{type(error).__name__}: {error}"
     return found
 

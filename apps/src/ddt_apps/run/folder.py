@@ -15,7 +15,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,7 +180,7 @@ class Run:
         from ddt_apps.run.checkpoint import RunCheckpoints
         from ddt_apps.run.compiling import Compiling
         from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
-        from ddt_apps.run.fsdp import WholeBetweenSteps, shard
+        from ddt_apps.run.fsdp import WholeBetweenSteps
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
@@ -213,12 +212,8 @@ class Run:
             logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
         with quiet_lightning(), named_workers(), listening(noted):
             where = placement(device, precision, config.strategy, getattr(module, "find_unused_parameters", False))
-            if config.sharded:
-                module.configure_model = partial(shard, module)
-                around = [WholeBetweenSteps(config.watch_every)]
-            else:
-                where["plugins"] += [RunCheckpoints(found)]
-                around = []
+            where["plugins"] += [] if config.sharded else [RunCheckpoints(found)]
+            around = [WholeBetweenSteps(module, config.watch_every)] if config.sharded else []
             trainer = lightning.Trainer(
                 **where,
                 max_steps=config.steps,
@@ -234,8 +229,8 @@ class Run:
                 use_distributed_sampler=False,
             )
             self.start(precision, step, compiled_from)
-            told = f"{num_ranks()} x {device}" if num_ranks() > 1 else f"{device}"
-            told += f" in {precision}" + ("" if isinstance(compiled_from, str) else ", compiled,")
+            compiled = "" if isinstance(compiled_from, str) else ", compiled,"
+            told = f"{num_ranks()} x " * (num_ranks() > 1) + f"{device} in {precision}{compiled}"
             tell_start(self.folder, config, told, module, stream, step)
             trainer.fit(module, stream, ckpt_path=self.checkpoint if found else None, weights_only=True)
         if config.sharded:

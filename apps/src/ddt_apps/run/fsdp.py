@@ -1,5 +1,6 @@
 """Sharding a model over processes by FSDP2 (torch's fully_shard), so that each holds a share of it."""
 
+from functools import partial
 from typing import Any
 
 import lightning
@@ -38,13 +39,14 @@ def _average(weight: nn.Parameter) -> None:
 
 
 class WholeBetweenSteps(lightning.Callback):
-    """Lets what stands between two of these in the list of callbacks use the networks of a sharded model.
+    """Shards a module when training starts; what stands between two of these in the list of callbacks may use it.
 
     Args:
         every: Steps between two looks at the model.
     """
 
-    def __init__(self, every: int):
+    def __init__(self, module: lightning.LightningModule, every: int):
+        module.configure_model = partial(shard, module)
         self.every, self.whole = every, False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

@@ -35,7 +35,7 @@ def save_sharded(trainer: "lightning.Trainer", link: Path) -> None:
 
 
 def _complete(optimizer: "torch.optim.Optimizer") -> None:
-    """Give weights that were not stepped yet the state of their beginning: a checkpoint is read for all of them."""
+    """Add the state of their beginning for weights that were not stepped yet: a checkpoint is read for all of them."""
     import torch
 
     for group in optimizer.param_groups:
