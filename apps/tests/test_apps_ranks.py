@@ -175,7 +175,7 @@ def test_a_run_of_two_goes_on_with_one_and_with_three(here):
 
 def test_a_sharded_language_model_is_exported_and_goes_on_where_some_weights_have_not_learned_yet(here):
     """Until `new_rows_steps` the optimizer knows of the rows of tokens alone."""
-    own = ["strategy=fsdp2", "optimizer.steps=120", "optimizer.new_rows_steps=110", "devices=2"]
+    own = ["strategy=fsdp2", "optimizer.steps=250", "optimizer.new_rows_steps=200", "devices=2"]
     running = ddt(*command("pretrain", "cut", *own))
     until(Path("runs/cut/metrics.csv").exists, running)
     running.terminate()
