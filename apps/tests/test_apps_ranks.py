@@ -129,7 +129,7 @@ def until(ready, process):
 
 
 def test_stops_and_kills_of_one_of_several_lose_nothing(here, monkeypatch):
-    steps = ["training.optimizer.steps=120"]
+    steps = ["training.optimizer.steps=80"]
     whole = ddt(*command("tokenizer", "whole", *steps, "devices=2"))
     whole.communicate()
     metrics = Path("runs/cut/metrics.csv")
@@ -158,7 +158,7 @@ def test_stops_and_kills_of_one_of_several_lose_nothing(here, monkeypatch):
 
 def test_a_run_of_two_goes_on_with_one_and_with_three(here):
     # At this rate nothing is learned, so that the loss of a step says which samples it was made of.
-    own = ["training.optimizer.lr=1e-7", "training.optimizer.steps=60", "batch_size=12", "strategy=fsdp2"]
+    own = ["training.optimizer.lr=1e-7", "training.optimizer.steps=40", "batch_size=12", "strategy=fsdp2"]
     running = ddt(*command("tokenizer", "three", *own, "devices=2"))
     until(Path("runs/three/metrics.csv").exists, running)
     running.send_signal(signal.SIGINT)
@@ -169,13 +169,13 @@ def test_a_run_of_two_goes_on_with_one_and_with_three(here):
         assert "going on at step" in said and f"runs/{name} is finished" in said, said
     train("tokenizer", "whole", *LONGER["tokenizer"], *own, "strategy=ddp", "compile=off", "device=cpu")
     one, three, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("one", "three", "whole"))
-    assert one[0] == three[0] == whole[0] == list(range(10, 61, 10))
+    assert one[0] == three[0] == whole[0] == list(range(10, 41, 10))
     assert one[1] == pytest.approx(whole[1], rel=1e-3) and three[1] == pytest.approx(whole[1], rel=1e-3)
 
 
 def test_a_sharded_language_model_is_exported_and_goes_on_where_some_weights_have_not_learned_yet(here):
     """Until `new_rows_steps` the optimizer knows of the rows of tokens alone."""
-    own = ["strategy=fsdp2", "optimizer.steps=250", "optimizer.new_rows_steps=200", "devices=2"]
+    own = ["strategy=fsdp2", "optimizer.steps=160", "optimizer.new_rows_steps=140", "devices=2"]
     running = ddt(*command("pretrain", "cut", *own))
     until(Path("runs/cut/metrics.csv").exists, running)
     running.terminate()

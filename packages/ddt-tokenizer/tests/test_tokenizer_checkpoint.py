@@ -138,7 +138,7 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
     (tmp_path / "t" / ".partial" / ".tmp1234").write_bytes(b"half of it")
     other = build(width=32)
     with monkeypatch.context() as stopped:
-        stopped.setattr("ddt_tokenizer.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr("ddt_tokenizer.checkpoint.write_weights", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             other.save_pretrained(tmp_path / "t")
     assert DDTTokenizer.from_pretrained(tmp_path / "t").config == build().config  # the old one, whole
