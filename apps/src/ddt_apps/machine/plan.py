@@ -30,8 +30,8 @@ class Device:
     """What its maker says of a device."""
 
     memory: float  # GB
-    peak: float = 0.0  # TFLOP/s of dense products in bf16; 0 where it is measured
-    watts: float = 0.0
+    peak: float  # TFLOP/s of dense products in bf16
+    watts: float
 
 
 DEVICES = {
@@ -102,10 +102,10 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     step = Step(module, batch, number, precision_of(config, on) == FORMAT)
     total, trained = count(module)
     largest = max(p.numel() * p.element_size() for p in module.parameters())
+    kept = (step.weights, step.gradients, step.optimizer, step.activations)
     found = Plan(
-        total, trained, devices, step.weights, step.gradients, step.optimizer, step.activations, 0, largest, 0, step
+        total, trained, devices, *kept, exchange=0, saving=largest, flops=step.flops * config.accumulate, step=step
     )
-    found = replace(found, flops=step.flops * config.accumulate)
     if devices == 1:
         return found
     if not config.sharded:
@@ -171,11 +171,10 @@ def _language(config: LanguageRun, rows: int, ids: tuple[int, int] | None) -> tu
     model = _backbone(config)
     if getattr(model.config, "ddt", None) is None:
         size, tokens = ids or _ids_of(config.data)
+        vocabulary = VisualVocabulary(text_size=model.config.vocab_size, codebook_size=size, num_tokens=tokens)
+        multiple = getattr(config, "multiple", 1)
         with torch.device("meta"):
-            rows_of_text = model.config.vocab_size
-            multiple = getattr(config, "multiple", 1)
-            model.resize_token_embeddings(-(-(rows_of_text + size + 2) // multiple) * multiple, mean_resizing=False)
-        vocabulary = VisualVocabulary(text_size=rows_of_text, codebook_size=size, num_tokens=tokens)
+            model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
         model.config.ddt = asdict(vocabulary)
     if config.lora:
         add_lora(model, config.lora, config.seed)
@@ -192,19 +191,12 @@ def _language(config: LanguageRun, rows: int, ids: tuple[int, int] | None) -> tu
 def _backbone(config: LanguageRun) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+    from ddt_llm.backbone import tiny_llama_config
+
     if not isinstance(config, Pretrain):
         shape = AutoConfig.from_pretrained(Path(config.model) / "model", local_files_only=True)
     elif config.backbone == "tiny":
-        llama = config.llama
-        shape = LlamaConfig(
-            vocab_size=config.text_vocabulary,
-            hidden_size=llama.width,
-            intermediate_size=32 * round(llama.width * llama.mlp_ratio / 32),
-            num_hidden_layers=llama.depth,
-            num_attention_heads=llama.num_heads,
-            max_position_embeddings=llama.max_positions,
-            tie_word_embeddings=True,
-        )
+        shape = tiny_llama_config(config.llama, config.text_vocabulary)
     elif config.backbone in SHAPES:
         shape = LlamaConfig(**SHAPES[config.backbone])
     else:

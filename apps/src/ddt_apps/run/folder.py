@@ -264,6 +264,7 @@ class Run:
         def found() -> dict[str, Any] | None:
             return read_checkpoint(self.checkpoint, module, self.config.steps) if self.checkpoint.exists() else None
 
+        state = None
         if self.writes and any(self.config.may_change(*difference) for difference in self._differences):
             while (state := found()) and leave_out_spoiled(self.checkpoint, state):
                 print(
@@ -271,7 +272,7 @@ class Run:
                 )
         if not self.only_export:
             wait_for_all()
-        return found()
+        return state or found()
 
     def _compare_config(self) -> list[tuple[str, Any, Any]]:
         remedy = f"use another name=..., or delete {self.folder} to start over"

