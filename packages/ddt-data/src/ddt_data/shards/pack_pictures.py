@@ -87,9 +87,7 @@ def pack_folder(
     found, read = find_reader(source, kind, images)  # fails early
     said = f"{found} {Path(source).name}"
     plan = _plan(read, config, source=said, licence=licence)
-    if (made := build(out, plan, workers, progress=progress)) is None:
-        raise ValueError(f"{source} changed while it was packed; run again, which packs what is new")
-    return made
+    return build(out, plan, workers, progress=progress)
 
 
 def pack_records(

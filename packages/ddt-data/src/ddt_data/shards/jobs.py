@@ -1,0 +1,188 @@
+"""The commands that make one folder together, on one machine or on several with a shared disk.
+
+Each is a job: a folder in `.<name>.part/jobs`, in which it locks a file `alive` and touches it every few seconds. A job
+is dead if that lock is free, which shows on its own machine, or if the file stood still for `PATIENCE` seconds of
+whoever watches it; clocks of two machines are never compared.
+
+Work is claimed by a link named after it, which a shared disk makes for one job alone. No claim is taken away: behind
+that of a dead job comes another one, `<work>.<dead job>`, which again one job alone can make. A job that comes back
+after it was taken for dead makes what another one makes as well, to the same bytes.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Self
+
+from ddt_data.shards.claim import held, part_of, refuse_if_taken, try_place
+from ddt_data.shards.manifest import MANIFEST
+
+BEAT, PATIENCE = 10.0, 120.0  # seconds between two touches, and without one until a job is taken for dead
+SHARDS, NOTES, JOBS, CLAIMS = "shards", "notes", "jobs", "claims"  # folders of `.<name>.part`
+ALIVE = "alive"
+REMEDY = "wait for the end of that command, or choose another folder"
+
+
+class Watch:
+    """What others see of the jobs of a folder.
+
+    Args:
+        part: The folder that stands in until it is complete.
+    """
+
+    def __init__(self, part: Path):
+        self.part = part
+        self._seen: dict[str, tuple[int, float]] = {}  # when its file was touched by its clock, and seen so by ours
+
+    def alive(self, job: str) -> bool:
+        """Return whether a job is alive, as far as can be seen."""
+        try:
+            with open(self.part / JOBS / job / ALIVE, encoding="utf-8") as file:
+                touched = os.fstat(file.fileno()).st_mtime_ns
+                if json.load(file)["machine"] == _machine() and _is_free(file.fileno()):
+                    return False
+        except FileNotFoundError:
+            return False
+        now = time.monotonic()
+        if self._seen.get(job, (None, now))[0] != touched:
+            self._seen[job] = touched, now
+        return now - self._seen[job][1] < PATIENCE
+
+    def touched(self, job: str) -> float:
+        """Return when a job that was found alive had touched its file last, in seconds by the clock of the disk."""
+        return self._seen[job][0] / 1e9
+
+    def jobs(self) -> list[str]:
+        """Return the jobs that are alive."""
+        with suppress(FileNotFoundError):
+            return [job for job in sorted(os.listdir(self.part / JOBS)) if self.alive(job)]
+        return []
+
+    def holder(self, work: str) -> tuple[str | None, str]:
+        """Return the living job that has claimed some work, if one has, and the name of its claim or of the next."""
+        claim = work
+        while True:
+            try:
+                job = os.readlink(self.part / CLAIMS / claim)
+            except FileNotFoundError:
+                return None, claim
+            if self.alive(job):
+                return job, claim
+            claim = f"{work}.{job}"
+
+
+class Job:
+    """One of the commands that make a folder, within a block.
+
+    Args:
+        part: See `Watch`.
+        plan: What is made.
+
+    Example:
+        >>> import tempfile
+        >>> part = Path(tempfile.mkdtemp())
+        >>> with Job(part, "foxes") as one, Job(part, "foxes") as other:
+        ...     one.claim("000000"), other.claim("000000"), other.claim("000001"), one.claim("000000")
+        (True, False, True, True)
+        >>> with Job(part, "foxes") as later:
+        ...     later.claim("000000")
+        True
+    """
+
+    def __init__(self, part: Path, plan: str):
+        self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.part, self.plan = part, plan
+        self.folder = part / JOBS / self.name  # for what it has begun
+        self.watch, self._ended = Watch(part), Event()
+
+    def __enter__(self) -> Self:
+        for needed in (self.folder, *(self.part / name for name in (SHARDS, NOTES, CLAIMS))):
+            needed.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.folder / f".{ALIVE}", "w", encoding="utf-8")
+        os.register_at_fork(after_in_child=self._file.close)  # which would keep the lock
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        json.dump({"machine": _machine(), "plan": self.plan}, self._file)
+        self._file.flush()
+        os.replace(self.folder / f".{ALIVE}", self.folder / ALIVE)
+        Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._file.close()
+
+    def claim(self, work: str) -> bool:
+        """Return whether some work is this job's to do, because nobody or a dead job has claimed it, or this one."""
+        while True:
+            job, claim = self.watch.holder(work)
+            if job is not None:
+                return job == self.name
+            with suppress(FileExistsError):  # another job was quicker; or it was this one, and the answer got lost
+                os.symlink(self.name, self.part / CLAIMS / claim)
+                return True
+            time.sleep(0.01)
+
+    def disagrees(self) -> bool:
+        """Return whether another job makes something else."""
+        files = (self.part / JOBS / job / ALIVE for job in self.watch.jobs())
+        return any(json.loads(file.read_text(encoding="utf-8"))["plan"] != self.plan for file in files)
+
+    def alone(self) -> bool:
+        """Return whether no other job is alive."""
+        return self.watch.jobs() == [self.name]
+
+    def _beat(self) -> None:
+        with suppress(FileNotFoundError):  # all is done, and another job has put the folder in place
+            while not self._ended.wait(BEAT):
+                os.utime(self.folder / ALIVE)
+
+
+@contextmanager
+def joined(folder: Path, plan: str) -> Iterator[Job]:
+    """Be one of the jobs that make a folder, after a try of whether it can be made there.
+
+    Raises:
+        FileExistsError: If the folder holds something.
+        OSError: If it cannot be made there, or another command is making something else.
+    """
+    part = part_of(folder)
+    with held(folder, shared=True) as lock:
+        try:
+            if (folder / MANIFEST).is_file() and not (part / SHARDS).is_dir():
+                shutil.rmtree(part, ignore_errors=True)  # what a kill left after the folder was put in place
+            if part.is_dir():
+                refuse_if_taken(folder)
+            else:
+                try_place(folder)
+            with Job(part, plan) as job:
+                if job.disagrees():
+                    raise BlockingIOError(
+                        f"{folder} is being made of something else; wait for its end, or choose another"
+                    )
+                yield job
+        finally:
+            if not part.is_dir():
+                lock.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Name the running kernel, of whose processes the locks can be seen."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.is_file() else platform.node()
+
+
+def _is_free(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
