@@ -13,14 +13,11 @@ import numpy as np
 import pytest
 
 from ddt_data import (
-    Made,
     PackConfig,
-    Plan,
     Record,
     SceneConfig,
     ShardDataset,
     ShardWriter,
-    build,
     encode_image,
     pack_buckets,
     pack_folder,

@@ -149,9 +149,7 @@ class _Share:
             self.samples += note["samples"]
             return True
         if note is not None and note["job"] != self.job.name and self.job.watch.alive(note["job"]):
-            raise BlockingIOError(
-                f"{self.folder} is being made from something else by another command; wait for its end"
-            )
+            raise something_else(self.folder)
         return False
 
 

@@ -28,7 +28,6 @@ from ddt_data.shards.manifest import MANIFEST
 BEAT, PATIENCE = 10.0, 120.0  # seconds between two touches, and without one until a job is taken for dead
 SHARDS, NOTES, JOBS, CLAIMS = "shards", "notes", "jobs", "claims"  # folders of `.<name>.part`
 ALIVE = "alive"
-REMEDY = "wait for the end of that command, or choose another folder"
 
 
 class Watch:
@@ -165,13 +164,16 @@ def joined(folder: Path, plan: str) -> Iterator[Job]:
                 try_place(folder)
             with Job(part, plan) as job:
                 if job.disagrees():
-                    raise BlockingIOError(
-                        f"{folder} is being made of something else; wait for its end, or choose another"
-                    )
+                    raise something_else(folder)
                 yield job
         finally:
             if not part.is_dir():
                 lock.unlink(missing_ok=True)
+
+
+def something_else(folder: Path) -> BlockingIOError:
+    """Return the error that stops a command which would mix two things in a folder."""
+    return BlockingIOError(f"{folder} is being made of something else; wait for its end, or choose another folder")
 
 
 def _machine() -> str:
