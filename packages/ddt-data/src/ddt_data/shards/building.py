@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Any
 
 from ddt_data.shards.index import INDEX, write_index
-from ddt_data.shards.jobs import NOTES, SHARDS, Job, joined
+from ddt_data.shards.jobs import NOTES, SHARDS, Job, joined, something_else
 from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
 from ddt_data.shards.notes import Tasks, digest_of, name_of, read_note
 
@@ -148,7 +148,7 @@ class _Share:
             self._settled.add(number)
             self.samples += note["samples"]
             return True
-        if note is not None and note["job"] != self.job.name and self.job.watch.alive(note["job"]):
+        if note is not None and note["job"] != self.job.name and self.job.watch.look(note["job"]):
             raise something_else(self.folder)
         return False
 

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
@@ -41,29 +41,24 @@ class Watch:
         self.part = part
         self._seen: dict[str, tuple[int, float]] = {}  # when its file was touched by its clock, and seen so by ours
 
-    def alive(self, job: str) -> bool:
-        """Return whether a job is alive, as far as can be seen."""
+    def look(self, job: str) -> dict | None:
+        """Return what a job says of itself if it is alive, as far as can be seen: `machine`, `plan` and `touched`."""
         try:
             with open(self.part / JOBS / job / ALIVE, encoding="utf-8") as file:
-                touched = os.fstat(file.fileno()).st_mtime_ns
-                if json.load(file)["machine"] == _machine() and _is_free(file.fileno()):
-                    return False
+                touched, about = os.fstat(file.fileno()).st_mtime_ns, json.load(file)
+                if about["machine"] == _machine() and _is_free(file.fileno()):
+                    return None
         except FileNotFoundError:
-            return False
+            return None
         now = time.monotonic()
         if self._seen.get(job, (None, now))[0] != touched:
             self._seen[job] = touched, now
-        return now - self._seen[job][1] < PATIENCE
+        return about | {"touched": touched / 1e9} if now - self._seen[job][1] < PATIENCE else None
 
-    def touched(self, job: str) -> float:
-        """Return when a job that was found alive had touched its file last, in seconds by the clock of the disk."""
-        return self._seen[job][0] / 1e9
-
-    def jobs(self) -> list[str]:
-        """Return the jobs that are alive."""
-        with suppress(FileNotFoundError):
-            return [job for job in sorted(os.listdir(self.part / JOBS)) if self.alive(job)]
-        return []
+    def jobs(self) -> dict[str, dict]:
+        """Return the jobs that are alive, and what they say of themselves."""
+        names = os.listdir(self.part / JOBS) if (self.part / JOBS).is_dir() else []
+        return {name: about for name in names if (about := self.look(name))}
 
     def holder(self, work: str) -> tuple[str | None, str]:
         """Return the living job that has claimed some work, if one has, and the name of its claim or of the next."""
@@ -73,7 +68,7 @@ class Watch:
                 job = os.readlink(self.part / CLAIMS / claim)
             except FileNotFoundError:
                 return None, claim
-            if self.alive(job):
+            if self.look(job):
                 return job, claim
             claim = f"{work}.{job}"
 
@@ -130,14 +125,13 @@ class Job:
                 return True
             time.sleep(0.01)
 
-    def disagrees(self) -> bool:
-        """Return whether another job makes something else."""
-        files = (self.part / JOBS / job / ALIVE for job in self.watch.jobs())
-        return any(json.loads(file.read_text(encoding="utf-8"))["plan"] != self.plan for file in files)
+    def agrees(self) -> bool:
+        """Return whether all other jobs make the same."""
+        return all(about["plan"] == self.plan for about in self.watch.jobs().values())
 
     def alone(self) -> bool:
         """Return whether no other job is alive."""
-        return self.watch.jobs() == [self.name]
+        return set(self.watch.jobs()) == {self.name}
 
     def _beat(self) -> None:
         with suppress(FileNotFoundError):  # all is done, and another job has put the folder in place
@@ -153,20 +147,23 @@ def joined(folder: Path, plan: str) -> Iterator[Job]:
         FileExistsError: If the folder holds something.
         OSError: If it cannot be made there, or another command is making something else.
     """
-    part = part_of(folder)
-    with held(folder, shared=True) as lock:
+    part, job = part_of(folder), None
+    with held(folder, shared=True) as lock, ExitStack() as stack:
         try:
-            if (folder / MANIFEST).is_file() and not (part / SHARDS).is_dir():
-                shutil.rmtree(part, ignore_errors=True)  # what a kill left after the folder was put in place
-            if part.is_dir():
-                refuse_if_taken(folder)
-            else:
-                try_place(folder)
-            with Job(part, plan) as job:
-                if job.disagrees():
-                    raise something_else(folder)
-                yield job
+            while job is None:
+                if (folder / MANIFEST).is_file() and not (part / SHARDS).is_dir():
+                    shutil.rmtree(part, ignore_errors=True)  # what a kill left after the folder was put in place
+                if part.is_dir():
+                    refuse_if_taken(folder)
+                else:
+                    try_place(folder)
+                with suppress(FileNotFoundError):  # another job has put all away in this very moment
+                    job = stack.enter_context(Job(part, plan))
+            if not job.agrees():
+                raise something_else(folder)
+            yield job
         finally:
+            stack.close()
             if not part.is_dir():
                 lock.unlink(missing_ok=True)
 

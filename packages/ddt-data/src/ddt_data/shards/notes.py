@@ -39,7 +39,7 @@ def status_of(folder: str | Path, tasks: Tasks) -> Status:
         manifest = Manifest.read(folder)
         return Status(manifest.samples, len(manifest.skipped), 0, 0.0)
     watch = Watch(part)
-    jobs = {job for job in watch.jobs() if time.time() - watch.touched(job) < PATIENCE}
+    jobs = {job for job, about in watch.jobs().items() if time.time() - about["touched"] < PATIENCE}
     notes, at_work = [], 0
     for number, (identity, _) in enumerate(tasks()):
         if note := read_note(part, number, digest_of(identity)):
