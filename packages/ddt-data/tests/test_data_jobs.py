@@ -222,7 +222,7 @@ def test_an_error_of_one_is_that_of_all_and_leaves_what_is_finished(tmp_path):
 
 def test_how_far_a_folder_is_can_be_seen_from_outside(tmp_path):
     out, tasks, begun, end = tmp_path / "out", plan().tasks, threading.Event(), threading.Event()
-    assert status_of(out, tasks) == Status(samples=0, skipped=0, jobs=0, rate=0.0)
+    assert status_of(out, tasks) == Status(complete=False, samples=0, skipped=0, jobs=0, rate=0.0)
 
     def slow(path, texts):
         if texts[0] == "h":
@@ -250,4 +250,4 @@ def test_how_far_a_folder_is_can_be_seen_from_outside(tmp_path):
         finally:
             end.set()
         running.result()
-    assert status_of(out, tasks) == Status(samples=2 * len(LETTERS), skipped=0, jobs=0, rate=0.0)
+    assert status_of(out, tasks) == Status(complete=True, samples=2 * len(LETTERS), skipped=0, jobs=0, rate=0.0)

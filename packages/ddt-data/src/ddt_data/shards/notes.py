@@ -19,6 +19,7 @@ Tasks = Callable[[], Iterable[tuple[Any, Any]]]  # gives, in order, (what identi
 class Status:
     """How far a folder is."""
 
+    complete: bool  # it is in place
     samples: int  # that are done
     skipped: int  # inputs that were left out
     jobs: int  # commands that are at it
@@ -32,12 +33,12 @@ def status_of(folder: str | Path, tasks: Tasks) -> Status:
 
     Example:
         >>> status_of("nowhere", lambda: [("first", None)])
-        Status(samples=0, skipped=0, jobs=0, rate=0.0)
+        Status(complete=False, samples=0, skipped=0, jobs=0, rate=0.0)
     """
     folder, part = Path(folder), part_of(Path(folder))
     if (folder / MANIFEST).is_file():
         manifest = Manifest.read(folder)
-        return Status(manifest.samples, len(manifest.skipped), 0, 0.0)
+        return Status(True, manifest.samples, len(manifest.skipped), 0, 0.0)
     watch = Watch(part)
     jobs = {job for job, about in watch.jobs().items() if time.time() - about["touched"] < PATIENCE}
     notes, at_work = [], 0
@@ -50,7 +51,7 @@ def status_of(folder: str | Path, tasks: Tasks) -> Status:
     seconds = sum(note["seconds"] for note in telling)
     rate = at_work * sum(note["samples"] for note in telling) / seconds if seconds else 0.0
     skipped = sum(len(note["skipped"]) for note in notes)
-    return Status(sum(note["samples"] for note in notes), skipped, len(jobs), rate)
+    return Status(False, sum(note["samples"] for note in notes), skipped, len(jobs), rate)
 
 
 def begun(folder: str | Path, tasks: Tasks) -> bool:
