@@ -123,12 +123,14 @@ def data_latents(
     Then: ddt train-tokenizer CONFIG data=data/photos-latents vae=my-vae. Commands that are alike share the work, as
     those of ddt tokenize do.
     """
-    from ddt_apps.shards.latents import cache_latents, latents_status
-
     if status:
-        typer.echo(latents_status(shards, vae, out, batch_size))
-    else:
-        cache_latents(shards, vae, out, batch_size, workers)
+        from ddt_apps.shards.jobs import how_far
+
+        typer.echo(how_far("latents", shards, out))
+        return
+    from ddt_apps.shards.latents import cache_latents
+
+    cache_latents(shards, vae, out, batch_size, workers)
 
 
 @data.command("check")

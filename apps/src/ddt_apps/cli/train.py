@@ -140,11 +140,14 @@ def tokenize(
     others may join. With --precision bf16 up to 1 % of the ids are others: manifest.json says so, and folders of both
     precisions do not mix. Long work in 32 says at its start what bf16 would save.
     """
-    from ddt_apps.shards.tokenize import tokenize_shards, tokenizing_status, verify_shards
-
     if status:
-        typer.echo(tokenizing_status(shards, tokenizer, out, batch_size, latents, precision))
-    elif verify:
+        from ddt_apps.shards.jobs import how_far
+
+        typer.echo(how_far("tokenize", shards, out))
+        return
+    from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
+
+    if verify:
         count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
         typer.echo(f"{count} samples are the same when they are made again: {out}")
     else:

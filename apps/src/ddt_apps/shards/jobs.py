@@ -1,4 +1,4 @@
-"""What `ddt tokenize` and `ddt data latents` have in common: shards made of shards, by any number of commands at once."""
+"""What `ddt tokenize` and `ddt data latents` share: shards made of shards, by any number of commands at once."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ from ddt_data.readers.records import reason
 from ddt_data.shards.block_writing import Sample
 from ddt_data.shards.folder import check_shard
 from ddt_data.shards.manifest import BLOCKS, MANIFEST
-from ddt_data.shards.notes import Tasks, status_of
-from ddt_data.shards.remote import RemoteFolder
+from ddt_data.shards.notes import status_of
+from ddt_data.shards.remote import RemoteFolder, open_folder
 
 
 def shard_tasks(source: Manifest, identity: list) -> Iterator[tuple[Any, Shard]]:
@@ -72,7 +72,7 @@ def build_together(stage: str, out: Path, plan: Plan, total: int, workers: int) 
     Raises:
         FileExistsError: If `out` holds something else.
     """
-    with StageProgress(stage, total, status_of(out, plan.tasks).samples, unit="pictures") as progress:
+    with StageProgress(stage, total, status_of(out).samples, unit="pictures") as progress:
         try:
             return build(out, plan, workers, progress=lambda done, of: progress.update(done))
         except FileExistsError:
@@ -84,14 +84,22 @@ def build_together(stage: str, out: Path, plan: Plan, total: int, workers: int) 
             return found
 
 
-def how_far(stage: str, out: Path, tasks: Tasks, total: int) -> str:
-    """Return a line: what is done, what is left, and when that will be done at the rate of now.
+def how_far(stage: str, shards: str, out: Path) -> str:
+    """Return a line on how far a folder is that is made of `shards`: done, left, by how many jobs, at which rate.
+
+    Raises:
+        OSError: If the shards are missing, or cannot be reached.
+        ValueError: If their manifest is none.
 
     Example:
-        >>> how_far("tokenize", Path("nowhere"), lambda: [("first", None)], 50)
+        >>> import tempfile
+        >>> from ddt_data import pack_text
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = pack_text(["a fox"] * 50, folder / "foxes")
+        >>> how_far("tokenize", str(folder / "foxes"), folder / "ids")
         'tokenize 0/50 pictures, 50 left, nobody is at it; run the same line without --status'
     """
-    status = status_of(out, tasks)
+    status, total = status_of(out), open_folder(shards)[1].samples
     left = total - status.samples - status.skipped
     said = [f"{stage} {status.samples}/{total} pictures"]
     said += [f"{status.skipped} rejected"] if status.skipped else []

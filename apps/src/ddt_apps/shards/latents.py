@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ddt_apps.run.devices import pick_device
-from ddt_apps.shards.jobs import build_together, device_of_worker, how_far, made_of, readable, shard_tasks
+from ddt_apps.shards.jobs import build_together, device_of_worker, made_of, readable, shard_tasks
 from ddt_data import Made, Manifest, Plan, Shard, write_block
 from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_tokenizer import LatentConfig
@@ -38,24 +38,13 @@ def cache_latents(shards: str | Path, vae: str, out: Path, batch_size: int = 64,
         ValueError: If the shards hold no pictures, or the VAE is missing.
     """
     _load.cache_clear()  # of another VAE, perhaps, that lay there when this process looked last
-    plan, total = plan_latents(shards, vae, batch_size, workers)
-    return build_together("latents", out, plan, total, workers)
-
-
-def latents_status(shards: str | Path, vae: str, out: Path, batch_size: int = 64) -> str:
-    """Return a line on how far `cache_latents` with these settings is, whoever carries it out."""
-    plan, total = plan_latents(shards, vae, batch_size)
-    return how_far("latents", out, plan.tasks, total)
-
-
-def plan_latents(shards: str | Path, vae: str, batch_size: int, workers: int = 1) -> tuple[Plan, int]:
-    """Return how latent shards are made, and of how many samples; errors are those of `cache_latents`."""
     (folder, source), space = open_folder(shards), LatentConfig.from_vae(vae)
     if source.image_size is None:
         raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
     make = partial(_make, folder, source, space, batch_size, workers)
     tasks = partial(shard_tasks, source, [asdict(space), batch_size])
-    return Plan(tasks, make, made_of(source, "latents", latents=asdict(space))), source.samples
+    plan = Plan(tasks, make, made_of(source, "latents", latents=asdict(space)))
+    return build_together("latents", out, plan, source.samples, workers)
 
 
 @torch.inference_mode()

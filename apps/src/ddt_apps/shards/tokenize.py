@@ -20,19 +20,16 @@ from torch import Tensor
 from ddt_apps.run import ranks
 from ddt_apps.run.devices import pick_device_for
 from ddt_apps.run.progress import StageProgress
-from ddt_apps.shards.jobs import build_together, device_of_worker, how_far, made_of, readable, shard_tasks
+from ddt_apps.shards.jobs import build_together, device_of_worker, made_of, readable, shard_tasks
 from ddt_data import Made, Manifest, Plan, Shard, open_shard, write_block
 from ddt_data.shards.claim import part_of
 from ddt_data.shards.notes import begun, name_of
 from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_tokenizer import LatentConfig
-from ddt_tokenizer.checkpoint import read_config
-from ddt_tokenizer.codec import Codec, run_of
+from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.precision import Precision, multiplies_bf16, recorded
-from ddt_tokenizer.quantizers.kinds import read_settings
 from ddt_tokenizer.shards import batches
-from ddt_tokenizer.tokenizer import KIND
 
 PICTURES = (("image", "ids", "latents"), ("target", "target_ids", "target_latents"))
 LONG, TRIED = 60.0, 32  # seconds from which what bf16 saves is worth a line, and pictures of which it is measured
@@ -82,33 +79,6 @@ def tokenize_shards(
         if line := what_bf16_saves(codec, folder, total // (world_size * workers)):
             print(line, file=sys.stderr)
     return build_together("tokenize", out, plan, total, workers)
-
-
-def tokenizing_status(
-    shards: str | Path,
-    tokenizer: Path,
-    out: Path,
-    batch_size: int = 256,
-    latents: bool = False,
-    precision: Precision = "32",
-) -> str:
-    """Return a line on how far `tokenize_shards` with these settings is, whoever carries it out; loads no model.
-
-    Raises:
-        FileNotFoundError: If the shards or the tokenizer are missing.
-        ValueError: If one of them is damaged.
-    """
-    source = open_folder(shards)[1]
-    tasks = partial(shard_tasks, source, [_identity(tokenizer, precision), batch_size, latents])
-    return how_far("tokenize", out, tasks, source.samples)
-
-
-def _identity(tokenizer: Path, precision: Precision) -> dict[str, Any]:
-    """Read from its config what `Codec.identity` would be."""
-    config = read_config(run_of(tokenizer) / "tokenizer", KIND)
-    sizes = {"codebook_size": read_settings(**config["quantizer"]).codebook_size}
-    sizes |= {"num_tokens": config["encoder"]["num_tokens"]}
-    return {"fingerprint": config["fingerprint"], **sizes, **recorded(precision)}
 
 
 def _refuse_other_precision(out: Path, source: Manifest, plan: Plan, how: list, precision: Precision) -> None:

@@ -6,8 +6,8 @@ command started again, on this machine or on another one that sees the folder, h
 `jobs.py` says, each hands its own out to its processes, and one of them puts the folder in place when all is done.
 """
 
-import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
@@ -23,9 +24,9 @@ from threading import Thread
 from typing import Any
 
 from ddt_data.shards.index import INDEX, write_index
-from ddt_data.shards.jobs import NOTES, SHARDS, Job, joined, something_else
-from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
-from ddt_data.shards.notes import Tasks, digest_of, name_of, read_note
+from ddt_data.shards.jobs import SHARDS, Job, joined, something_else
+from ddt_data.shards.manifest import MANIFEST, Manifest
+from ddt_data.shards.notes import Made, Note, Tasks, digest_of, forget_others, list_notes, name_of
 
 Progress = Callable[[int, int], None]  # (samples done, of; 0 where it is not known)
 Task = tuple[int, str, Any]  # number, digest of what identifies it, what `make` needs
@@ -38,14 +39,6 @@ class NothingLeftError(ValueError):
         first = "".join(f"; {entry['name']}: {entry['why']}" for entry in skipped[:3])
         super().__init__(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
         self.skipped = skipped
-
-
-@dataclass(frozen=True)
-class Made:
-    """What became of one task: a shard, unless all was left out, and {"name", "why"} of what was."""
-
-    shard: Shard | None
-    skipped: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,47 +102,74 @@ class _Share:
 
     def __init__(self, folder: Path, plan: Plan, job: Job, report: Callable[[int], None]):
         self.folder, self.plan, self.job, self.report = folder, plan, job, report
-        self.samples = 0  # that are done
-        self._settled: set[int] = set()  # numbers of tasks that are done, or this job's
-        self._others: dict[int, str] = {}  # digests of tasks that other jobs are at, by number
+        self._mine: set[int] = set()  # tasks of this job
+        self._others: dict[int, str] = {}  # digests of tasks that others are at, by number
+        self._notes: dict[int, Note] = {}  # of tasks that are done
+        self._next_look = 0.0
 
     def tasks(self) -> Iterator[Task | float]:
-        """Yield what this job is to make, or for how many seconds to wait for others, until all is done."""
-        while True:
-            for number, (identity, payload) in enumerate(self.plan.tasks()):
-                digest = digest_of(identity)
-                if number in self._settled or self._done(number, digest):
-                    continue
-                if self.job.claim(name_of(number)):
-                    if (self.folder / MANIFEST).is_file():
-                        return
-                    self._settled.add(number)
-                    yield number, digest, payload
-                else:
-                    self._others[number] = digest
-            pauses = _pauses()
-            while self._others and not any(self.job.claim(name_of(number)) for number in self._others):
-                yield next(pauses)
-                self.count(0)
-            if not self._others:
-                return
-            self._others.clear()  # one of them died
+        """Yield what this job is to make, or for how many seconds to wait for others, until all is done.
 
-    def count(self, samples: int) -> None:
-        """Count samples that this job has made, and those that others have made meanwhile."""
-        before, self.samples = self.samples, self.samples + samples
+        First it takes what nobody has taken, from a place of its own on, where it meets few others. Then it looks who
+        has taken the rest, and waits for that or, if they are dead, takes it.
+        """
+        start, pauses = self._start(), _pauses()
+        self._look()
+        yield from self._take(self.job.claim_new, start)
+        while self._unmade():
+            if any(self.job.claim(name_of(number)) for number in self._others):
+                yield from self._take(self.job.claim)
+            else:
+                yield next(pauses)
+
+    def _start(self) -> int:
+        if self.job.alone():
+            forget_others(self.job.part, self.plan.tasks)
+            return 0
+        return random.randrange(max(1, sum(1 for _ in self.plan.tasks())))
+
+    def _take(self, claim: Callable[[str], bool], start: int = 0) -> Iterator[Task]:
+        self._others = {}
+        for number, (identity, payload) in enumerate(self.plan.tasks()):
+            digest = digest_of(identity)
+            if number in self._mine or self._done(number, digest):
+                continue
+            if number < start or not claim(name_of(number)):
+                self._others[number] = digest
+                continue
+            if (self.folder / MANIFEST).is_file():  # all was done before this job came
+                self._others = {}
+                return
+            self._mine.add(number)
+            yield number, digest, payload
+
+    def _unmade(self) -> bool:
+        """Look again at what is not this job's, and return whether some of it is still to be made."""
+        self._look()
         self._others = {number: digest for number, digest in self._others.items() if not self._done(number, digest)}
-        if self.samples > before:
-            self.report(self.samples)
+        return bool(self._others)
+
+    def count(self, note: Note, seconds: float) -> None:
+        """Count what this job has made, and now and then what others have made meanwhile."""
+        self.job.made(note.samples, seconds)
+        self._notes[note.number] = note
+        if time.monotonic() > self._next_look:
+            self._look()
+        self.report(sum(note.samples for note in self._notes.values()))
+
+    def _look(self) -> None:
+        started = time.monotonic()
+        self._notes = list_notes(self.job.part)
+        self._next_look = time.monotonic() + max(1.0, 20 * (time.monotonic() - started))
 
     def _done(self, number: int, digest: str) -> bool:
-        note = read_note(self.job.part, number)
-        if note is not None and note["task"] == digest:
-            self._settled.add(number)
-            self.samples += note["samples"]
-            return True
-        if note is not None and note["job"] != self.job.name and self.job.watch.look(note["job"]):
-            raise something_else(self.folder)
+        note = self._notes.get(number)
+        if note is None or note.digest == digest:
+            return note is not None
+        with suppress(FileNotFoundError):  # another job has removed it
+            if self.job.watch.look(note.read(self.job.part)[1]):
+                raise something_else(self.folder)
+        note.file(self.job.part).unlink(missing_ok=True)
         return False
 
 
@@ -158,7 +178,7 @@ def _work(share: _Share) -> None:
         if isinstance(task, float):
             time.sleep(task)
         else:
-            share.count(_make(share.job.part, share.job.folder, share.plan.make, *task))
+            share.count(*_make(share.job.part, share.job.folder, share.plan.make, *task))
 
 
 def _in_processes(share: _Share, workers: int) -> None:
@@ -175,9 +195,9 @@ def _in_processes(share: _Share, workers: int) -> None:
                 if pause or len(running) == workers:
                     ended, running = wait(running, pause, FIRST_COMPLETED)
                     for each in ended:
-                        share.count(each.result())
+                        share.count(*each.result())
             for each in as_completed(running):
-                share.count(each.result())
+                share.count(*each.result())
         except BrokenProcessPool as error:
             raise ValueError(
                 f"{share.job.part}: a worker died, perhaps for lack of memory; run again with fewer workers"
@@ -209,25 +229,22 @@ def _end_with_parent() -> None:
     os._exit(1)  # the command was killed
 
 
-def _make_in_worker(part: Path, beside: Path, number: int, digest: str, payload: Any) -> int:
-    return _make(part, beside, _make_of_worker, number, digest, payload)
+def _make_in_worker(part: Path, beside: Path, *task: Any) -> tuple[Note, float]:
+    return _make(part, beside, _make_of_worker, *task)
 
 
-def _make(part: Path, beside: Path, make: Callable[[Path, Any], Made], number: int, digest: str, payload: Any) -> int:
-    """Make a shard in the folder `beside` of this job, put it in place, and then the note of it; return its samples."""
-    started = time.monotonic()
-    tar, note = beside / f"{name_of(number)}.tar", beside / f"{name_of(number)}.json"
+def _make(
+    part: Path, beside: Path, make: Callable[[Path, Any], Made], number: int, digest: str, payload: Any
+) -> tuple[Note, float]:
+    """Make a shard in the folder `beside` of this job, put it in place, then its note; return that, and the seconds."""
+    started, tar = time.monotonic(), beside / f"{name_of(number)}.tar"
     made = make(tar, payload)
-    samples = made.shard.samples if made.shard else 0
-    about = {"task": digest, "samples": samples, "shard": made.shard and asdict(made.shard)}
-    about |= {"skipped": list(made.skipped), "job": beside.name, "seconds": time.monotonic() - started}
-    note.write_text(json.dumps(about), encoding="utf-8")
-    if there := read_note(part, number, digest):  # another job was so kind, while this one was taken for dead
-        return there["samples"]
-    if made.shard:
-        os.replace(tar, part / SHARDS / tar.name)
-    os.replace(note, part / NOTES / note.name)
-    return samples
+    note = Note.of(number, digest, made)
+    if not note.file(part).exists():  # else another job was so kind, while this one was taken for dead
+        if made.shard:
+            os.replace(tar, part / SHARDS / tar.name)
+        note.write(part, beside, made)
+    return note, time.monotonic() - started
 
 
 def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
@@ -237,13 +254,14 @@ def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
         if (folder / MANIFEST).is_file():
             return Manifest.read(folder)
         time.sleep(next(pauses))
-    notes = [read_note(part, number, digest_of(identity)) for number, (identity, _) in enumerate(plan.tasks())]
-    if None in notes:
+    digests, notes = [digest_of(identity) for identity, _ in plan.tasks()], list_notes(part)
+    if any(number not in notes or notes[number].digest != digest for number, digest in enumerate(digests)):
         if made := _put_in_place(folder, part):
             return made
         raise ValueError(f"{folder}: its source changed while it was made; run again, which makes what is new")
-    skipped = tuple(entry for note in notes for entry in note["skipped"])
-    shards = tuple(Shard(**note["shard"]) for note in notes if note["shard"])
+    found = [notes[number].read(part)[0] for number in range(len(digests))]
+    skipped = tuple(entry for made in found for entry in made.skipped)
+    shards = tuple(made.shard for made in found if made.shard)
     if not shards:
         raise NothingLeftError(folder, skipped)
     samples = sum(shard.samples for shard in shards)

@@ -27,7 +27,7 @@ from ddt_data.shards.manifest import MANIFEST
 
 BEAT, PATIENCE = 10.0, 120.0  # seconds between two touches, and without one until a job is taken for dead
 SHARDS, NOTES, JOBS, CLAIMS = "shards", "notes", "jobs", "claims"  # folders of `.<name>.part`
-ALIVE = "alive"
+ALIVE, MADE = "alive", "made"  # files of a job: that it lives; samples it has made, and in how many seconds
 
 
 class Watch:
@@ -59,6 +59,13 @@ class Watch:
         """Return the jobs that are alive, and what they say of themselves."""
         names = os.listdir(self.part / JOBS) if (self.part / JOBS).is_dir() else []
         return {name: about for name in names if (about := self.look(name))}
+
+    def made(self, job: str) -> tuple[int, float]:
+        """Return how many samples a job has made, and in how many seconds, one shard after another."""
+        try:
+            return tuple(json.loads((self.part / JOBS / job / MADE).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return 0, 0.0
 
     def holder(self, work: str) -> tuple[str | None, str]:
         """Return the living job that has claimed some work, if one has, and the name of its claim or of the next."""
@@ -96,6 +103,7 @@ class Job:
         self.part, self.plan = part, plan
         self.folder = part / JOBS / self.name  # for what it has begun
         self.watch, self._ended = Watch(part), Event()
+        self._samples, self._seconds = 0, 0.0
 
     def __enter__(self) -> Self:
         for needed in (self.folder, *(self.part / name for name in (SHARDS, NOTES, CLAIMS))):
@@ -114,6 +122,13 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._file.close()
 
+    def claim_new(self, work: str) -> bool:
+        """Return whether some work is this job's to do, because nobody has claimed it before, dead or alive."""
+        with suppress(FileExistsError):
+            os.symlink(self.name, self.part / CLAIMS / work)
+            return True
+        return False
+
     def claim(self, work: str) -> bool:
         """Return whether some work is this job's to do, because nobody or a dead job has claimed it, or this one."""
         while True:
@@ -124,6 +139,12 @@ class Job:
                 os.symlink(self.name, self.part / CLAIMS / claim)
                 return True
             time.sleep(0.01)
+
+    def made(self, samples: int, seconds: float) -> None:
+        """Note how quick this job is."""
+        self._samples, self._seconds = self._samples + samples, self._seconds + seconds
+        (self.folder / f".{MADE}").write_text(json.dumps([self._samples, self._seconds]), encoding="utf-8")
+        os.replace(self.folder / f".{MADE}", self.folder / MADE)
 
     def agrees(self) -> bool:
         """Return whether all other jobs make the same."""

@@ -1,8 +1,8 @@
 """Shard folders behind a URL, such as `s3://`, `hf://` or `http://`: all that fsspec knows, read through a local cache.
 
 A tar is fetched whole when it is first used, compared with its checksum and kept under that in `$DDT_CACHE/shards`
-(`~/.cache/ddt/shards`), for all processes of a machine. The folder may be deleted at any time. A tenth of its disk stays
-free: tars that were not used for longest go first.
+(`~/.cache/ddt/shards`), for all processes of a machine. That folder may be deleted at any time. A tenth of its disk
+stays free: tars that were not used for longest go first.
 """
 
 import fcntl
