@@ -74,7 +74,9 @@ def build_together(stage: str, out: Path, plan: Plan, total: int, workers: int) 
     """
     with StageProgress(stage, total, status_of(out).samples, unit="pictures") as progress:
         try:
-            return build(out, plan, workers, progress=lambda done, of: progress.update(done))
+            made = build(out, plan, workers, progress=lambda done, of: progress.update(done))
+            progress.total = made.samples  # some may have been rejected
+            return made
         except FileExistsError:
             if not (out / MANIFEST).is_file():
                 raise

@@ -147,7 +147,7 @@ class _Share:
         """Look again at what is not this job's, and return whether some of it is still to be made."""
         self._look()
         self._others = {number: digest for number, digest in self._others.items() if not self._done(number, digest)}
-        return bool(self._others)
+        return bool(self._others) and not (self.folder / MANIFEST).is_file()
 
     def count(self, note: Note, seconds: float) -> None:
         """Count what this job has made, and now and then what others have made meanwhile."""
@@ -250,10 +250,10 @@ def _make(
 def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
     """Put the folder in place, or wait until another job has."""
     part, pauses = job.part, _pauses()
-    while not job.claim("folder"):
-        if (folder / MANIFEST).is_file():
-            return Manifest.read(folder)
+    while not (placed := (folder / MANIFEST).is_file()) and not job.claim("folder"):
         time.sleep(next(pauses))
+    if placed:
+        return Manifest.read(folder)
     digests, notes = [digest_of(identity) for identity, _ in plan.tasks()], list_notes(part)
     if any(number not in notes or notes[number].digest != digest for number, digest in enumerate(digests)):
         if made := _put_in_place(folder, part):
