@@ -101,9 +101,11 @@ def _kept(url: str, shard: Shard) -> Path:
         return path
     with open(place / f".{shard.sha256}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # many processes want the same one; the first fetches it
-        if not path.is_file():
-            _fetch(url, shard, path)
-        Path(lock.name).unlink(missing_ok=True)
+        try:
+            if not path.is_file():
+                _fetch(url, shard, path)
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
     return path
 
 
@@ -123,9 +125,9 @@ def _fetch(url: str, shard: Shard, path: Path) -> None:
 
 
 def _make_room(place: Path, size: int) -> None:
-    """Delete tars until `size` bytes more leave enough of the disk free, those first that were not used for longest."""
+    """Delete what was not used for longest, until `size` bytes more leave enough of the disk free."""
     used = []
-    for path in place.glob("*.tar"):
+    for path in place.iterdir():
         with suppress(FileNotFoundError):  # another process makes room, too
             used.append((path.stat().st_mtime, path))
     for when, path in sorted(used):
