@@ -106,7 +106,7 @@ def test_what_is_not_what_the_manifest_says_is_refused_and_not_kept(folder, cach
         files.pipe_file("/remote/torn/000002.tar", wrong)
         there = ShardDataset("memory://remote/torn")
         assert there[0]["key"] == "0"
-        with pytest.raises(ValueError, match="torn/000002.tar is not what its manifest says") as caught:
+        with pytest.raises(ValueError, match=r"torn/000002.tar is not what its manifest says") as caught:
             there[12]
         assert "\n" not in str(caught.value) and len(os.listdir(cache)) == 1
     files.pipe_file("/remote/torn/000002.tar", data)

@@ -146,6 +146,7 @@ class _Share:
     def _unmade(self) -> bool:
         """Look again at what is not this job's, and return whether some of it is still to be made."""
         self._look()
+        self._tell()
         self._others = {number: digest for number, digest in self._others.items() if not self._done(number, digest)}
         return bool(self._others) and not (self.folder / MANIFEST).is_file()
 
@@ -155,6 +156,9 @@ class _Share:
         self._notes[note.number] = note
         if time.monotonic() > self._next_look:
             self._look()
+        self._tell()
+
+    def _tell(self) -> None:
         self.report(sum(note.samples for note in self._notes.values()))
 
     def _look(self) -> None:
