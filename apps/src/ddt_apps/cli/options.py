@@ -92,6 +92,7 @@ Out = Annotated[
     Path, typer.Option(help="Picture to write: png, jpg or webp, as its name ends.", callback=picture_to_write)
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
+Status = Annotated[bool, typer.Option("--status", help="Only say how far --out is: done, left, rate, ETA.")]
 Workers = Annotated[int, typer.Option(help="Processes that share the work.", callback=at_least(1))]
 # Where a verb computes; it goes into the environment, which processes that a verb starts have too.
 Device = Annotated[

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ddt_apps.cli.options import BatchSize, Config, Device, Overrides, Precision, Tokenizer, Workers, out_folder, paths
+from ddt_apps.cli.options import (
+    BatchSize,
+    Config,
+    Device,
+    Overrides,
+    Precision,
+    Status,
+    Tokenizer,
+    Workers,
+    out_folder,
+    paths,
+)
 from ddt_apps.run.ranks import started
 from ddt_apps.run.starting import start_ranks
 
@@ -102,7 +113,10 @@ def import_selftok(
 
 
 def tokenize(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
+    shards: Annotated[
+        str,
+        typer.Argument(help="Folder of picture shards, or of shards with latents; or a URL of one.", callback=paths),
+    ],
     tokenizer: Tokenizer,
     out: Annotated[Path, out_folder("Folder of id shards to make.")],
     latents: Annotated[
@@ -113,6 +127,7 @@ def tokenize(
     verify: Annotated[
         bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
     ] = False,
+    status: Status = False,
     precision: Precision = "32",
     device: Device = "auto",
 ) -> None:
@@ -120,17 +135,26 @@ def tokenize(
 
     Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
 
-    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
-    tokenize ..., each rank takes its share. With --precision bf16 up to 1 % of the ids are others: manifest.json says
-    so, and folders of both precisions do not mix. Long work in 32 says at its start what bf16 would save.
+    Goes on with the next shard when it is run again. The same line in other shells, on machines that see --out, in
+    an array of Slurm or by torchrun (for the devices of one machine) helps: they share the shards, any may be killed,
+    others may join. With --precision bf16 up to 1 % of the ids are others: manifest.json says so, and folders of both
+    precisions do not mix. Long work in 32 says at its start what bf16 would save.
     """
+    if status:
+        from ddt_apps.shards.jobs import how_far
+
+        typer.echo(how_far("tokenize", shards, out))
+        return
     from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 
     if verify:
         count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
         typer.echo(f"{count} samples are the same when they are made again: {out}")
-    elif manifest := tokenize_shards(shards, tokenizer, out, batch_size, latents, workers, precision):
-        typer.echo(f"{out} holds {manifest.samples} samples as ids; next: ddt pretrain tiny/pretrain data={out}")
+    else:
+        manifest = tokenize_shards(shards, tokenizer, out, batch_size, latents, workers, precision)
+        rejected = f", {len(manifest.skipped)} were rejected (see its manifest.json)" if manifest.skipped else ""
+        said = f"{out} holds {manifest.samples} samples as ids{rejected}; next: ddt pretrain tiny/pretrain data={out}"
+        typer.echo(said)
 
 
 def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:

@@ -30,8 +30,10 @@ def try_folder(option: str, folder: Path) -> None:
     """Try whether `folder` is one that can be written to, or can be made.
 
     Raises:
-        ValueError: If not; names the option and what is in the way.
+        ValueError: If not, or if it was a URL; names the option and what is in the way.
     """
+    if ":/" in str(folder):  # a path has one slash of a URL
+        raise ValueError(f"{option} '{folder}' must be a folder of a disk; what is made can then be copied to a URL")
     _try(option, folder, folder)
 
 
