@@ -67,8 +67,8 @@ class ContinuousBatch:
         writer = Writer(self.vocabulary, request, Sampling(**settings), self.eos, self.positions)
         if (most := len(request.prompt) + len(writer.tokens) + writer.most_left) > self.longest:
             raise ValueError(
-                f"prompt and answer may take {most} tokens, {self.longest} are the most: shorten the prompt, or ask for "
-                "less (max_text_tokens, max_images)"
+                f"prompt and answer may take {most} tokens, {self.longest} are the most: shorten the prompt, or ask "
+                "for less (max_text_tokens, max_images)"
             )
         self.waiting.append((writer, request))
         return writer
@@ -91,7 +91,9 @@ class ContinuousBatch:
         writers = list(self.rows)
         if not writers:
             return []
-        for writer, token in zip(writers, self.chooser.choose(self.hidden, writers, [*self.rows.values()]), strict=True):
+        for writer, token in zip(
+            writers, self.chooser.choose(self.hidden, writers, [*self.rows.values()]), strict=True
+        ):
             if not writer.done:
                 writer.write(token)
         for writer in writers:
