@@ -1,9 +1,9 @@
 """The ASGI application: which address does what."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
-from anyio import CapacityLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -63,7 +63,7 @@ def build_app(
     ]
     handlers = {RequestError: _refused, HTTPException: _not_here, ClientDisconnect: _gone, 500: _failed}
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
-    app.state.served = Served(engine, name, log_prompts, CapacityLimiter(2))
+    app.state.served = Served(engine, name, log_prompts, asyncio.Semaphore(2))
     app.state.figures, app.state.begun = figures, int(time.time())
     return app
 
@@ -78,7 +78,7 @@ async def page(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Tell load balancers whether requests are answered."""
+    """Show load balancers whether requests are answered."""
     alive = served(request).engine.alive
     return JSONResponse({"status": "ok" if alive else "closing"}, 200 if alive else 503)
 

@@ -63,7 +63,7 @@ class Drawn:
     response_format: Literal["b64_json", "url"] = "b64_json"  # a url holds the picture itself: nothing is kept here
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Interval(ge=0, le=100)] = 100
-    steps: Annotated[int, Interval(ge=1, le=1000)] | None = None  # of the decoder
+    steps: Annotated[int, Interval(ge=1, le=100)] | None = None  # of the decoder
 
 
 @dataclass(frozen=True, kw_only=True)

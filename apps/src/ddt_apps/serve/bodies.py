@@ -1,11 +1,11 @@
 """Bodies of requests: JSON, or forms with files, read without holding up the event loop."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from torch import Tensor
@@ -28,7 +28,7 @@ class Served:
     engine: Engine
     name: str  # of the model
     log_prompts: bool
-    readers: CapacityLimiter  # threads that read pictures, each of which may take 300 MB
+    readers: asyncio.Semaphore  # of threads that read pictures, each of which may take 300 MB
 
 
 def served(request: Request) -> Served:
@@ -44,7 +44,7 @@ async def read_json(request: Request, kind: type[T]) -> T:
     """
     if "json" not in request.headers.get("content-type", ""):
         raise RequestError("the body must be JSON: set the header Content-Type: application/json", status=415)
-    return _filled(request, kind, await to_thread.run_sync(_parsed, await request.body()))
+    return _filled(request, kind, await asyncio.to_thread(_parsed, await request.body()))
 
 
 async def read_with_pictures(request: Request, kind: type[T]) -> tuple[T, list[Tensor]]:
@@ -59,7 +59,7 @@ async def read_with_pictures(request: Request, kind: type[T]) -> tuple[T, list[T
     if form := "multipart/form-data" in request.headers.get("content-type", ""):
         fields, sources = await _read_form(request)
     elif "json" in request.headers.get("content-type", ""):
-        fields = await to_thread.run_sync(_parsed, await request.body())
+        fields = await asyncio.to_thread(_parsed, await request.body())
         image = fields.pop("image", None)
         sources = image if isinstance(image, list) else [] if image is None else [image]
     else:
@@ -83,7 +83,8 @@ async def read_pictures(request: Request, sources: list[Any], name: str) -> list
             raise RequestError(f"{name} must be a picture: a file, or a data URL", name)
         return read_picture(source if isinstance(source, bytes) else from_url(source, name), size, name)
 
-    return [await to_thread.run_sync(read, source, limiter=readers) for source in sources]
+    async with readers:
+        return [await asyncio.to_thread(read, source) for source in sources]
 
 
 async def _read_form(request: Request) -> tuple[dict[str, Any], list[Any]]:

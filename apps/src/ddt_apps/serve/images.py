@@ -1,5 +1,6 @@
 """POST /v1/images/generations and /v1/images/edits, in the words of OpenAI's API."""
 
+import asyncio
 import base64
 import logging
 import math
@@ -9,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
@@ -46,20 +46,23 @@ async def _draw(request: Request, asked: Generation, prompt: Sequence[str | Tens
         raise RequestError(f"prompt has {len(asked.prompt)} characters, {CHARACTERS} are the most", "prompt")
     if asked.stream and asked.n > 1:
         raise RequestError("n must be 1 with stream: its events do not say of which picture they are", "n")
+    if asked.partial_images and not asked.stream:
+        raise RequestError("partial_images come with stream=true only", "partial_images")
     if served(request).log_prompts:
         logger.info("prompt: %s", harmless(asked.prompt))
-    seed = random.randrange(2**31) if asked.seed is None else asked.seed
-    events = engine.answer(_task(engine, asked, prompt, seed))
+    task = _task(engine, asked, prompt)
+    events = engine.answer(task)
     began = await while_there(request, anext(events))
     sent = {"size": f"{side}x{side}", "quality": "high" if asked.quality == "auto" else asked.quality}
     sent |= {"output_format": asked.output_format, "background": "opaque"}
     if asked.stream:
         return as_stream(_events(events, asked, side, kind, sent, began))
-    return JSONResponse(await while_there(request, _whole(events, asked, side, sent, began, seed)))
+    return JSONResponse(await while_there(request, _whole(events, asked, side, sent, began, task.seeds)))
 
 
-def _task(engine: Engine, asked: Generation, prompt: Sequence[str | Tensor], seed: int) -> Task:
+def _task(engine: Engine, asked: Generation, prompt: Sequence[str | Tensor]) -> Task:
     """Translate quality and partial images into ids, which a model that writes coarse ones first need not finish."""
+    seed = random.randrange(2**31) if asked.seed is None else asked.seed
     share, steps, keep, previews = SHARES[asked.quality], asked.steps, None, frozenset()
     if share > 1 and steps is None and engine.codec.num_steps > 1:
         steps = math.ceil(engine.codec.num_steps / share)
@@ -73,7 +76,7 @@ def _task(engine: Engine, asked: Generation, prompt: Sequence[str | Tensor], see
         [(seed + i) % 2**63 for i in range(asked.n)],
         {"guidance_scale": asked.guidance, "temperature": asked.temperature},
         keep=keep,
-        previews=previews if asked.stream else frozenset(),
+        previews=previews,
         steps=steps,
     )
 
@@ -85,12 +88,12 @@ async def _events(
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Drew):
-                picture = {"b64_json": await encoded(event.image, side, asked), "created_at": int(time.time())}
+                shown = {"b64_json": await encoded(event.image, side, asked), "created_at": int(time.time())}
                 if event.whole:
-                    last = picture | {"ids": event.ids.tolist()}
+                    last = shown | {"ids": event.ids.tolist()}
                     continue
                 name = f"{kind}.partial_image"
-                yield name, {"type": name, **picture, **sent, "partial_image_index": partial}
+                yield name, {"type": name, **shown, **sent, "partial_image_index": partial}
                 partial += 1
             elif isinstance(event, Ended):
                 name = f"{kind}.completed"
@@ -98,7 +101,7 @@ async def _events(
 
 
 async def _whole(
-    events: AsyncIterator[Event], asked: Generation, side: int, sent: dict[str, Any], began: Began, seed: int
+    events: AsyncIterator[Event], asked: Generation, side: int, sent: dict[str, Any], began: Began, seeds: Sequence[int]
 ) -> dict[str, Any]:
     drawn: dict[int, Drew] = {}
     ended = []
@@ -110,7 +113,7 @@ async def _whole(
                 ended.append(event)
     data = [await picture(drawn[i].image, side, asked) for i in range(asked.n)]
     for i, each in enumerate(data):
-        each |= {"ids": drawn[i].ids.tolist(), "seed": seed + i}
+        each |= {"ids": drawn[i].ids.tolist(), "seed": seeds[i]}
     return {"created": int(time.time()), "data": data, **sent, "usage": usage(began, ended)}
 
 
@@ -124,7 +127,7 @@ async def picture(image: Tensor, side: int, drawn: Drawn) -> dict[str, Any]:
 
 async def encoded(image: Tensor, side: int, drawn: Drawn) -> str:
     """Write an image [3, H, W] in [-1, 1] as a file, in base64."""
-    return base64.b64encode(await to_thread.run_sync(as_file, image, side, drawn)).decode()
+    return base64.b64encode(await asyncio.to_thread(as_file, image, side, drawn)).decode()
 
 
 def usage(began: Began, ended: Sequence[Ended]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Writer]:
-        """Give free slots to those that wait, and write a token of each answer that has one.
+        """Let those that wait into free slots, and write a token of each answer that has one.
 
         Returns:
             The answers that had a slot, in the order in which they came. Those that are `done` have left.
