@@ -18,22 +18,21 @@ if "PIP_FIND_LINKS" in os.environ:
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("apps/pyproject.toml"))  # of its classifiers
 PACKAGES = sorted(file.parent.name for file in Path("packages").glob("*/pyproject.toml"))
+FOLDERS = [*(f"packages/{name}" for name in PACKAGES), "apps"]
 # Nothing is fetched from a hub. Compiling at first import instead of at installation halves the installation, and needs
 # that compiled files may be kept.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
-def editable(*extras: str) -> list[str]:
+def editable(*extras: str, apps: str = "apps") -> list[str]:
     """All packages and the apps, for one pip call: a sibling on its own cannot be found, or is a stranger's package."""
     suffix = f"[{','.join(extras)}]" if extras else ""
-    return [part for name in PACKAGES for part in ("-e", f"packages/{name}{suffix}")] + ["-e", "apps"]
+    return [part for name in PACKAGES for part in ("-e", f"packages/{name}{suffix}")] + ["-e", apps]
 
 
-def test_requirements(*packages: str) -> list[str]:
-    """What the tests of packages need, from their dependency groups."""
-    groups = (
-        nox.project.load_toml(f"packages/{name}/pyproject.toml")["dependency-groups"]["test"] for name in packages
-    )
+def test_requirements(*folders: str) -> list[str]:
+    """What the tests of projects need, from their dependency groups."""
+    groups = (nox.project.load_toml(f"{folder}/pyproject.toml")["dependency-groups"]["test"] for folder in folders)
     return sorted({requirement for group in groups for requirement in group})
 
 
@@ -68,7 +67,7 @@ def demo(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session) -> None:
     """Install everything, and run what `-- ARGS` names, or else style and all tests."""
-    install_once(session, *editable("train"), *test_requirements(*PACKAGES), "ruff")
+    install_once(session, *editable("train", apps="apps[serve]"), *test_requirements(*FOLDERS), "ruff")
     if not session.posargs:
         check_style(session)
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
@@ -113,8 +112,7 @@ def copies(session: nox.Session) -> None:
 @nox.session(reuse_venv=True)
 def hashes(session: nox.Session) -> None:
     """Write constraints-hashed.txt: the tested versions and all they need, with the hashes of their files on PyPI."""
-    folders = [*(f"packages/{name}" for name in PACKAGES), "apps"]
-    projects = [nox.project.load_toml(f"{folder}/pyproject.toml")["project"] for folder in folders]
+    projects = [nox.project.load_toml(f"{folder}/pyproject.toml")["project"] for folder in FOLDERS]
     groups = [group for each in projects for group in each.get("optional-dependencies", {}).values()]
     wanted = {item for group in [*groups, *(each["dependencies"] for each in projects)] for item in group}
     source = Path(session.create_tmp(), "requirements.in")
@@ -135,7 +133,7 @@ def alone(session: nox.Session, package: str) -> None:
     loaded = f"import sys, {module}; print(*{{'lightning', 'omegaconf', 'diffusers'}} & set(sys.modules))"
     if unwanted := session.run("python", "-c", loaded, silent=True, env=ENVIRONMENT).strip():
         session.error(f"import {module} loads {unwanted}")
-    install(session, f"packages/{package}[train]", *test_requirements(package))
+    install(session, f"packages/{package}[train]", *test_requirements(f"packages/{package}"))
     session.run("pytest", f"packages/{package}/tests", env=ENVIRONMENT)
 
 
@@ -158,5 +156,5 @@ def build(session: nox.Session, package: str) -> None:
 @nox.session(reuse_venv=True)
 def bench(session: nox.Session) -> None:
     """Run one script of benchmarks/, which prints its figures: `-- benchmarks/NAME.py [ARGUMENT ...]`."""
-    install_once(session, *editable("train"), *test_requirements(*PACKAGES))
+    install_once(session, *editable("train", apps="apps[serve]"), *test_requirements(*FOLDERS))
     session.run("python", *session.posargs, env=ENVIRONMENT)

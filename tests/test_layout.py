@@ -112,9 +112,9 @@ def test_copies_are_what_their_homes_are():
     assert copies
 
 
-def test_use_and_evaluation_never_train():
+def test_use_evaluation_and_serve_never_train():
     house = MODULES["ddt_apps"]
-    for wing in ("use", "evaluation"):
+    for wing in ("use", "evaluation", "serve"):
         seen, queue = set(), [file for file in house.files if house.room(file) == wing]
         while queue:
             file = queue.pop()
@@ -217,13 +217,21 @@ def test_importing_a_package_loads_neither_lightning_nor_omegaconf():
 
 @of_projects(PROJECTS)
 def test_what_an_import_needs_is_declared(project):
-    """Extras and hints are for what is imported inside functions, and for modules that `import` of a package leaves."""
+    """Extras and hints are for what is imported inside functions, and for modules that `import` of a package leaves.
+
+    A wing of apps may have an extra of its own, of its name.
+    """
     settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", item)[0].replace("-", "_") for item in settings["dependencies"]}
+    declared = named(settings["dependencies"])
     known = declared | {"PIL"} if "pillow" in declared else declared
     for file in loaded_by(project) if project in PACKAGES else [file for file in SOURCES if project in file.parents]:
+        own = named(settings.get("optional-dependencies", {}).get(file.parent.name, []))
         for name in set(imports(file, module_level=True)) - sys.stdlib_module_names - set(MODULES):
-            assert name in known, f"{name_of(file)} imports {name}; declare it in {project.name}/pyproject.toml"
+            assert name in known | own, f"{name_of(file)} imports {name}; declare it in {project.name}/pyproject.toml"
+
+
+def named(requirements):
+    return {re.split(r"[^\w-]", item)[0].replace("-", "_") for item in requirements}
 
 
 def test_only_apps_name_devices():

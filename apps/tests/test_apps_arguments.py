@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def test_the_home_folder_is_found_behind_every_option(home):
         ("generate", "~ a fox", "--model=~/none", "--out=~/fox.png"),
         ("evaluate", "scenes", "~/none"),
         ("chat", "--model=~/none"),
+        *([("serve", "~/none", "--port=0")] if find_spec("uvicorn") else []),
         ("data", "latents", "~/shards", "--vae=~/none", "--out=~/latents"),
     ):
         code, said = ddt(*arguments)
@@ -230,6 +232,8 @@ def test_endings_of_pictures_are_those_that_are_written():
         ("generate x --model m --out o.png", "--guidance", ["nan", "inf", "-inf"], "must be a finite number"),
         ("generate x --model m --out o.png", "--keep", ["-1"], "must be at least 0"),
         ("chat --model m", "--text-temperature", ["-0.5", "nan"], "must be at least 0"),
+        ("serve m", "--slots", ["0"], "must be at least 1"),
+        ("serve m", "--queue", ["-1"], "must be at least 0"),
         ("reconstruct x.png --tokenizer t --out o.png", "--steps", ["0", "-3"], "must be at least 1"),
         ("tokenize s --tokenizer t --out o", "--batch-size", ["0"], "must be at least 1"),
         ("data peek s --out o.png", "--step", ["-1"], "must be at least 0"),

@@ -77,7 +77,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "data",
         ],
     )
-    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "evaluate"]
+    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "serve", "evaluate"]
     assert words == ["--help", *start, *train, *use]
     panels = [line.split()[1] for line in lines if line.startswith("╭─")]
     assert panels == ["Options", "Start", "Train", "Use"]

@@ -15,6 +15,8 @@ MODULES = [info.name for info in pkgutil.walk_packages(ddt_apps.__path__, "ddt_a
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
+    if ".serve." in name:
+        pytest.importorskip("starlette")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -77,7 +77,7 @@ app = typer.Typer(
 
 Start with [bold]ddt demo[/]: it runs every step below on embedded data and writes runs/demo/report.html.
 
-Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption, chat.
+Steps: data, train-tokenizer, tokenize, pretrain, sft. Then: reconstruct, generate, edit, ask, caption, chat, serve.
 Training commands take CONFIG [KEY=VALUE]... and continue where they stopped when they are run again.""",
 )
 
@@ -159,7 +159,7 @@ PANELS = {
         train.export_run,
         data,
     ),
-    "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, evaluate),
+    "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, use.serve, evaluate),
 }
 for panel, verbs in PANELS.items():
     for verb in verbs:

@@ -147,3 +147,37 @@ def chat(
     from ddt_apps.use.chat import run_chat
 
     run_chat(model, out, tokenizer, guidance, temperature, text_temperature, seed, precision)
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained language model run, such as runs/demo/sft.")],
+    tokenizer: AnyTokenizer = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", callback=at_least(0))] = 8000,
+    slots: Annotated[int, typer.Option(help="Answers written at once.", callback=at_least(1))] = 8,
+    queue: Annotated[
+        int, typer.Option(help="Answers that may wait for a slot; more are sent away (429).", callback=at_least(0))
+    ] = 64,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that clients must send; better set DDT_API_KEY.", envvar="DDT_API_KEY")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Web page that may call it, as https://example.org.")
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
+    precision: Precision = "32",
+    device: Device = "auto",
+) -> None:
+    """Serve a model over HTTP, in the words of OpenAI's API: pictures, edits, chat, ids.
+
+    Example: [bold]ddt serve runs/demo/sft[/], then: curl http://127.0.0.1:8000/v1/models
+
+    With the openai package: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="-").images.generate(prompt="a fox").
+    POST /v1/images/generations (stream=true with partial_images), /v1/images/edits, /v1/chat/completions, /v1/tokenize,
+    /v1/detokenize; GET /v1/models, /health, /metrics. It needs the extra serve: pip install "./apps\\[serve]".
+    """
+    try:
+        from ddt_apps.serve import server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ddt serve needs {error.name}: pip install './apps[serve]'") from error
+    server.serve(model, tokenizer, host, port, slots, queue, api_key, cors or [], log_prompts, precision)

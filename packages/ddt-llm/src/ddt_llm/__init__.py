@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from ddt_llm.backbone import TinyLlamaConfig, load_backbone, tiny_llama, train_text_tokenizer
+from ddt_llm.batching import ContinuousBatch
 from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.model import Generation, MultimodalLM
@@ -15,6 +16,7 @@ from ddt_llm.vocabulary import VisualVocabulary
 
 __version__ = version("ddt-llm")
 __all__ = [
+    "ContinuousBatch",
     "Event",
     "Example",
     "Generation",

@@ -6,6 +6,7 @@ K visual tokens of an image, V candidates of one choice.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -72,12 +73,12 @@ class Sampling:
             raise ValueError(f"guidance_scale ({self.guidance_scale}) must lie in 0 to 1e4")
         assert self.visual and self.text  # made here once, to refuse what they refuse
 
-    @property
+    @cached_property
     def visual(self) -> Choice:
         """Choice of tokens inside images."""
         return Choice(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
-    @property
+    @cached_property
     def text(self) -> Choice:
         """Choice of text tokens."""
         own = {"temperature": self.text_temperature, "top_k": self.text_top_k, "top_p": self.text_top_p}
@@ -100,14 +101,15 @@ class Request:
 class Writer:
     """The grammar of one answer: knows which tokens may come next and when the answer ends.
 
-    `positions` is the most tokens that the model can see, those of the prompt included.
+    It also has the random numbers of the answer, one a position, which depend on its own seed alone. `positions` is the
+    most tokens that the model can see, those of the prompt included.
 
     Raises:
         ValueError: If the prompt leaves no room for an answer.
     """
 
     def __init__(self, vocabulary: VisualVocabulary, request: Request, sampling: Sampling, eos: int, positions: int):
-        self.vocabulary = vocabulary
+        self.vocabulary, self.sampling = vocabulary, sampling
         self.output = request.output
         self.eos = eos
         self.tokens: list[int] = []
@@ -122,10 +124,17 @@ class Writer:
                 f"the prompt has {len(request.prompt)} tokens and the model {positions} positions: "
                 f"no room for an answer (an image takes {vocabulary.image_length}), shorten the prompt"
             )
+        longest = min(positions, sampling.max_text_tokens + sampling.max_images * vocabulary.image_length)
+        self.uniforms = torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)).tolist()
         # The tokens an answer must begin with are read together with the prompt, in one pass of the network.
         self.opening = [vocabulary.boi, *request.image_start] if self.output == "image" else []
         for token in self.opening:
             self.write(token)
+
+    @property
+    def guided(self) -> bool:
+        """Whether an image of it may need the unconditional branch; asked before anything is written."""
+        return self.sampling.guidance_scale != 1 and bool(self.opening or self.images_left)
 
     @property
     def may_open_image(self) -> bool:
@@ -187,25 +196,22 @@ def stream_tokens(
     Raises:
         ValueError: If a prompt leaves no room for an answer, or the model's logits are not finite or cannot be had.
     """
-    # What each answer may hold, and its random numbers: they depend on its own seed alone.
     positions = most_positions(model.config) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
-    guided = sampling.guidance_scale != 1 and any(writer.opening or writer.images_left for writer in writers)
-    longest = min(positions, sampling.max_text_tokens + sampling.max_images * vocabulary.image_length)
-    uniforms = [torch.rand(longest, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
-    uniforms = torch.stack(uniforms).to(model.device)
-    chooser = Chooser(model, vocabulary, sampling, torch.tensor(never, dtype=torch.long, device=model.device))
+    chooser = Chooser(model, vocabulary, never)
 
     # Rows of the batch: the prompts, and under guidance as many without their condition.
-    rows = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
+    prompts = [request.prompt + writer.opening for request, writer in zip(requests, writers, strict=True)]
+    guided = any(writer.guided for writer in writers)
     if guided:
-        rows += [[*unconditional, *writer.opening] for writer in writers]
-    network = network_for(model, rows, max(writer.most_left for writer in writers))
+        prompts += [[*unconditional, *writer.opening] for writer in writers]
+    rows = [(i, len(writers) + i) if guided else (i,) for i in range(len(writers))]
+    network = network_for(model, prompts, max(writer.most_left for writer in writers))
 
     # One token for every answer, then one pass of the network over all of them.
     hidden = network.start()
     while True:
-        tokens = chooser.choose(hidden, writers, uniforms, guided)
+        tokens = chooser.choose(hidden, writers, rows)
         for writer, token in zip(writers, tokens, strict=True):
             if not writer.done:
                 writer.write(token)
@@ -216,35 +222,49 @@ def stream_tokens(
 
 
 class Chooser:
-    """Picks the next token of every sample: forced, visual or text. Other rows of the head are not computed."""
+    """Picks the next token of every sample: forced, visual or text. Other rows of the head are not computed.
 
-    def __init__(self, model: "PreTrainedModel", vocabulary: VisualVocabulary, sampling: Sampling, never: Tensor):
-        self.model, self.vocabulary, self.sampling, self.never = model, vocabulary, sampling, never
+    Args:
+        never: Text tokens that are never picked.
+    """
 
-    def choose(self, hidden: Tensor, writers: Sequence[Writer], uniforms: Tensor, guided: bool) -> list[int]:
-        """Choose the next token of each of the B samples from hidden states [R, D] at the last position."""
+    def __init__(self, model: "PreTrainedModel", vocabulary: VisualVocabulary, never: Sequence[int]):
+        self.model, self.vocabulary = model, vocabulary
+        self.never = torch.tensor(never, dtype=torch.long, device=model.device)
+
+    def choose(self, hidden: Tensor, writers: Sequence[Writer], rows: Sequence[Sequence[int]]) -> list[int]:
+        """Choose the next token of each of B samples.
+
+        Args:
+            hidden: Hidden states [R, D] at the last position of each row.
+            rows: The row of each sample and, under guidance, the one without its condition.
+        """
         # Finished and forced samples need no choice; the others are split by the rows of the head that may come next.
         tokens = {i: writer.eos if writer.forced is None else writer.forced for i, writer in enumerate(writers)}
         free = [i for i, writer in enumerate(writers) if not writer.done and writer.forced is None]
         visual = [i for i in free if writers[i].visual_left]
         text = [i for i in free if not writers[i].visual_left]
 
-        # A sample takes the random number of its own position, whatever its neighbours do.
-        drawn = uniforms[range(len(writers)), [len(writer.tokens) - writer.done for writer in writers]]
         if visual:
-            picks = sample(self._visual_logits(hidden, visual, guided), drawn[visual], self.sampling.visual)
+            logits = self._visual_logits(hidden, [rows[i] for i in visual], [writers[i] for i in visual])
+            picks = self._sample(logits, [writers[i] for i in visual], [writers[i].sampling.visual for i in visual])
             tokens |= zip(visual, (self.vocabulary.text_size + picks).tolist(), strict=True)
         if text:
             may_open = torch.tensor([writers[i].may_open_image for i in text], device=hidden.device)
-            picks = sample(self._text_logits(hidden[text], may_open), drawn[text], self.sampling.text)
+            logits = self._text_logits(hidden[[rows[i][0] for i in text]], may_open)
+            picks = self._sample(logits, [writers[i] for i in text], [writers[i].sampling.text for i in text])
             picks = picks.where(picks < self.vocabulary.text_size, self.vocabulary.boi)
             tokens |= zip(text, picks.tolist(), strict=True)
         return list(tokens.values())
 
-    def _visual_logits(self, hidden: Tensor, chosen: list[int], guided: bool) -> Tensor:
-        branches = hidden.chunk(2 if guided else 1)
-        prompted, *blind = (head_logits(self.model, branch[chosen], self.vocabulary.visual) for branch in branches)
-        return blind[0] + self.sampling.guidance_scale * (prompted - blind[0]) if guided else prompted
+    def _visual_logits(self, hidden: Tensor, rows: Sequence[Sequence[int]], writers: Sequence[Writer]) -> Tensor:
+        visual = self.vocabulary.visual
+        logits = head_logits(self.model, hidden[[row for row, *_ in rows]], visual)
+        if guided := [i for i, (_, *blind) in enumerate(rows) if blind]:
+            blind = head_logits(self.model, hidden[[rows[i][1] for i in guided]], visual)
+            scale = torch.tensor([[writers[i].sampling.guidance_scale] for i in guided], device=hidden.device)
+            logits[guided] = blind + scale * (logits[guided] - blind)
+        return logits
 
     def _text_logits(self, hidden: Tensor, may_open: Tensor) -> Tensor:
         """Compute logits [B, text_size + 1] of the text tokens and, last, of `<boi>`."""
@@ -253,6 +273,15 @@ class Chooser:
         text[:, self.never] = -torch.inf
         opening = head_logits(self.model, hidden, slice(boi, boi + 1))
         return torch.cat([text, opening.masked_fill(~may_open[:, None], -torch.inf)], dim=1)
+
+    def _sample(self, logits: Tensor, writers: Sequence[Writer], choices: Sequence[Choice]) -> Tensor:
+        """Draw a candidate for each writer, from the random number of its own position, whatever its neighbours do."""
+        uniforms = torch.tensor([writer.uniforms[len(writer.tokens)] for writer in writers], device=logits.device)
+        picks = torch.empty(len(writers), dtype=torch.long, device=logits.device)
+        for choice in dict.fromkeys(choices):
+            those = [i for i, each in enumerate(choices) if each == choice]
+            picks[those] = sample(logits[those], uniforms[those], choice)
+        return picks
 
 
 def sample(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from ddt_llm.batching import ContinuousBatch
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.limits import check_setting
@@ -226,11 +227,40 @@ class MultimodalLM:
         Raises:
             ValueError: If `generate_batch` would raise one.
         """
-        (request,) = self._requests([prompt], visual, output, seed, history)
+        request = self.request(prompt, visual, output=output, seed=seed, history=history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
         with evaluating(self.model):
             for (writer,) in self._write([request], Sampling(**settings)):
                 yield from reader.read(writer.tokens)
+
+    def continuous_batch(self, slots: int, longest: int | None = None) -> ContinuousBatch:
+        """Make a batch that writes answers of requests that come and go, for a server; see `ContinuousBatch`.
+
+        The model stays in evaluation mode.
+
+        Args:
+            slots: Answers that are written at once.
+            longest: Most tokens of a request with its answer, for which a cache is reserved; None: the positions that
+                the model has.
+
+        Raises:
+            ValueError: If the model cannot write, or has no limit of positions and `longest` is None.
+        """
+        self.model.eval()
+        return ContinuousBatch(self.model, self.vocabulary, slots, longest, never=self.never, **self._marks())
+
+    def request(
+        self,
+        prompt: "Prompt",
+        visual: VisualTokenizer | None = None,
+        *,
+        output: Output = "auto",
+        seed: int = 0,
+        history: Sequence[Turn] = (),
+    ) -> Request:
+        """Lay a prompt out for `ContinuousBatch.submit`. Arguments and errors are those of `generate_batch`."""
+        (request,) = self._requests([prompt], visual, output, seed, history)
+        return request
 
     def score(self, examples: Sequence[Example], batch_size: int = 64) -> TokenLoss:
         """Compute the cross-entropy of examples: `.bits_per_text_token`, `.bits_per_visual_token`, sums and counts."""
@@ -266,8 +296,10 @@ class MultimodalLM:
         ]
 
     def _write(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Writer]]:
-        marks = {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}
-        return stream_tokens(self.model, self.vocabulary, requests, sampling, never=self.never, **marks)
+        return stream_tokens(self.model, self.vocabulary, requests, sampling, never=self.never, **self._marks())
+
+    def _marks(self) -> dict[str, Any]:
+        return {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}
 
     def _output(self, parts: list[Part], output: Output) -> Output:
         if output == "auto" and self.template == "caption":

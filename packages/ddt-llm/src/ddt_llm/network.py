@@ -49,7 +49,7 @@ class CachedNetwork:
         self.padded = min(map(len, rows)) < length
         places = torch.arange(length + new_tokens, device=model.device)
         self.seen = places >= length - lengths[:, None]  # [R, length + new_tokens], False on the padding
-        self.make_cache(length + new_tokens)
+        self.make_cache(len(rows), length + new_tokens)
 
     def start(self) -> Tensor:
         """Read the prompts and return hidden states [R, D] at their last position."""
@@ -67,7 +67,7 @@ class CachedNetwork:
         self.read += tokens.shape[1]
         return self.run(tokens, positions)[:, -1]
 
-    def make_cache(self, length: int) -> None:
+    def make_cache(self, rows: int, length: int) -> None:
         """Reserve room for `length` tokens a row."""
         from transformers import StaticCache
 
@@ -88,7 +88,7 @@ class CachedNetwork:
 class GrowingNetwork(CachedNetwork):
     """The same with a cache that grows by each token, for backbones that cannot work on a static one."""
 
-    def make_cache(self, length: int) -> None:
+    def make_cache(self, rows: int, length: int) -> None:
         """Begin an empty cache."""
         from transformers import DynamicCache
 
@@ -120,14 +120,14 @@ class LlamaNetwork(CachedNetwork):
 
     model: "LlamaForCausalLM"
 
-    def make_cache(self, length: int) -> None:
+    def make_cache(self, rows: int, length: int) -> None:
         """Reserve room for keys and values of all layers, and compute the rotations of all positions."""
         backbone, config = self.model.base_model, self.model.config
         example = backbone.embed_tokens.weight[:1]
         positions = torch.arange(length, device=example.device)[None]
         self.cos, self.sin = (table[0] for table in backbone.rotary_emb(example, positions))  # [length, E]
         self.sin[:, : self.sin.shape[-1] // 2].neg_()  # for `_rotate`
-        shape = (2, len(self.input_ids), config.num_key_value_heads, length, self.cos.shape[-1])
+        shape = (2, rows, config.num_key_value_heads, length, self.cos.shape[-1])
         self.cache = [example.new_zeros(shape) for _ in backbone.layers]
         # RMSNorm of width D as x * gain / hypot(|x|, floor): half the time of `F.rms_norm` for one token on a CPU.
         norms = [module for module in backbone.modules() if type(module) is type(backbone.norm)]
@@ -135,18 +135,19 @@ class LlamaNetwork(CachedNetwork):
         self.floor = self.cos.new_tensor(math.sqrt(config.hidden_size * config.rms_norm_eps), dtype=torch.float32)
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        backbone, new = self.model.base_model, tokens.shape[1]
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [R, 1, T, E]
-
         # A token sees those before it that are no padding; one new token without padding sees all.
-        mask = None
+        mask, new = None, tokens.shape[1]
         if new > 1 or self.padded:
             causal = torch.ones(new, self.read, dtype=torch.bool, device=tokens.device).tril(self.read - new)
             mask = causal & self.seen[:, None, None, : self.read]
             # A row of padding would see nothing, and attention over nothing is NaN: it sees itself.
             mask |= torch.eye(new, self.read, dtype=torch.bool, device=tokens.device) if new == self.read else False
+        return self.layers(tokens, positions, mask)
 
-        # The layers.
+    def layers(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute hidden states [R, T, D]; `mask` is True where a token sees another one, None where it sees all."""
+        backbone = self.model.base_model
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [R, 1, T, E]
         x = backbone.embed_tokens(tokens)
         for layer, cache in zip(backbone.layers, self.cache, strict=True):
             x = x + self._attend(layer.self_attn, self._normalize(layer.input_layernorm, x), cache, cos, sin, mask)
@@ -154,17 +155,21 @@ class LlamaNetwork(CachedNetwork):
         return self._normalize(backbone.norm, x)
 
     def _attend(self, attention, x: Tensor, cache: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        before, width = self.read - x.shape[1], cos.shape[-1]
         q, k, v = (
-            project(x).unflatten(-1, (-1, width)).transpose(1, 2)  # [R, H, T, E]
+            project(x).unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2)  # [R, H, T, E]
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        cache[0, :, :, before : self.read] = _rotate(k, cos, sin)
-        cache[1, :, :, before : self.read] = v
-        keys, values = cache[:, :, :, : self.read]
+        keys, values = self.remember(cache, _rotate(k, cos, sin), v)
         grouped = keys.shape[1] < q.shape[1]
         mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), keys, values, attn_mask=mask, enable_gqa=grouped)
         return attention.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def remember(self, cache: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Put keys and values [R, H, T, E] of new tokens into a layer's cache; return all [2, R, H, S, E]."""
+        before = self.read - k.shape[2]
+        cache[0, :, :, before : self.read] = k
+        cache[1, :, :, before : self.read] = v
+        return cache[:, :, :, : self.read]
 
     def _normalize(self, norm: torch.nn.Module, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddt_llm.visual_tokenizer import VisualTokenizer
@@ -65,12 +66,10 @@ class Reader:
                     self.shown = len(text)
 
     def _image_event(self) -> Event:
-        missing = self.vocabulary.num_tokens - len(self.image)
+        ids = self.vocabulary.to_ids(torch.tensor(self.image))
+        missing = self.vocabulary.num_tokens - len(ids)
+        if self.visual is None or (missing and (not self.preview_every or len(ids) % self.preview_every)):
+            return Event(ids=ids)
         # Id 0 stands in for what is missing: written from coarse to fine, the fine end, which comes first.
-        tokens = torch.tensor([*self.image, *[self.vocabulary.text_size] * missing])
-        ids = self.vocabulary.to_ids(tokens)
-        known = ids[sorted(self.vocabulary.order[: len(self.image)])]
-        if self.visual is None or (missing and (not self.preview_every or len(self.image) % self.preview_every)):
-            return Event(ids=known)
-        keep = {"keep_tokens": len(self.image)} if missing else {}
-        return Event(ids=known, image=self.visual.decode(ids[None], **keep)[0])
+        keep = {"keep_tokens": len(ids)} if missing else {}
+        return Event(ids=ids, image=self.visual.decode(F.pad(ids, (missing, 0))[None], **keep)[0])

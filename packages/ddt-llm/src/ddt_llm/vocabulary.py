@@ -101,10 +101,18 @@ class VisualVocabulary:
         return ids.long()[..., self.order] + self.text_size
 
     def to_ids(self, tokens: Tensor) -> Tensor:
-        """Turn tokens [..., K] back into visual ids int64 [..., K] in tokenizer order."""
-        ids = torch.zeros_like(tokens, dtype=torch.long)
-        ids[..., self.order] = tokens.long() - self.text_size
-        return ids
+        """Turn tokens [..., K] back into visual ids int64 [..., K] in tokenizer order.
+
+        Of an image that is being written, the n tokens [..., n] so far give their n ids: from coarse to fine those are
+        the n coarsest.
+
+        Example:
+            >>> vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=3)
+            >>> vocabulary.to_ids(torch.tensor([115, 105, 100])), vocabulary.to_ids(torch.tensor([115, 105]))
+            (tensor([ 0,  5, 15]), tensor([ 5, 15]))
+        """
+        order = torch.tensor(self.order[: tokens.shape[-1]], device=tokens.device)
+        return tokens.long()[..., order.argsort()] - self.text_size
 
     @classmethod
     def from_config(cls, config: "PretrainedConfig") -> Self:

@@ -1,0 +1,1 @@
+"""ddt serve: trained models over HTTP, in the words of OpenAI's API."""
