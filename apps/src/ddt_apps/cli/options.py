@@ -80,7 +80,16 @@ def _seed(value: int) -> int:
     return value
 
 
-Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
+def _shipped(incomplete: str) -> list[str]:
+    from ddt_apps.run.config import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+Config = Annotated[
+    str,
+    typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.", autocompletion=_shipped),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
 ]

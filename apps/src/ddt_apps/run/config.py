@@ -126,13 +126,17 @@ def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any
     return next(differences(old, new, where), None)
 
 
+def shipped() -> list[str]:
+    """Return the names of the configurations that ship with this package."""
+    return sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
+
+
 def _find(source: str | Path) -> Path:
     if Path(source).suffix in {".yaml", ".yml"}:
         path, known = Path(at_home(str(source))), ""
     else:
         path = SHIPPED / f"{source}.yaml"
-        names = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
-        known = f"; shipped configurations: {', '.join(names)}; or give the path of a .yaml file"
+        known = f"; shipped configurations: {', '.join(shipped())}; or give the path of a .yaml file"
     if not path.is_file():
         raise FileNotFoundError(f"no configuration {str(source)!r}{known}")
     return path
