@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddt_apps.cli import train, use
+from ddt_apps.cli import show, train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Config, Overrides, with_home
@@ -165,7 +165,7 @@ def plan(
 
 
 PANELS = {
-    "Start here": (demo, doctor, plan),
+    "Start here": (demo, doctor, plan, show.config),
     "Train": (
         train.train_vae,
         train.train_tokenizer,

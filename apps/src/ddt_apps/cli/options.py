@@ -80,7 +80,8 @@ def _seed(value: int) -> int:
     return value
 
 
-def _shipped(incomplete: str) -> list[str]:
+def shipped_names(incomplete: str) -> list[str]:
+    """Complete the name of a configuration."""
     from ddt_apps.run.config import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
@@ -88,7 +89,9 @@ def _shipped(incomplete: str) -> list[str]:
 
 Config = Annotated[
     str,
-    typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.", autocompletion=_shipped),
+    typer.Argument(
+        help="A .yaml file, or the name of a configuration that ships with ddt.", autocompletion=shipped_names
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")

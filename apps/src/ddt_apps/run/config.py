@@ -78,7 +78,7 @@ def load_config(
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
-    values = read_yaml("" if source is None else _find(source), overrides)
+    values = read_yaml("" if source is None else find_config(source), overrides)
     return _build(cls, upgraded(values), where="", root=cls)
 
 
@@ -131,7 +131,12 @@ def shipped() -> list[str]:
     return sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
 
 
-def _find(source: str | Path) -> Path:
+def find_config(source: str | Path) -> Path:
+    """Return the file of a configuration, from its path or the name of one that ships with this package.
+
+    Raises:
+        FileNotFoundError: If there is none; names the shipped ones.
+    """
     if Path(source).suffix in {".yaml", ".yml"}:
         path, known = Path(at_home(str(source))), ""
     else:
