@@ -75,6 +75,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "pretrain",
             "sft",
             "export-run",
+            "runs",
             "data",
         ],
     )

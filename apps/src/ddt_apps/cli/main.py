@@ -175,6 +175,7 @@ PANELS = {
         train.pretrain,
         train.sft,
         train.export_run,
+        show.runs,
         data,
     ),
     "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, evaluate),

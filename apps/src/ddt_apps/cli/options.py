@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ddt_apps.run.home import at_home
-from ddt_apps.run.outputs import try_folder, try_picture
+from ddt_apps.run.outputs import try_file, try_folder
 
 SEEDS = range(-(2**63), 2**63)  # torch takes as many again, into which chat counts up
 
@@ -39,7 +39,14 @@ def paths(value: str) -> str:
 def picture_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """Refuse a picture that cannot be written."""
     if value is not None:
-        try_picture(f"--{param.name}", value := _at_home(value))
+        try_file(f"--{param.name}", value := _at_home(value))
+    return value
+
+
+def page_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Refuse a page that cannot be written."""
+    if value is not None:
+        try_file(f"--{param.name}", value := _at_home(value), (".html",))
     return value
 
 
@@ -114,6 +121,7 @@ Precision = Annotated[
     Literal["32", "bf16"],
     typer.Option(help="32 is exact; bf16 takes less time where the device multiplies in it, and differs a little."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, an object a line.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures encoded at once.", callback=at_least(1))]
 
 

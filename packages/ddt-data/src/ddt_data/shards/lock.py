@@ -29,16 +29,15 @@ def locked(folder: str | Path, what: str = "is being made by another command") -
         Traceback (most recent call last):
         BlockingIOError: ...run is training; wait for its end, or choose another name
     """
-    folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_of(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise BlockingIOError(f"{folder} {what}; wait for its end, or choose another name") from None
+            raise BlockingIOError(f"{os.path.realpath(folder)} {what}; wait for its end, or choose another name") from None
         # Whoever held it before may have removed the file between our opening and our locking it.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
@@ -50,3 +49,30 @@ def locked(folder: str | Path, what: str = "is being made by another command") -
     finally:
         path.unlink(missing_ok=True)
         file.close()
+
+
+def is_locked(folder: str | Path) -> bool:
+    """Return whether a process holds the lock of a folder, without touching it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> with locked(folder):
+        ...     is_locked(folder)
+        True
+        >>> is_locked(folder)
+        False
+    """
+    try:
+        with _lock_of(folder).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_of(folder: str | Path) -> Path:
+    folder = Path(os.path.realpath(folder))
+    return folder.with_name(f".{folder.name}.lock")
