@@ -30,15 +30,16 @@ def locked(folder: str | Path, what: str = "is being made by another command") -
         Traceback (most recent call last):
         BlockingIOError: ...run is training; wait for its end, or choose another name
     """
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
     path = _lock_of(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise BlockingIOError(f"{os.path.realpath(folder)} {what}; wait for its end, or choose another name") from None
+            raise BlockingIOError(f"{folder} {what}; wait for its end, or choose another name") from None
         # Whoever held it before may have removed the file between our opening and our locking it.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
