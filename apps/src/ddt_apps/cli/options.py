@@ -1,5 +1,6 @@
 """Arguments and options that several verbs of the command have, and what is tried of them before any work."""
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -72,6 +73,11 @@ def finite(param: typer.CallbackParam, value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"--{param.name} {value} must be a finite number")
     return value
+
+
+def say_json(values: dict[str, Any]) -> None:
+    """Print one line of JSON, in ASCII, so that no terminal obeys what it holds."""
+    typer.echo(json.dumps(values))
 
 
 def device_to_use(value: str) -> str:
