@@ -16,7 +16,7 @@ from ddt_decoder.renderer_training import RendererTraining
 from ddt_llm.training import LanguageModelTraining
 from ddt_tokenizer.training import TokenizerTraining
 
-ALL = ["batch_size=4", "watch_every=2", "tensorboard=false", "precision=32-true"]
+ALL = ["batch_size=4", "watch_every=2", "loggers=[]", "precision=32-true"]
 SIZES = [f"codec.{part}.{size}" for part in ("encoder", "network") for size in ("width=16", "depth=1", "num_heads=2")]
 SCHEDULE = ["optimizer.steps=6", "optimizer.warmup_steps=1"]
 CODEC = ["codec.quantizer.codebook_size=16", "codec.schedule=[4]", "training.continuous_steps=1"]

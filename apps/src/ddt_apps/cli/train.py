@@ -4,7 +4,7 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ from ddt_apps.run.starting import start_ranks
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
-    if not wanted:
+    if not wanted or context.resilient_parsing:
         return
     from ddt_apps.run.keys import keys_of, table
     from ddt_apps.train.settings import SETTINGS
@@ -41,38 +41,50 @@ Keys = Annotated[
 ]
 
 
-def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
-    """Build the settings before what trains is loaded: a wrong key is answered at once."""
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the configuration that would be trained, in full, and stop.")
+]
+
+
+def _train(verb: str, config: str, overrides: list[str] | None, print_config: bool) -> None:
+    """Train as the module of the verb does, in as many processes as the settings want.
+
+    The settings are built before what trains is loaded: a wrong key is answered at once.
+    """
     from ddt_apps.run.config import load_config
+    from ddt_apps.train.settings import SETTINGS
 
-    return load_config(cls, config, overrides or [])
+    if print_config:
+        from ddt_apps.run.annotated import in_full
 
-
-def _train(settings: Any, module: str) -> None:
-    """Train as `ddt_apps.train.<module>` does, in as many processes as the settings want."""
+        typer.echo(in_full(SETTINGS[verb], config, overrides or []), nl=False)
+        return
+    settings = load_config(SETTINGS[verb], config, overrides or [])
     here = 1 if settings.devices == "auto" else settings.devices
     if (here > 1 or settings.sharded) and not started():
         start_ranks(here)
         return
-    folder = import_module(f"ddt_apps.train.{module}").train(settings)
+    folder = import_module(f"ddt_apps.train.{verb.removeprefix('train-')}").train(settings)
     from ddt_apps.run.telling import next_command
 
     typer.echo(f"next: {next_command(settings, folder)}")
 
 
-def train_vae(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_vae(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a small autoencoder, in whose latents a tokenizer then works: quicker than on pixels, and without seams.
 
     Example: [bold]ddt train-vae small/vae data=data/scenes name=vae[/]
 
     Writes runs/NAME/vae, a folder of diffusers (AutoencoderTiny), for vae= of ddt train-tokenizer and ddt data latents.
     """
-    from ddt_apps.train.settings import TrainVAE
-
-    _train(_load(TrainVAE, config, overrides), "vae")
+    _train("train-vae", config, overrides, print_config)
 
 
-def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_tokenizer(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
     Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
@@ -82,19 +94,17 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     tiny/tokenizer, small/tokenizer, small-long/tokenizer, imagenet/ddt-480, imagenet/selftok-512; beside the small ones
     small/spatial and small-long/spatial, with an id for each patch, and small/drawings, on emoji and scenes.
     """
-    from ddt_apps.train.settings import TrainTokenizer
-
-    _train(_load(TrainTokenizer, config, overrides), "tokenizer")
+    _train("train-tokenizer", config, overrides, print_config)
 
 
-def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_renderer(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
 
     Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
     """
-    from ddt_apps.train.settings import TrainRenderer
-
-    _train(_load(TrainRenderer, config, overrides), "renderer")
+    _train("train-renderer", config, overrides, print_config)
 
 
 def import_selftok(
@@ -157,24 +167,22 @@ def tokenize(
         typer.echo(said)
 
 
-def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def pretrain(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a language model on captions, ids and text: caption to picture and picture to caption.
 
     Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
     """
-    from ddt_apps.train.settings import Pretrain
-
-    _train(_load(Pretrain, config, overrides), "pretrain")
+    _train("pretrain", config, overrides, print_config)
 
 
-def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def sft(config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False) -> None:
     """Fine-tune on edits and questions; only the answers are trained.
 
     Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
-    from ddt_apps.train.settings import Tune
-
-    _train(_load(Tune, config, overrides), "sft")
+    _train("sft", config, overrides, print_config)
 
 
 def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:

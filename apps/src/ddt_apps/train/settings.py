@@ -72,6 +72,7 @@ class TrainTokenizer(RunSettings):
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Join the groups `tokenizer` and `decoder` of 0.1.0, and say once where a codec starts."""
+        values = super().upgraded(values)
         if "decoder" not in values:
             return {**values, "codec": CodecConfig.with_start(values.get("codec", {}))}
         codec = CodecConfig.upgraded(values["tokenizer"], values["decoder"])
@@ -222,7 +223,7 @@ class Pretrain(LanguageRun):
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Leave out `llama.attention` of 0.1.0; the device decides it."""
         llama = {name: value for name, value in values["llama"].items() if name != "attention"}
-        return {**values, "llama": llama}
+        return {**super().upgraded(values), "llama": llama}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def locked(folder: str | Path, what: str = "is being made by another command", s
     """
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_of(folder)
     while True:
         file = path.open("a+")  # on NFS a lock that is shared asks for reading, and the other one for writing
         try:
@@ -55,3 +55,30 @@ def locked(folder: str | Path, what: str = "is being made by another command", s
         if not shared:
             path.unlink(missing_ok=True)
         file.close()
+
+
+def is_locked(folder: str | Path) -> bool:
+    """Return whether a process holds the lock of a folder, without touching it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> with locked(folder):
+        ...     is_locked(folder)
+        True
+        >>> is_locked(folder)
+        False
+    """
+    try:
+        with _lock_of(folder).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_of(folder: str | Path) -> Path:
+    folder = Path(os.path.realpath(folder))
+    return folder.with_name(f".{folder.name}.lock")
