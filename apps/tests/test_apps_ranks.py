@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed.checkpoint
-from tiny_ranks import Group, ddt, of_srun, of_torchrun, ran, stopped
+from tiny_ranks import Group, ddt, of_srun, of_torchrun, parent, ran, stopped, until
 from tiny_runs import ALL, VERBS, make_all, same, train, weights
 
 from ddt_apps.run import starting
@@ -22,6 +22,7 @@ from ddt_apps.run.fitting import RunRecorder
 from ddt_apps.run.metrics import read_metrics
 from ddt_apps.run.signals import Noted, Terminated
 from ddt_apps.train.export import export_run
+from ddt_data.shards.lock import locked
 
 CLUSTER = Path(__file__).parents[2] / "docs" / "cluster"
 LONGER = {
@@ -114,20 +115,38 @@ def test_processes_of_torchrun_are_one_run(here):
     compare("pretrain")
 
 
+def drawing():
+    """Return what says whether a picture of a run is new: one comes with every second step."""
+    before = set(Path("runs/cut").glob("samples/*.png"))
+    return lambda: set(Path("runs/cut").glob("samples/*.png")) > before
+
+
+def is_free():
+    """Return whether nobody is at a run."""
+    try:
+        with locked(Path("runs/cut"), "is in training"):
+            return True
+    except BlockingIOError:
+        return False
+
+
 def test_stops_and_kills_of_one_of_several_lose_nothing(here):
     asked = command("tokenizer", "cut", "training.optimizer.steps=40")
     ran(of_torchrun(2), ddt, *command("tokenizer", "whole", "training.optimizer.steps=40"))
-    drawn = lambda: {file.name for file in Path("runs/cut/samples").glob("*.png")}  # every second step  # noqa: E731
+    running = Group([{}], parent, of_torchrun(2), *asked)
+    until(drawing(), running)
+    running.processes[0].kill()
+    until(is_free)
 
     running = Group([{}], ddt, *asked, "devices=2")
-    running.until(drawn)
+    until(drawing(), running)
     os.kill(running.processes[0].pid, signal.SIGTERM)
     codes, said = running.ended()
-    assert codes == [143] and "stopped; run the same command again" in said, said
-    reached, before = Path("runs/cut/last.ckpt").stat().st_mtime_ns, drawn()
+    assert codes == [143] and "stopped; run the same command again" in said and "going on at step" in said, said
+    reached = Path("runs/cut/last.ckpt").stat().st_mtime_ns
 
     running = Group([{}], ddt, *asked, "devices=2")
-    running.until(lambda: drawn() - before)
+    until(drawing(), running)
     children = subprocess.run(["pgrep", "-P", str(running.processes[0].pid)], capture_output=True, text=True).stdout
     began = time.monotonic()
     os.kill(int(children.split()[-1]), signal.SIGKILL)

@@ -58,12 +58,13 @@ class Group:
             process.join()
         return [process.exitcode for process in self.processes], self.said.read_text()
 
-    def until(self, ready):
-        """Wait until something is so, or one of them has ended."""
-        for _ in range(20 * LONGEST):
-            if ready() or any(process.exitcode is not None for process in self.processes):
-                return
-            time.sleep(0.05)
+
+def until(ready, group=None):
+    """Wait until something is so, or a process of a group has ended."""
+    for _ in range(20 * LONGEST):
+        if ready() or (group and any(process.exitcode is not None for process in group.processes)):
+            return
+        time.sleep(0.05)
 
 
 def ran(told, work, *arguments):
@@ -95,6 +96,18 @@ def stopped(rank, step, number, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "training_step", stopping)
         ddt(*arguments)
+
+
+def parent(told, *arguments):
+    """Be what `devices=` makes of `ddt`, the parent of several."""
+    from ddt_apps.run.ranks import STARTED_HERE
+
+    for own in told:
+        own[STARTED_HERE] = os.getpid()
+        if not os.fork():
+            _fork(own, "said-by-children", ddt, arguments)
+    for _ in told:
+        os.wait()
 
 
 def _fork(own, said, work, arguments):
