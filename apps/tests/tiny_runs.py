@@ -45,11 +45,11 @@ MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining}
 WEIGHTS = {"tokenizer": "decoder", "renderer": "renderer", "pretrain": "model", "sft": "model"}
 
 
-def make_all() -> None:
-    """Make data, and a finished run of each verb, in the working directory."""
+def make_all(*verbs) -> None:
+    """Make data, and a finished run of each verb (of `verbs` alone, with ids), in the working directory."""
     make_scenes(Path("sc"), 12, level="tiny")
     pack_text(["A fox sleeps.", "A bell rings."] * 20, Path("words"))
-    for verb in VERBS:
+    for verb in verbs or VERBS:
         train(verb, verb)
         if verb == "tokenizer":
             tokenize_shards(Path("sc"), Path("runs/tokenizer"), Path("ids"))
