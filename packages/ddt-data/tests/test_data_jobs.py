@@ -1,5 +1,6 @@
 """Many commands make one folder: whoever dies when, the bytes are those of one that was alone."""
 
+import errno
 import os
 import random
 import signal
@@ -169,6 +170,15 @@ def test_one_that_comes_back_after_it_was_taken_for_dead_does_no_harm(tmp_path, 
             assert late.result() == manifest
         assert contents(out) == whole
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_on_a_disk_without_links_a_folder_is_made_all_the_same(tmp_path, whole, monkeypatch):
+    def symlink(source, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), target)
+
+    monkeypatch.setattr(os, "symlink", symlink)
+    build(tmp_path / "out", plan())
+    assert contents(tmp_path / "out") == whole
 
 
 def test_two_that_make_something_else_are_not_at_one_folder(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from ddt_apps.run.progress import StageProgress, clock
 from ddt_data import Manifest, Plan, Shard, build, open_shard
 from ddt_data.readers.records import reason
 from ddt_data.shards.block_writing import Sample
+from ddt_data.shards.claim import part_of
 from ddt_data.shards.folder import check_shard
-from ddt_data.shards.manifest import BLOCKS, MANIFEST
-from ddt_data.shards.notes import status_of
+from ddt_data.shards.manifest import BLOCKS
+from ddt_data.shards.notes import list_notes, status_of
 from ddt_data.shards.remote import RemoteFolder, open_folder
 
 
@@ -72,18 +74,24 @@ def build_together(stage: str, out: Path, plan: Plan, total: int, workers: int) 
     Raises:
         FileExistsError: If `out` holds something else.
     """
-    with StageProgress(stage, total, status_of(out).samples, unit="pictures") as progress:
+    before = sum(note.samples for note in list_notes(part_of(out)).values())
+    with StageProgress(stage, total, before, unit="pictures") as progress:
         try:
             made = build(out, plan, workers, progress=lambda done, of: progress.update(done))
-            progress.total = made.samples  # some may have been rejected
-            return made
         except FileExistsError:
-            if not (out / MANIFEST).is_file():
+            if (made := _made_before(out, plan)) is None:
                 raise
-            found = Manifest.read(out)
-            if replace(found, samples=0, shards=(), skipped=()) != plan.manifest:
-                raise
-            return found
+        progress.total = made.samples  # some may have been rejected
+        progress.update(made.samples)
+        return made
+
+
+def _made_before(out: Path, plan: Plan) -> Manifest | None:
+    with suppress(FileNotFoundError, ValueError):  # what is there is no shard folder
+        made = Manifest.read(out)
+        if replace(made, samples=0, shards=(), skipped=()) == plan.manifest:
+            return made
+    return None
 
 
 def how_far(stage: str, shards: str, out: Path) -> str:

@@ -7,7 +7,7 @@ command started again, on this machine or on another one that sees the folder, h
 """
 
 import os
-import random
+import secrets
 import shutil
 import signal
 import sys
@@ -90,7 +90,7 @@ def build(
                 _in_processes(share, workers)
             return _publish(folder, plan, job)
         except (ValueError, OSError) as error:
-            if isinstance(error, FileNotFoundError) and (made := _put_in_place(folder, job.part)):
+            if isinstance(error, FileNotFoundError) and (made := _placed(folder, job.part)):
                 return made
             if not any((job.part / SHARDS).glob("*.tar")) and job.alone():
                 shutil.rmtree(job.part, ignore_errors=True)
@@ -126,7 +126,7 @@ class _Share:
         if self.job.alone():
             forget_others(self.job.part, self.plan.tasks)
             return 0
-        return random.randrange(max(1, sum(1 for _ in self.plan.tasks())))
+        return secrets.randbelow(max(1, sum(1 for _ in self.plan.tasks())))
 
     def _take(self, claim: Callable[[str], bool], start: int = 0) -> Iterator[Task]:
         self._others = {}
@@ -146,9 +146,11 @@ class _Share:
     def _unmade(self) -> bool:
         """Look again at what is not this job's, and return whether some of it is still to be made."""
         self._look()
+        if (self.folder / MANIFEST).is_file():  # and with that the notes are gone
+            return False
         self._tell()
         self._others = {number: digest for number, digest in self._others.items() if not self._done(number, digest)}
-        return bool(self._others) and not (self.folder / MANIFEST).is_file()
+        return bool(self._others)
 
     def count(self, note: Note, seconds: float) -> None:
         """Count what this job has made, and now and then what others have made meanwhile."""
@@ -260,7 +262,7 @@ def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
         return Manifest.read(folder)
     digests, notes = [digest_of(identity) for identity, _ in plan.tasks()], list_notes(part)
     if any(number not in notes or notes[number].digest != digest for number, digest in enumerate(digests)):
-        if made := _put_in_place(folder, part):
+        if made := _placed(folder, part):
             return made
         raise ValueError(f"{folder}: its source changed while it was made; run again, which makes what is new")
     found = [notes[number].read(part)[0] for number in range(len(digests))]
@@ -282,7 +284,7 @@ def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
     return manifest
 
 
-def _put_in_place(folder: Path, part: Path) -> Manifest | None:
+def _placed(folder: Path, part: Path) -> Manifest | None:
     """Return the manifest of a folder if another job has put it in place."""
     if (part / SHARDS).is_dir():
         return None

@@ -9,6 +9,7 @@ that of a dead job comes another one, `<work>.<dead job>`, which again one job a
 after it was taken for dead makes what another one makes as well, to the same bytes.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ from ddt_data.shards.manifest import MANIFEST
 
 BEAT, PATIENCE = 10.0, 120.0  # seconds between two touches, and without one until a job is taken for dead
 SHARDS, NOTES, JOBS, CLAIMS = "shards", "notes", "jobs", "claims"  # folders of `.<name>.part`
+# What disks say that know no links, such as exFAT. On them all jobs do all the work.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 ALIVE, MADE = "alive", "made"  # files of a job: that it lives; samples it has made, and in how many seconds
 
 
@@ -124,10 +127,14 @@ class Job:
 
     def claim_new(self, work: str) -> bool:
         """Return whether some work is this job's to do, because nobody has claimed it before, dead or alive."""
-        with suppress(FileExistsError):
+        try:
             os.symlink(self.name, self.part / CLAIMS / work)
-            return True
-        return False
+        except FileExistsError:  # or it was this job, and the disk's answer got lost: `claim` will find out
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        return True
 
     def claim(self, work: str) -> bool:
         """Return whether some work is this job's to do, because nobody or a dead job has claimed it, or this one."""
@@ -135,8 +142,7 @@ class Job:
             job, claim = self.watch.holder(work)
             if job is not None:
                 return job == self.name
-            with suppress(FileExistsError):  # another job was quicker; or it was this one, and the answer got lost
-                os.symlink(self.name, self.part / CLAIMS / claim)
+            if self.claim_new(claim):
                 return True
             time.sleep(0.01)
 
