@@ -100,13 +100,17 @@ def ddt(
 ) -> None: ...
 
 
-def demo(overrides: Overrides = None) -> None:
+def demo(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")
+    ] = None,
+) -> None:
     """Run the whole chain on embedded data with small presets, about a quarter of an hour on two cores.
 
     Example: [bold]ddt demo[/], then open runs/demo/report.html
 
     Settings: name, scenes, held_out, seed, guidance, temperature, and those of the stages as tokenizer.batch_size=32,
-    pretrain.optimizer.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
+    pretrain.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
     """
     from ddt_apps.demo.settings import load_demo
 

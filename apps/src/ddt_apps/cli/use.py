@@ -50,12 +50,15 @@ def reconstruct(
 
     With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
     """
+    from ddt_apps.use.inline import SHEET, show
     from ddt_apps.use.pictures import reconstruct_images
 
     settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance, "all_tokens": all_ids}
-    for found in reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings):
-        if json:
-            say_json(found | {"out": str(out)})
+    found = reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings)
+    for picture in found if json else ():
+        say_json(picture | {"out": str(out)})
+    if not json:
+        show(out, SHEET)
 
 
 def generate(
@@ -91,6 +94,7 @@ def generate(
     which draws it again; --json tells it, with the file and the ids.
     """
     from ddt_apps.use.drawing import generate_images, read_prompts
+    from ddt_apps.use.inline import COLUMNS, SHEET, show
 
     if (prompt is None) == (prompts is None):
         raise ValueError("say what to draw: either a PROMPT or --prompts FILE")
@@ -102,6 +106,8 @@ def generate(
     for picture in drawn:
         if json:
             say_json(picture._asdict())
+    if not json and (grid or count * len(wanted) == 1):
+        show(out, SHEET if grid else COLUMNS)
 
 
 def edit(
@@ -119,11 +125,14 @@ def edit(
 
     Example: [bold]ddt edit fox.png "make the fox blue" --model runs/demo/sft --out blue.png[/]
     """
+    from ddt_apps.use.inline import show
     from ddt_apps.use.pictures import edit_image
 
     ids = edit_image(image, instruction, model, out, tokenizer, seed, precision)
     if json:
         say_json({"image": str(image), "instruction": instruction, "seed": seed, "ids": ids, "out": str(out)})
+    else:
+        show(out)
 
 
 def ask(

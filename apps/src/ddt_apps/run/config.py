@@ -57,7 +57,8 @@ def load_config(
         cls: A dataclass; fields may be nested dataclasses, tuples, lists, dicts, Literals, Paths, `X | None`, and
             unions of dataclasses whose `kind`, a Literal of one word, tells them apart.
         source: Path of a `.yaml` file, the name of a shipped one, or None for the defaults alone.
-        overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win.
+        overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win. A dict `short` of the class names keys that
+            overrides may have in place of longer ones.
         upgraded: Renames what an older version wrote.
 
     Raises:
@@ -78,6 +79,7 @@ def load_config(
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
+    overrides = [_in_full(override, getattr(cls, "short", {})) for override in overrides]
     values = read_yaml("" if source is None else find_config(source), overrides)
     return _build(cls, upgraded(values), where="", root=cls)
 
@@ -194,6 +196,11 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
             follows = f"{getattr(built, name)}, which follows from other settings"
             raise ValueError(f"{where}{name} is {follows}, not {values[name]!r}; leave it out")
     return built
+
+
+def _in_full(override: str, short: dict[str, str]) -> str:
+    key, _, value = override.partition("=")
+    return f"{short.get(key, key)}={value}"
 
 
 def _default(field: dataclasses.Field) -> Any:

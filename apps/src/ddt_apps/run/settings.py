@@ -19,6 +19,7 @@ class RunSettings(ABC):
     # Settings that change no result, and may differ when it is continued.
     free: ClassVar[tuple[str, ...]] = ("name", "device", "devices", "workers", "watch_every", "loggers", "callbacks")
     mendable: ClassVar[tuple[str, ...]] = ("gradient_clip",)  # settings that may be changed on the way
+    short: ClassVar[dict[str, str]] = {}  # what may be said in place of longer keys, alike in all verbs
     former: ClassVar[dict[str, str]] = {"tensorboard": "loggers=[tensorboard], or loggers=[] for none,"}
 
     name: str  # of the run: runs/<name>

@@ -33,6 +33,7 @@ class TrainTokenizer(RunSettings):
     exports: ClassVar[tuple[str, ...]] = ("tokenizer", "decoder")
     sources: ClassVar[tuple[str, ...]] = ("data", "vae", "init_from", "init_sd3")
     free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "codec.network.activation_checkpointing")
+    short: ClassVar[dict[str, str]] = {"steps": "training.optimizer.steps", "image_size": "codec.image_size"}
     mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
 
     # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
@@ -127,6 +128,7 @@ class TrainVAE(RunSettings):
 
     verb: ClassVar[str] = "train-vae"
     exports: ClassVar[tuple[str, ...]] = ("vae",)
+    short: ClassVar[dict[str, str]] = {"steps": "training.optimizer.steps"}
     mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
 
     data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
@@ -160,6 +162,7 @@ class LanguageRun(RunSettings):
 
     exports: ClassVar[tuple[str, ...]] = ("model",)
     free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "activation_checkpointing")
+    short: ClassVar[dict[str, str]] = {"steps": "optimizer.steps"}
     mendable: ClassVar[tuple[str, ...]] = (
         *_within("optimizer", *SCHEDULE, "schedule", "weight_decay"),
         "gradient_clip",
