@@ -213,6 +213,7 @@ class Run:
             where = placement(device, precision, config.strategy, getattr(module, "find_unused_parameters", False))
             where["plugins"] += [] if config.sharded else [RunCheckpoints(found)]
             around = [WholeBetweenSteps(module, config.watch_every)] if config.sharded else []
+            watching = [*around, *callbacks, *self.watchers, *around]
             trainer = lightning.Trainer(
                 **where,
                 max_steps=config.steps,
@@ -221,16 +222,7 @@ class Run:
                 accumulate_grad_batches=config.accumulate,
                 logger=loggers or False,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[
-                    *compiling,
-                    SettingsOfNow(),
-                    *guards,
-                    *around,
-                    *callbacks,
-                    *self.watchers,
-                    *around,
-                    recorder,
-                ],
+                callbacks=[*compiling, SettingsOfNow(), *guards, *watching, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
