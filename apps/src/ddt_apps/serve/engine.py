@@ -200,7 +200,7 @@ class Engine:
         if not self.alive:
             raise RequestError.of_server("the server is closing", 503)
         if (over := self.pending + count - self.most) > 0:
-            raise RequestError.of_queue(self.pending, self.most, math.ceil(over * self._pace()))
+            raise RequestError.of_queue(self.pending, self.most, min(max(1, math.ceil(over * self._pace())), 60))
         job = Job(begin)
         self.pending += count
         self._jobs.add(job)
@@ -314,7 +314,5 @@ def draw(codec: Codec, ids: Tensor, steps: int | None = None, seed: int | None =
     """
     missing = codec.num_tokens - ids.shape[1]
     settings = {"keep_tokens": ids.shape[1] if missing else None, "num_steps": steps, "seed": seed}
-    # Id 0 stands in for what is missing: the finest, which come first.
-    return codec.decode(
-        F.pad(ids, (missing, 0)), **{name: value for name, value in settings.items() if value is not None}
-    )
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return codec.decode(F.pad(ids, (missing, 0)), **settings)  # id 0 stands in for the finest, which come first

@@ -1,7 +1,6 @@
 """POST /v1/images/generations and /v1/images/edits, in the words of OpenAI's API."""
 
 import asyncio
-import base64
 import logging
 import math
 import random
@@ -19,7 +18,7 @@ from ddt_apps.serve.answering import as_stream, while_there
 from ddt_apps.serve.asked import CHARACTERS, Drawn, Edit, Generation, RequestError
 from ddt_apps.serve.bodies import read_json, read_with_pictures, served
 from ddt_apps.serve.engine import Began, Drew, Ended, Engine, Event, Task
-from ddt_apps.serve.pictures import as_file, side_of
+from ddt_apps.serve.pictures import as_base64, side_of
 
 SHARES = {"low": 4, "medium": 2, "high": 1, "auto": 1}  # of the ids and steps, one in so many
 logger = logging.getLogger(__name__)
@@ -88,7 +87,8 @@ async def _events(
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Drew):
-                shown = {"b64_json": await encoded(event.image, side, asked), "created_at": int(time.time())}
+                data = await asyncio.to_thread(as_base64, event.image, side, asked)
+                shown = {"b64_json": data, "created_at": int(time.time())}
                 if event.whole:
                     last = shown | {"ids": event.ids.tolist()}
                     continue
@@ -119,15 +119,10 @@ async def _whole(
 
 async def picture(image: Tensor, side: int, drawn: Drawn) -> dict[str, Any]:
     """Return what a response holds of a picture."""
-    data = await encoded(image, side, drawn)
+    data = await asyncio.to_thread(as_base64, image, side, drawn)
     if drawn.response_format == "b64_json":
         return {"b64_json": data}
     return {"url": f"data:image/{drawn.output_format};base64,{data}"}
-
-
-async def encoded(image: Tensor, side: int, drawn: Drawn) -> str:
-    """Write an image [3, H, W] in [-1, 1] as a file, in base64."""
-    return base64.b64encode(await asyncio.to_thread(as_file, image, side, drawn)).decode()
 
 
 def usage(began: Began, ended: Sequence[Ended]) -> dict[str, Any]:

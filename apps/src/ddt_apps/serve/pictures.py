@@ -75,11 +75,11 @@ def side_of(size: str, image_size: int) -> int:
     return int(found[1])
 
 
-def as_file(image: Tensor, side: int, drawn: Drawn) -> bytes:
-    """Write an image [3, H, W] in [-1, 1] as a file of a picture."""
+def as_base64(image: Tensor, side: int, drawn: Drawn) -> str:
+    """Write an image [3, H, W] in [-1, 1] as the file of a picture, in base64."""
     picture, file = Image.fromarray(to_uint8(image[None])[0]), io.BytesIO()
     if picture.size != (side, side):
         picture = picture.resize((side, side), Image.Resampling.BICUBIC)
     quality = {} if drawn.output_format == "png" else {"quality": drawn.output_compression}
     picture.save(file, drawn.output_format, **quality)
-    return file.getvalue()
+    return base64.b64encode(file.getvalue()).decode()
