@@ -89,7 +89,11 @@ def test_any_values_are_read_back(tmp_path):
     rng = random.Random(0)
     words = ["on", "null", "1e3", "", "- a", "a: b", "# no", "yes", "007", ".5", "[x]", "{", "'", '"', "a\\n", "\t", ""]
     for _ in range(40):
-        text = "".join(rng.choices(string.printable + "äß漢🦊", k=rng.randrange(12))).replace("$", "").lstrip("~")
+        text = (
+            "".join(rng.choices(string.printable + "äß漢🦊\x9b\x7f\u202e", k=rng.randrange(12)))
+            .replace("$", "")
+            .lstrip("~")
+        )
         inner = Inner(
             words=tuple(rng.choices(words, k=3)), rates={rng.choice(words): 10 ** rng.uniform(-9, 9)} if text else {}
         )

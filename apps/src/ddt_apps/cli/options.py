@@ -76,8 +76,13 @@ def finite(param: typer.CallbackParam, value: float) -> float:
 
 
 def say_json(values: dict[str, Any]) -> None:
-    """Print one line of JSON, in ASCII, so that no terminal obeys what it holds."""
-    typer.echo(json.dumps(values))
+    """Print one line of JSON, in ASCII, which no terminal obeys; a number that is not finite is null."""
+    known = {name: None if _is_no_number(value) else value for name, value in values.items()}
+    typer.echo(json.dumps(known))
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def device_to_use(value: str) -> str:

@@ -1,12 +1,14 @@
 """The verbs that show what there is: configurations and runs."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Json, Overrides, page_to_write, shipped_names
+from ddt_apps.cli.options import Json, Overrides, page_to_write, say_json, shipped_names
+from ddt_apps.run.terminal import harmless
 
 
 def config(
@@ -57,13 +59,14 @@ def runs(
     from ddt_apps.run.state import RunState, as_table, find_runs
 
     states = [RunState.read(run) for run in find_runs(folders or [Path("runs")])]
-    if json:
-        typer.echo("\n".join(state.json() for state in states))
-    else:
+    for state in states if json else ():
+        say_json(asdict(state))
+    if not json:
         header, rows = as_table(states)
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         for row in (header, *rows):
-            typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+            line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            typer.echo(harmless(line.rstrip()))
     if out is not None:
         from ddt_apps.evaluation.runs import runs_page
         from ddt_apps.pages.report import save_report

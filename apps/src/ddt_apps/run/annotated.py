@@ -10,6 +10,7 @@ from typing import Any
 from ddt_apps.run.config import find_config, load_config
 from ddt_apps.run.keys import comment_of
 from ddt_apps.run.settings import RunSettings
+from ddt_apps.run.terminal import harmless
 from ddt_apps.run.yaml_file import read_yaml
 
 WIDTH = 120  # columns, beyond which a comment stands above its setting
@@ -37,7 +38,7 @@ def in_full(cls: type[RunSettings], source: str, overrides: list[str], upgraded:
     config = load_config(cls, source, [*overrides, *(f"{name}=needed" for name in wanted)], upgraded)
     command = " ".join(" ".join([cls.verb, source, *overrides]).split())
     lines = [f"# ddt {command}", *_lines(config, wanted=wanted)]
-    return "\n".join(lines) + "\n"
+    return harmless("\n".join(lines)) + "\n"  # whose escapes are YAML's, too
 
 
 def _lines(

@@ -208,12 +208,11 @@ class Run:
         if compiled_from != "off":
             start = None if compiled_from == "auto" else compiled_from
             compiling = [Compiling(start, self._decide, recorder.tell)]
-        opened = open_loggers(config, self.folder, self.writes)
+        watchers, opened = [*callbacks, *self.watchers], open_loggers(config, self.folder, self.writes)
         with quiet_lightning(), named_workers(), opened as loggers, listening(noted):
             where = placement(device, precision, config.strategy, getattr(module, "find_unused_parameters", False))
             where["plugins"] += [] if config.sharded else [RunCheckpoints(found)]
             around = [WholeBetweenSteps(module, config.watch_every)] if config.sharded else []
-            watching = [*around, *callbacks, *self.watchers, *around]
             trainer = lightning.Trainer(
                 **where,
                 max_steps=config.steps,
@@ -222,7 +221,7 @@ class Run:
                 accumulate_grad_batches=config.accumulate,
                 logger=loggers or False,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[*compiling, SettingsOfNow(), *guards, *watching, recorder],
+                callbacks=[*compiling, SettingsOfNow(), *guards, *around, *watchers, *around, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

@@ -1,9 +1,8 @@
 """How runs stand, read from what they have written; no model code is loaded for it."""
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -48,16 +47,6 @@ class RunState:
             loss=row.get("loss"),
             written=f"{datetime.fromtimestamp(when):%Y-%m-%d %H:%M}",
         )
-
-    def json(self) -> str:
-        """Return it as one line of JSON; a loss that is not finite is null.
-
-        Example:
-            >>> RunState("runs/a", "sft", "stopped", 20, 50, 0.5, "2026-11-27 14:05").json()[:46]
-            '{"run": "runs/a", "verb": "sft", "state": "sto'
-        """
-        loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
-        return json.dumps(asdict(replace(self, loss=loss)), ensure_ascii=False)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
