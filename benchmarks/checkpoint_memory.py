@@ -104,7 +104,7 @@ def main() -> None:
     sizes = [f"llama.width={options['width']}", f"llama.depth={options['depth']}", "llama.num_heads=16"]
     command = ["pretrain", "tiny/pretrain", "data=ids", "name=large", *sizes, "strategy=fsdp2", "batch_size=4"]
     command += ["optimizer.steps=2", "optimizer.warmup_steps=0", "optimizer.optimizer=adamw", "compile=off"]
-    command += ["device=cpu", "precision=32-true", "tensorboard=false"]
+    command += ["device=cpu", "precision=32-true", "loggers=[]"]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make_ids(options["rows"])
