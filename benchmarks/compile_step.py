@@ -1,11 +1,12 @@
 """A training step with compiled networks against the same step as it is written, and what compiling costs.
 
-python benchmarks/compile_step.py [tiny/tokenizer] [small/tokenizer] [tiny/pretrain] [small/pretrain] [pairs=8]
+python benchmarks/compile_step.py [tiny/tokenizer] [small/tokenizer] [tiny/pretrain] [small/pretrain] [draw] [pairs=8]
+    [precision=bf16]
 
-Trains as `Run.fit` does, from random pictures or captions of scenes with random ids, in fp32 on one thread. Every batch
-comes twice: one step runs as it is written, the next one compiled, so that what else the machine does falls on both.
-Printed is the CPU time of compiled over written: the median of the pairs, the smallest and the largest; and the CPU
-time of compiling, that of g++ apart. The first run fills the cache of torch, the second one finds it
+Trains as `Run.fit` does, from random pictures or captions of scenes with random ids, on one thread in fp32, or in bf16.
+Every batch comes twice: one step runs as it is written, the next one compiled, so that what else the machine does falls
+on both. Printed is the CPU time of compiled over written: the median of the pairs, the smallest and the largest; and
+the CPU time of compiling, that of g++ apart. The first run fills the cache of torch, the second one finds it
 (TORCHINDUCTOR_CACHE_DIR; with TORCHINDUCTOR_COMPILE_THREADS=1 all is done in this process and by its g++).
 `draw` compares drawing in 25 steps with a decoder of that size on pixels instead.
 """
@@ -13,7 +14,6 @@ time of compiling, that of g++ apart. The first run fills the cache of torch, th
 import os
 import random
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from functools import partial
 
 import lightning
 import torch
+from pairs import settings
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -95,7 +96,7 @@ class Alternately(lightning.Callback):
         self.seconds.append(time.process_time() - self.begin)
 
 
-def steps(name: str, pairs: int) -> None:
+def steps(name: str, pairs: int, precision: str) -> None:
     """Print a row for a configuration."""
     make = {"tokenizer": tokenizer, "pretrain": pretrain}[name.partition("/")[2]]
     module, batches = make(name, WARM + pairs)
@@ -106,6 +107,7 @@ def steps(name: str, pairs: int) -> None:
     with quiet_lightning():
         lightning.Trainer(
             accelerator="cpu",
+            precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
             max_steps=len(twice),
             max_epochs=-1,
             gradient_clip_val=1.0,
@@ -118,11 +120,12 @@ def steps(name: str, pairs: int) -> None:
     tell(name, clock.seconds, os.times().children_user - children)
 
 
-def draw(pairs: int) -> None:
+def draw(pairs: int, precision: str) -> None:
     """Print a row for drawing in 25 steps, at two sizes of batch."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     config = load_config(TrainTokenizer, "small/tokenizer", ["data=none"]).codec.decoder
     pixels = replace(config.network, channels=3, patch_size=8)  # as many patches, and no autoencoder
-    decoder = DDTDecoder(replace(config, network=pixels, latents=type(config.latents)())).eval()
+    decoder = DDTDecoder(replace(config, network=pixels, latents=type(config.latents)())).eval().to(dtype)
     compiled([decoder.network])
     for batch in (4, 32):
         ids = torch.randint(config.codebook_size, (batch, decoder.num_tokens))
@@ -152,14 +155,14 @@ def main() -> None:
     """Run the parts that are named, or all."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    settings = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
-    parts: dict[str, Callable[[int], None]] = {
+    options, named = settings(pairs=8, precision="fp32")
+    parts: dict[str, Callable[[int, str], None]] = {
         **{f"{size}/{verb}": partial(steps, f"{size}/{verb}") for verb in ("tokenizer", "pretrain") for size in CODES},
         "draw": draw,
     }
-    for part in [argument for argument in sys.argv[1:] if "=" not in argument] or parts:
+    for part in named or parts:
         torch._dynamo.reset()
-        parts[part](int(settings.get("pairs", 8)))
+        parts[part](**options)
 
 
 if __name__ == "__main__":

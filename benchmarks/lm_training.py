@@ -1,13 +1,14 @@
 """Training a LLaMA: `ddt_llm` under Lightning against the Trainer of transformers and against litgpt, the same batches.
 
 pip install accelerate litgpt   (litgpt is optional: with --no-deps it installs beside any torch)
-python benchmarks/lm_training.py [3M] [small] [20M] [sft] [losses] [precision=bf16] [rounds=5] [steps=1]
+python benchmarks/lm_training.py [3M] [small] [20M] [sft] [losses] [precision=bf16] [rounds=5] [steps=1] [compile=on]
 
 Weights are tied, AdamW is fused, gradients are clipped to 1.0, and all positions are trained, on one thread in float32
 or bf16-mixed. The three take turns, a step to warm up and `steps` that count; printed is the CPU time of the others
 over ours. Above 1 ours is quicker. `sft` does the same for examples of small/sft, which ours packs into rows and the
 Trainer pads: CPU time for equal examples. `losses` trains ours and the Trainer for 50 steps from equal weights in
 float32 and prints the largest difference. A part takes one or two minutes; without names 3M and losses run.
+`compile=on` adds ours and the Trainer compiled, ours block by block as `ddt` does by itself in long runs.
 """
 
 import random
@@ -20,6 +21,7 @@ from pathlib import Path
 import lightning
 import torch
 import transformers
+from compile_step import compiled
 from pairs import settings, take_turns
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
@@ -36,6 +38,7 @@ from ddt_llm.training import LanguageModelTraining
 SIZES = {"3M": (256, 4, 4, 1024, 512), "small": (256, 4, 4, 1024, 8192), "20M": (384, 8, 6, 8704, 8192)}
 SHAPE = {"3M": (32, 192), "small": (32, 192), "20M": (8, 256)}  # rows, tokens
 K = 64
+RECIPE = {"lr": 1e-3, "warmup_steps": 0, "weight_decay": 0.0, "betas": (0.9, 0.95)}
 Batches = list[dict[str, Tensor]]
 
 
@@ -78,17 +81,19 @@ def scenes() -> SceneGenerator:
     return SceneGenerator(SceneConfig(), seed=0)
 
 
-def train_ddt(lm: MultimodalLM, batches: Batches, precision: str) -> tuple[float, list[float]]:
+def train_ddt(lm: MultimodalLM, batches: Batches, precision: str, compile: bool = False) -> tuple[float, list[float]]:
     """As `Run.fit` does, with what watches a run."""
     clock, losses = Clock(), []
+    module = LanguageModelTraining(lm.model, ConstantRate(steps=len(batches), **RECIPE))
+    if compile:
+        compiled(module.networks)
+    torch.compiler.set_stance("default" if compile else "force_eager")
 
     class Watch(lightning.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             losses.append(outputs["loss"].item())
             clock.tick()
 
-    config = OptimizerConfig(steps=len(batches), lr=1e-3, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.95))
-    config = ConstantRate(**vars(config))
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         guard = NaNGuard(Path(folder, "last.ckpt"), lambda trainer: None)
         lightning.Trainer(
@@ -103,7 +108,7 @@ def train_ddt(lm: MultimodalLM, batches: Batches, precision: str) -> tuple[float
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-        ).fit(LanguageModelTraining(lm.model, config), torch.utils.data.DataLoader(InOrder(batches), batch_size=None))
+        ).fit(module, torch.utils.data.DataLoader(InOrder(batches), batch_size=None))
     return clock.seconds, losses
 
 
@@ -112,9 +117,11 @@ class ConstantRate(OptimizerConfig):
         return 1.0
 
 
-def train_hf(lm: MultimodalLM, batches: Batches, precision: str) -> tuple[float, list[float]]:
-    """By the Trainer of transformers, from batches that are ready."""
+def train_hf(lm: MultimodalLM, batches: Batches, precision: str, compile: bool = False) -> tuple[float, list[float]]:
+    """By the Trainer of transformers, with the attention that it comes with, from batches that are ready."""
     clock, losses = Clock(), []
+    lm.model.set_attn_implementation("sdpa")  # its own; training with ddt puts another in
+    torch.compiler.set_stance("default" if compile else "force_eager")
 
     class Watch(TrainerCallback):
         def on_step_end(self, *args, **options):
@@ -135,6 +142,7 @@ def train_hf(lm: MultimodalLM, batches: Batches, precision: str) -> tuple[float,
             max_grad_norm=1.0,
             bf16=precision == "bf16",
             use_cpu=True,
+            torch_compile=compile,
             logging_steps=1,
             save_strategy="no",
             report_to="none",
@@ -203,7 +211,7 @@ def full_rows(lm: MultimodalLM, size: str, steps: int) -> Batches:
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def compare(size: str, precision: str, rounds: int, steps: int) -> None:
+def compare(size: str, precision: str, rounds: int, steps: int, compile: str) -> None:
     """Full rows, every position trained: what a token costs."""
     lm = build(size)
     batches = full_rows(lm, size, steps + 1)
@@ -213,11 +221,14 @@ def compare(size: str, precision: str, rounds: int, steps: int) -> None:
     }
     if find_spec("litgpt"):
         ways["litgpt"] = lambda: train_litgpt(lm, batches, precision)[0]
+    if compile == "on":  # last, since blocks of a model that was compiled stay so
+        ways["ddt, compiled"] = lambda: train_ddt(lm, batches, precision, compile=True)[0]
+        ways["HF Trainer, compiled"] = lambda: train_hf(build(size), batches, precision, compile=True)[0]
     (rows, length), million = SHAPE[size], sum(weight.numel() for weight in lm.model.parameters()) / 1e6
     take_turns(f"{million:.2f} M, {precision}, {steps} steps of {rows} x {length}", ways, rounds)
 
 
-def compare_sft(precision: str, rounds: int, steps: int) -> None:
+def compare_sft(precision: str, rounds: int, steps: int, **_: str) -> None:
     """Examples of the mix of small/sft: packed here, padded there."""
     lm, rng = build("small"), random.Random(0)
     examples = [instruction(lm.sequences, make_sample(scenes(), i), rng) for i in range(48 * (steps + 1))]
@@ -273,7 +284,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()
-    options, parts = settings(precision="fp32", rounds=5, steps=1)
+    options, parts = settings(precision="fp32", rounds=5, steps=1, compile="off")
     for part in parts or ["3M", "losses"]:
         if part == "losses":
             compare_losses()

@@ -130,7 +130,7 @@ def main() -> None:
             f"vae={args.vae}",
             f"seed={seed}",
             f"name=recipe-{name}-{seed}",
-            "tensorboard=false",
+            "loggers=[]",
             f"training.optimizer.steps={args.steps}",
             f"training.continuous_steps={args.steps // 5}",
             *args.set,

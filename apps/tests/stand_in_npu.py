@@ -1,14 +1,10 @@
-"""A stand-in for an NPU: tensors say that they are on "npu", and all work is done on the CPU.
+"""A stand-in for an NPU, from its import on: tensors say that they are on "npu", and all work is done on the CPU.
 
-A program of its own, as a device of torch stays for good: `python stand_in_npu.py VERB ...` is `ddt VERB ...` with it.
-What a real one has besides, its kernels, its memory and hccl, is not tried by this.
+For a process of its own, as a device of torch stays for good. What a real one has besides, its kernels, its memory and
+hccl, is not tried by this.
 """
 
-import os
-import sys
 from typing import Any
-
-os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
 import torch
 from torch.utils import backend_registration
@@ -75,15 +71,3 @@ aten = torch.library.Library("aten", "IMPL")
 aten.impl("empty.memory_format", made_on_cpu(torch.ops.aten.empty.memory_format), "PrivateUse1")
 aten.impl("empty_strided", made_on_cpu(torch.ops.aten.empty_strided.default), "PrivateUse1")
 aten.impl("_copy_from", copied, "PrivateUse1")
-
-if __name__ == "__main__":
-    from ddt_apps.__main__ import main
-
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # torch does not expect a device made of Python at its end

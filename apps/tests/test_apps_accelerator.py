@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_ranks import of_torchrun, ran
 from tiny_runs import ALL, VERBS, train
 from typer.testing import CliRunner
 
@@ -14,13 +15,9 @@ from ddt_apps.run.devices import DEVICE, backends, pick_device
 from ddt_apps.run.metrics import read_metrics
 from ddt_apps.shards.make import make_scenes
 
-STAND_IN = Path(__file__).with_name("stand_in_npu.py")
 # Two processes on two NPUs: what Lightning makes of that, up to the first contact with the other one.
-PLACED = f"""
-import os, sys
-sys.path.insert(0, {str(STAND_IN.parent)!r})
+PLACED = """
 import stand_in_npu, torch, lightning
-os.environ |= {{"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}}
 torch.distributed.Backend.register_backend("hccl", None, devices=["npu"])
 from ddt_apps.run.accelerator import placement
 from ddt_apps.run.devices import pick_device
@@ -34,12 +31,24 @@ with trainer.precision_plugin.forward_context():
     assert torch.is_autocast_enabled("npu") and not torch.is_autocast_enabled("cuda")
     assert torch.get_autocast_dtype("npu") == torch.bfloat16
 print("placed", flush=True)
-os._exit(0)
+"""
+# `ddt` twice in one process: what is said, and exit codes.
+TWICE = """
+import sys
+from ddt_apps.__main__ import main
+for more in (["device=npu"], []):
+    sys.argv = ["ddt", *{settings}, *more]
+    try:
+        main()
+    except SystemExit as end:
+        print("exit code", end.code, flush=True)
 """
 
 
-def run(*command, **named):
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, **named)
+def on_npu(*arguments):
+    """Run `ddt` where there is a stand-in for an NPU; return its exit code and what it said."""
+    codes, said = ran([{}], exec, f"import stand_in_npu, tiny_ranks; tiny_ranks.ddt(*{arguments})")
+    return codes[0], said
 
 
 def test_a_run_on_a_device_that_lightning_does_not_know_computes_there(tmp_path, monkeypatch):
@@ -48,18 +57,18 @@ def test_a_run_on_a_device_that_lightning_does_not_know_computes_there(tmp_path,
     own = [*VERBS["tokenizer"][2], "held_out=0", "watch_every=100", "compile=off"]
     train("tokenizer", "cpu", *own)
     settings = ["train-tokenizer", "tiny/tokenizer", *ALL, *own, "name=npu"]
-    done = run(str(STAND_IN), *settings, "device=npu")
-    assert done.returncode == 0, done.stderr
-    assert "weights on npu in 32-true" in done.stderr
+    code, said = on_npu(*settings, "device=npu")
+    assert code == 0 and "weights on npu in 32-true" in said, said
     cpu, npu = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("cpu", "npu"))
     assert cpu[0] == npu[0] == [6] and npu[1] == pytest.approx(cpu[1], rel=1e-4)
-    mixed = [*settings, "precision=auto", "name=mixed"]
-    assert "on npu in bf16-mixed" in run(str(STAND_IN), *mixed).stderr  # which auto takes, if it is there
+    _, said = on_npu(*settings, "precision=auto", "name=mixed")
+    assert "on npu in bf16-mixed" in said  # which auto takes, if it is there; the stand-in has no autocast
 
 
-def test_several_processes_on_such_devices_meet_by_their_own_backend():
-    done = run("-c", PLACED)
-    assert done.stdout.endswith("placed\n"), done.stderr
+def test_several_processes_on_such_devices_meet_by_their_own_backend(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes, said = ran(of_torchrun(2)[1:], exec, PLACED)
+    assert codes == [0] and said.endswith("placed\n"), said
 
 
 def test_what_is_not_here_is_refused_and_says_what_was_found(monkeypatch):
@@ -94,15 +103,16 @@ def test_torch_npu_without_its_driver_is_told_in_a_line(tmp_path):
     known.mkdir()
     (known / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.13.0\n")
     (known / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
-    found = {"PYTHONPATH": ":".join([str(tmp_path), *sys.path]), "PATH": ""}
-    assert "Failed to load the backend extension: torch_npu" in run("-c", "import torch", env=found).stderr
+    found = {"env": {"PYTHONPATH": ":".join([str(tmp_path), *sys.path]), "PATH": ""}, "cwd": tmp_path}
+    found |= {"capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", "import torch"], **found)
+    assert "Failed to load the backend extension: torch_npu" in done.stderr
     make_scenes(tmp_path / "sc", 12, level="tiny")
-    settings = ["train-tokenizer", "tiny/tokenizer", f"data={tmp_path}/sc", "name=x"]
-    done = run("-m", "ddt_apps", *settings, "device=npu", env=found, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "torch_npu is installed and does not load (ImportError: libhccl.so: cannot open" in done.stderr
-    settings += [*ALL, *VERBS["tokenizer"][2], f"data={tmp_path}/sc", "compile=off"]
-    done = run("-m", "ddt_apps", *settings, env=found, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "computing on the CPU: torch_npu is installed and does not load" in done.stderr
+    settings = ["train-tokenizer", "tiny/tokenizer", *ALL, *VERBS["tokenizer"][2], "name=x", "compile=off"]
+    done = subprocess.run([sys.executable, "-c", TWICE.format(settings=settings)], **found)
+    refused, trained = done.stderr.split("computing on the CPU: torch_npu is installed and does not load")
+    assert "exit code 2" in done.stdout and "runs/x is finished" in done.stdout, done.stderr
+    assert refused.count("\n") == 1
+    assert "torch_npu is installed and does not load (ImportError: libhccl.so: cannot open" in refused
+    assert "train-tokenizer 6/6" in trained
     assert backends() == {} or all(not why for why in backends().values())

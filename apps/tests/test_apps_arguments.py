@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ddt_apps.cli.main import CONTINUING, app
 from ddt_apps.run.config import load_config
 from ddt_apps.run.devices import PRECISIONS, SHORT, pick_precision
-from ddt_apps.run.outputs import PICTURES, try_folder, try_picture
+from ddt_apps.run.outputs import PICTURES, try_file, try_folder
 from ddt_apps.run.terminal import harmless
 from ddt_apps.train.settings import SETTINGS
 from ddt_data import ShardDataset
@@ -107,7 +107,7 @@ def test_a_place_is_tried_before_the_work_and_nothing_is_left_of_that(tmp_path, 
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     before = sorted(tmp_path.rglob("*"))
     above = Path(*rng.choices(["folder", "new", "newer"], k=rng.randint(0, 3)))
-    try_picture("--out", tmp_path / above / f"x{rng.choice(ENDINGS)}")
+    try_file("--out", tmp_path / above / f"x{rng.choice(ENDINGS)}")
     try_folder("--out", tmp_path / above / "x")
     for bad, why in (
         (above / f"x{rng.choice(['', '.tga', '.pn', '.png.txt'])}", "must end in .png, .jpg, .jpeg, .webp"),
@@ -116,10 +116,10 @@ def test_a_place_is_tried_before_the_work_and_nothing_is_left_of_that(tmp_path, 
         (Path("folder", "x" * 300 + ".jpg"), "cannot be written: File name too long"),
     ):
         with pytest.raises(ValueError, match="^--out '.*" + why):
-            try_picture("--out", tmp_path / bad)
+            try_file("--out", tmp_path / bad)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match="is a folder; name a file in it"):
-        try_picture("--out", tmp_path / "folder.png")
+        try_file("--out", tmp_path / "folder.png")
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "folder.png"])
 
 

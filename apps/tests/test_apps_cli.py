@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -64,7 +65,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
     lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
     words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
     start, train = (
-        ["demo", "doctor", "plan"],
+        ["demo", "doctor", "plan", "config"],
         [
             "train-vae",
             "train-tokenizer",
@@ -74,25 +75,28 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "pretrain",
             "sft",
             "export-run",
+            "runs",
             "data",
         ],
     )
     use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "serve", "evaluate"]
-    assert words == ["--help", *start, *train, *use]
+    options = ["--version", "--install-completion", "--show-completion", "--help"]
+    assert words == [*options, *start, *train, *use]
     panels = [line.split()[1] for line in lines if line.startswith("╭─")]
     assert panels == ["Options", "Start", "Train", "Use"]
 
 
-def test_help_loads_no_model_code():
+def test_help_and_versions_load_no_model_code():
     code = (
         "import sys\nfrom ddt_apps.cli.main import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "for word in ('--help', '--version'):\n    try:\n        app([word])\n    except SystemExit:\n        pass\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'omegaconf') if name in sys.modules])"
     )
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
     assert "ddt demo" in result.stdout
+    assert {f"ddt-apps {version('ddt-apps')}", f"torch {version('torch')}"} <= set(result.stdout.splitlines())
     assert time.perf_counter() - start < 5
 
 
@@ -103,6 +107,22 @@ def test_what_uses_models_loads_no_lightning(module):
     """Nor torchmetrics: they would be most of the wait for a first token."""
     code = f"import sys, ddt_apps.{module}; print({{'lightning', 'torchmetrics', 'omegaconf'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["pre"], ["pretrain"]),
+        (["data", "p"], ["pack", "peek"]),
+        (["pretrain", "tiny/s"], ["tiny/sft"]),
+        (["pretrain", "--keys", "tiny/s"], ["tiny/sft"]),
+        (["generate", "--precision", ""], ["32", "bf16"]),
+    ],
+)
+def test_the_shell_completes_verbs_options_and_configurations(typed, offered):
+    words = {"COMP_WORDS": "\n".join(["ddt", *typed]), "COMP_CWORD": str(len(typed)), "_DDT_COMPLETE": "complete_bash"}
+    result = CliRunner().invoke(app, [], env=words, prog_name="ddt")
+    assert result.output.splitlines() == offered
 
 
 def test_a_wrong_verb_is_refused():

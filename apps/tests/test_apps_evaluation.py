@@ -225,7 +225,7 @@ def test_an_adapter_is_ten_lines_and_what_it_lacks_is_named(tmp_path, monkeypatc
     assert Scores.load(tmp_path / "evaluation/scenes") == scores
     with pytest.raises(ValueError, match=r"needs a model with edit\(\)"):
         run_evaluation(edits, "peer.py:load", None, [])
-    with pytest.raises(ValueError, match="has no function 'make'"):
+    with pytest.raises(ValueError, match="has no 'make'"):
         load_model("peer.py:make")
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_model("nowhere.py:load")

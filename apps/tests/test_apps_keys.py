@@ -106,6 +106,21 @@ def test_every_setting_of_a_verb_itself_has_a_comment(verb):
     assert [key.name for key in keys_of(SETTINGS[verb]) if not key.comment and not key.name.startswith(groups)] == []
 
 
+@pytest.mark.parametrize("verb", SETTINGS)
+def test_steps_have_one_spelling_in_all_verbs(verb):
+    cls = SETTINGS[verb]
+    needed = [f"{name}=x" for name in ("data", "tokenizer", "model") if name in cls.__dataclass_fields__]
+    long = cls.short.get("steps", "steps")
+    assert load_config(cls, None, [*needed, "steps=700"]) == load_config(cls, None, [*needed, f"{long}=700"])
+    for first, last in ((long, "steps"), ("steps", long)):  # the later one wins
+        assert load_config(cls, None, [*needed, f"{first}=800", f"{last}=700"]).steps == 700
+    with pytest.raises(ValueError, match=rf"^{long} \(0\) must be at least 1"):
+        load_config(cls, None, [*needed, "steps=0"])
+    if verb in ("train-vae", "train-tokenizer"):
+        config = load_config(cls, None, [*needed, "image_size=128"])
+        assert getattr(config, "codec", config).image_size == 128
+
+
 WRONG = [
     ["train-tokenizer", "tiny/tokenizer", "data=x", "batchsize=3"],
     ["train-renderer", "tiny/renderer", "data=x", "tokenizer=x", "batchsize=3"],

@@ -46,7 +46,7 @@ TOY = [
     "optimizer.warmup_steps=2",
     "batch_size=8",
     "watch_every=3",
-    "tensorboard=false",
+    "loggers=[]",
 ]
 SMALL = ["llama.width=32", "llama.depth=1", "llama.num_heads=2", "text_vocabulary=400"]
 

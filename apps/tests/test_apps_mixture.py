@@ -28,7 +28,7 @@ TOY = [
     "training.optimizer.steps=4",
     "training.optimizer.warmup_steps=2",
     "training.continuous_steps=1",
-    "tensorboard=false",
+    "loggers=[]",
     "batch_size=10",
     "held_out=3",
 ]
@@ -103,7 +103,7 @@ def test_training_opens_its_shards_once(sets, monkeypatch):
     data = ["data=scenes:0.6,cards:0.4", "held_out=3"]
     run = train_tokenizer.train(load_config(TrainTokenizer, "tiny/tokenizer", [*data, *TOY]))
     assert opened == ["scenes", "cards"] * 2  # once for what the run remembers, once for its samples
-    short = ["steps=2", "batch_size=4", "tensorboard=false", f"tokenizer={run}"]
+    short = ["steps=2", "batch_size=4", "loggers=[]", f"tokenizer={run}"]
     renderer.train(load_config(TrainRenderer, "tiny/renderer", [*data, *short]))
     assert opened == ["scenes", "cards"] * 4
 

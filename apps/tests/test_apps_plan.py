@@ -1,5 +1,6 @@
 """`ddt plan`: a step on the meta device is counted as a real one would be."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +23,12 @@ LLAMA = ["data=x", "llama.width=128", "llama.depth=4", "llama.num_heads=2", "bat
 IDS = (4096, 64)
 
 
+@cache
 def tokenizer(*overrides):
     return plan(load_config(TrainTokenizer, "tiny/tokenizer", [*SMALL, *overrides]))
 
 
+@cache
 def language(*overrides, ids=IDS):
     return plan(load_config(Pretrain, "tiny/pretrain", [*LLAMA, *overrides]), ids=ids)
 
@@ -114,18 +117,24 @@ WAYS = ["activation_checkpointing=true", "strategy=fsdp2", "batch_size=32 accumu
 @pytest.mark.parametrize("needed", [0, 1, 2, 3])
 def test_what_does_not_fit_is_told_the_first_thing_that_helps(needed, monkeypatch):
     """A device that is just too small for what is typed before the last way."""
-    many = ["devices=4", "batch_size=64", "llama.width=256"]
+    many = ["devices=4", "batch_size=64", "llama.width=256", "llama.depth=2"]
     sizes = [language(*many, *" ".join(WAYS[:ways]).split()).memory for ways in range(4)]
     assert sizes == sorted(sizes, reverse=True)
     room = sizes[0] + 1 if not needed else (sizes[needed - 1] + sizes[needed]) / 2
-    monkeypatch.setitem(DEVICES, "small", Device(room / GB, 1, 1))
-    command = ["plan", "pretrain", "tiny/pretrain", *LLAMA, *many, "--ids", "4096", "64", "--on", "small"]
-    said = ddt.invoke(app, command).output
+    said = planned_on(room, many, monkeypatch)
     remedy = f"it does not fit; it would with {' '.join(WAYS[:needed])}\n"
     assert remedy in said if needed else "does not fit" not in said
-    monkeypatch.setitem(DEVICES, "small", Device(0.001, 1, 1))
-    if not needed:
-        assert "nor with a smaller batch, checkpointing, sharding or adapters" in ddt.invoke(app, command).output
+
+
+def test_what_never_fits_is_told_so(monkeypatch):
+    said = planned_on(1e6, ["devices=4", "batch_size=8"], monkeypatch)
+    assert "nor with a smaller batch, checkpointing, sharding or adapters" in said
+
+
+def planned_on(room, overrides, monkeypatch):
+    monkeypatch.setitem(DEVICES, "small", Device(room / GB, 1, 1))
+    command = ["plan", "pretrain", "tiny/pretrain", *LLAMA, *overrides, "--ids", "4096", "64", "--on", "small"]
+    return ddt.invoke(app, command).output
 
 
 def test_what_cannot_be_planned_is_told():

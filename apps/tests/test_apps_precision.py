@@ -74,8 +74,8 @@ def test_folders_of_both_are_of_one_tokenizer_and_do_not_mix():
 @pytest.mark.parametrize(("first", "second"), [("32", "bf16"), ("bf16", "32")])
 def test_a_half_made_folder_is_not_finished_in_the_other_precision(first, second, tmp_path, monkeypatch):
     out = tmp_path / "ids"
-    with monkeypatch.context() as patch:
-        patch.setattr("ddt_data.shards.building._publish", lambda *_: None)  # stopped before the end
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr("ddt_data.shards.building._publish", None)  # stopped before the end
         tokenize_shards(SCENES, RUN, out, precision=first)
     with pytest.raises(ValueError, match=rf"half made in precision {first}; go on with --precision {first}, or delete"):
         tokenize_shards(SCENES, RUN, out, precision=second)

@@ -7,18 +7,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed.checkpoint
+from tiny_ranks import Group, ddt, of_srun, of_torchrun, parent, ran, stopped, until
 from tiny_runs import ALL, VERBS, make_all, same, train, weights
 
 from ddt_apps.run import starting
 from ddt_apps.run.carrying_out import carry_out
 from ddt_apps.run.config import load_config
+from ddt_apps.run.fitting import RunRecorder
 from ddt_apps.run.metrics import read_metrics
-from ddt_apps.run.signals import Terminated
+from ddt_apps.run.signals import Noted, Terminated
 from ddt_apps.train.export import export_run
+from ddt_data.shards.lock import locked
 
 CLUSTER = Path(__file__).parents[2] / "docs" / "cluster"
 LONGER = {
@@ -31,25 +35,17 @@ LONGER = {
     "renderer": ["steps=20", "training.second_phase_step=10", "training.prefix_share=0.3"],
     "pretrain": ["optimizer.steps=20", "optimizer.new_rows_steps=5", "activation_checkpointing=true"],
 }
-# Two tasks of Slurm's srun, on this machine alone.
-SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for task in 0 1; do
-    SLURM_JOB_ID=31 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_NODELIST=localhost \\
-        SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2 SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NODEID=0 "$@" & tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task" || code=$?; done
-exit ${code:-0}
-"""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Data, and a finished run of each verb."""
+    """Data, and a run of each verb by one process."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        make_all()
+        make_all("tokenizer")
+        for verb, longer in LONGER.items():
+            train(verb, f"one-{verb}", *longer, "compile=off")
     return folder
 
 
@@ -57,7 +53,6 @@ def made(tmp_path_factory):
 def here(made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def command(verb, name, *more):
@@ -66,134 +61,158 @@ def command(verb, name, *more):
     return [name_of_verb, f"tiny/{verb}", *settings]
 
 
-def ddt(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "ddt_apps", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def start(way, arguments, folder):
-    """Start two processes by `devices=2`, or by a script of docs/cluster."""
-    if way == "devices":
-        return ddt(*arguments, "devices=2")
-    folder.mkdir()
-    for name, text in (("srun", SRUN), ("ddt", f'#!/bin/bash\nexec {sys.executable} -m ddt_apps "$@"\n')):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.Popen(
-        ["bash", CLUSTER / f"{way}.sh", *arguments],
-        env={**os.environ, "PATH": path, "DEVICES": "2", "PORT": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def alone(made):
-    """The same runs by one process, in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(made)
-        for verb, longer in LONGER.items():
-            train(verb, f"one-{verb}", *longer, "compile=off")
-    return made / "runs"
+def compare(verb, name="two"):
+    """Compare what a run measured, its weights and what else it left with those of the run of one process."""
+    one, two = (read_metrics(Path(f"runs/{each}/metrics.csv")) for each in (f"one-{verb}", name))
+    assert one.keys() == two.keys()
+    for value, (steps, values) in one.items():
+        near = 0.1 if value.startswith("codes/") else 2e-5  # of two codes that are as near a rounding chooses one
+        assert two[value][0] == steps and two[value][1] == pytest.approx(values, rel=near, abs=2e-5), value
+    ours, theirs = weights(f"runs/one-{verb}", verb), weights(f"runs/{name}", verb)
+    assert ours.keys() == theirs.keys()
+    for each in ours.keys() - {"codebook"}:  # in which a rounding may choose another vector in the place of a dead one
+        assert theirs[each].sub(ours[each]).abs().max() < 1e-3, each
+    assert not list(Path(f"runs/{name}").glob(".*")) and not list(Path(f"runs/{name}").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize(("verb", "way"), [("tokenizer", "devices"), ("renderer", "torchrun"), ("pretrain", "slurm")])
-def test_two_processes_have_the_loss_of_one_on_the_whole_batch(here, alone, tmp_path, verb, way, strategy):
-    process = start(way, command(verb, "two", f"strategy={strategy}"), tmp_path / "bin")
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
+@pytest.mark.parametrize("verb", LONGER)
+def test_two_processes_have_the_loss_of_one_on_the_whole_batch(here, verb, strategy):
+    codes, said = ran(of_torchrun(2), ddt, *command(verb, "two", f"strategy={strategy}"))
+    assert codes == [0, 0], said
     assert said.count("training ") == 1 and "2 x cpu in 32-true" in said  # one of them speaks
-    one, two = (read_metrics(run / "metrics.csv") for run in (alone / f"one-{verb}", Path("runs/two")))
-    assert one.keys() == two.keys()
-    for name, (steps, values) in one.items():
-        near = 0.1 if name.startswith("codes/") else 2e-5  # of two codes that are as near a rounding chooses one
-        assert two[name][0] == steps and two[name][1] == pytest.approx(values, rel=near, abs=2e-5), name
+    compare(verb)
     if verb == "tokenizer":
-        assert one["codes/revived"][1][-1] > 0
-    ours, theirs = weights(alone / f"one-{verb}", verb), weights("runs/two", verb)
-    assert ours.keys() == theirs.keys()
-    for name in ours.keys() - {"codebook"}:  # in which a rounding may choose another vector in the place of a dead one
-        assert theirs[name].sub(ours[name]).abs().max() < 1e-3, name
-    assert not list(Path("runs/two").glob(".*")) and not list(Path("runs/two").glob("*.ckpt"))
+        assert read_metrics(Path("runs/two/metrics.csv"))["codes/revived"][1][-1] > 0
 
 
-def until(ready, process):
-    for _ in range(600):
-        if ready() or process.poll() is not None:
-            return
-        time.sleep(0.1)
+def script(name, *arguments, **programs):
+    """Run a script of docs/cluster, in whose way stand programs: a text of bash for each."""
+    folder = Path("bin").absolute()
+    folder.mkdir()
+    for program, text in programs.items():
+        (folder / program).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / program).chmod(0o755)
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DEVICES": "2", "PORT": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", CLUSTER / f"{name}.sh", *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_stops_and_kills_of_one_of_several_lose_nothing(here, monkeypatch):
-    steps = ["training.optimizer.steps=80"]
-    whole = ddt(*command("tokenizer", "whole", *steps, "devices=2"))
-    whole.communicate()
-    metrics = Path("runs/cut/metrics.csv")
-    running = ddt(*command("tokenizer", "cut", *steps, "devices=2"))
-    until(metrics.exists, running)
-    running.terminate()
-    assert "stopped; run the same command again" in running.communicate()[0] and running.returncode == 143
+def test_tasks_of_slurm_are_one_run(here):
+    asked = command("pretrain", "two")
+    started = script("slurm", *asked, srun='while [[ $1 == --* ]]; do shift; done; printf "%s\n" "$@"')
+    assert started.splitlines() == ["ddt", *asked]
+    codes, said = ran(of_srun(2), ddt, *asked)
+    assert codes == [0, 0] and said.count("training ") == 1, said
+    compare("pretrain")
+
+
+def test_processes_of_torchrun_are_one_run(here):
+    said = script("torchrun", *command("pretrain", "two"))
+    assert said.count("training ") <= 1 and said.count("next: ddt ") == 1, said
+    compare("pretrain")
+
+
+def drawing():
+    """Return what says whether a picture of a run is new: one comes with every second step."""
+    before = set(Path("runs/cut").glob("samples/*.png"))
+    return lambda: set(Path("runs/cut").glob("samples/*.png")) > before
+
+
+def is_free():
+    """Return whether nobody is at a run."""
+    try:
+        with locked(Path("runs/cut"), "is in training"):
+            return True
+    except BlockingIOError:
+        return False
+
+
+def test_stops_and_kills_of_one_of_several_lose_nothing(here):
+    asked = command("tokenizer", "cut", "training.optimizer.steps=40")
+    ran(of_torchrun(2), ddt, *command("tokenizer", "whole", "training.optimizer.steps=40"))
+    running = Group([{}], parent, of_torchrun(2), *asked)
+    until(drawing(), running)
+    running.processes[0].kill()
+    until(is_free)
+
+    running = Group([{}], ddt, *asked, "devices=2")
+    until(drawing(), running)
+    os.kill(running.processes[0].pid, signal.SIGTERM)
+    codes, said = running.ended()
+    assert codes == [143] and "stopped; run the same command again" in said and "going on at step" in said, said
     reached = Path("runs/cut/last.ckpt").stat().st_mtime_ns
 
-    before = metrics.stat().st_mtime_ns
-    running = ddt(*command("tokenizer", "cut", *steps, "devices=2"))
-    until(lambda: metrics.stat().st_mtime_ns > before and "\n" in metrics.read_text()[-5:], running)
-    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+    running = Group([{}], ddt, *asked, "devices=2")
+    until(drawing(), running)
+    children = subprocess.run(["pgrep", "-P", str(running.processes[0].pid)], capture_output=True, text=True).stdout
     began = time.monotonic()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    said = running.communicate()[0]
-    assert running.returncode == 2 and "was ended by SIGKILL" in said and "Traceback" not in said, said
+    os.kill(int(children.split()[-1]), signal.SIGKILL)
+    codes, said = running.ended()
+    assert codes == [2] and "was ended by SIGKILL" in said and "Traceback" not in said, said
     assert time.monotonic() - began < 60
-    assert Path("runs/cut/last.ckpt").stat().st_mtime_ns >= reached
+    assert Path("runs/cut/last.ckpt").stat().st_mtime_ns == reached
 
-    ended = ddt(*command("tokenizer", "cut", *steps, "devices=2"))
-    assert "going on at step" in ended.communicate()[0] and ended.returncode == 0
-    assert metrics.read_text() == Path("runs/whole/metrics.csv").read_text()
+    codes, said = ran(of_torchrun(2), ddt, *asked)
+    assert codes == [0, 0] and "going on at step" in said, said
+    assert Path("runs/cut/metrics.csv").read_text() == Path("runs/whole/metrics.csv").read_text()
     assert same(weights("runs/cut", "tokenizer"), weights("runs/whole", "tokenizer"))
+
+
+def test_a_signal_that_comes_while_processes_agree_is_not_forgotten():
+    noted = Noted()
+
+    def reduce(said, reduce_op):
+        if noted.number is None:
+            noted(signal.SIGTERM)
+        return said
+
+    strategy = SimpleNamespace(world_size=2, root_device="cpu", reduce=reduce)
+    trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, global_step=3, should_stop=False)
+    recorder = RunRecorder(Path("metrics.csv"), lambda trainer: None, "train", 80, noted)
+    recorder._trainer, recorder._saved, recorder._took = trainer, time.monotonic(), 0.0
+    recorder.progress, recorder.due = SimpleNamespace(update=lambda step: None), lambda trainer: True
+    recorder.on_train_batch_end(trainer, None, None, None, 0)
+    assert not trainer.should_stop  # the other process does not know of it
+    recorder.on_train_batch_end(trainer, None, None, None, 0)
+    assert trainer.should_stop
 
 
 def test_a_run_of_two_goes_on_with_one_and_with_three(here):
     # At this rate nothing is learned, so that the loss of a step says which samples it was made of.
-    own = ["training.optimizer.lr=1e-7", "training.optimizer.steps=40", "batch_size=12", "strategy=fsdp2"]
-    running = ddt(*command("tokenizer", "three", *own, "devices=2"))
-    until(Path("runs/three/metrics.csv").exists, running)
-    running.send_signal(signal.SIGINT)
-    assert running.wait() == 130 and Path("runs/three/last.ckpt").is_dir()
+    own = ["training.optimizer.lr=1e-7", "batch_size=12"]
+    sharded = command("tokenizer", "three", *own, "strategy=fsdp2")
+    codes, said = ran(of_torchrun(2), stopped, 1, 3, signal.SIGINT, *sharded)
+    assert codes == [130, 130] and Path("runs/three/last.ckpt").is_dir(), said
     shutil.copytree("runs/three", "runs/one", symlinks=True)
-    for name, devices in (("three", 3), ("one", 1)):
-        said = ddt(*command("tokenizer", name, *own, f"devices={devices}")).communicate()[0]
-        assert "going on at step" in said and f"runs/{name} is finished" in said, said
+    for name, count in (("three", 3), ("one", 1)):
+        codes, said = ran(of_torchrun(count), ddt, *sharded, f"name={name}")
+        assert codes == [0] * count and "going on at step 4" in said, said
     train("tokenizer", "whole", *LONGER["tokenizer"], *own, "strategy=ddp", "compile=off", "device=cpu")
     one, three, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("one", "three", "whole"))
-    assert one[0] == three[0] == whole[0] == list(range(10, 41, 10))
+    assert one[0] == three[0] == whole[0] == [10, 20]
     assert one[1] == pytest.approx(whole[1], rel=1e-3) and three[1] == pytest.approx(whole[1], rel=1e-3)
 
 
 def test_a_sharded_language_model_is_exported_and_goes_on_where_some_weights_have_not_learned_yet(here):
     """Until `new_rows_steps` the optimizer knows of the rows of tokens alone."""
-    own = ["strategy=fsdp2", "optimizer.steps=160", "optimizer.new_rows_steps=140", "devices=2"]
-    running = ddt(*command("pretrain", "cut", *own))
-    until(Path("runs/cut/metrics.csv").exists, running)
-    running.terminate()
-    assert running.wait() == 143
+    asked = command("pretrain", "two", "strategy=fsdp2")
+    codes, said = ran(of_torchrun(2), stopped, 0, 2, signal.SIGTERM, *asked)
+    assert codes == [143, 143] and "stopped; run the same command again" in said, said
 
-    export_run(Path("runs/cut"))
-    known = torch.distributed.checkpoint.FileSystemReader("runs/cut/last.ckpt").read_metadata().state_dict_metadata
+    export_run(Path("runs/two"))
+    known = torch.distributed.checkpoint.FileSystemReader("runs/two/last.ckpt").read_metadata().state_dict_metadata
     start = "state_dict.model."
     saved = {name: torch.empty(tuple(each.size)) for name, each in known.items() if name.startswith(start)}
-    torch.distributed.checkpoint.load(saved, checkpoint_id="runs/cut/last.ckpt", no_dist=True)
-    exported = weights("runs/cut", "pretrain")
+    torch.distributed.checkpoint.load(saved, checkpoint_id="runs/two/last.ckpt", no_dist=True)
+    exported = weights("runs/two", "pretrain")
     assert exported and all(torch.equal(tensor, saved[start + name]) for name, tensor in exported.items())
 
-    said = ddt(*command("pretrain", "cut", *own)).communicate()[0]
-    assert "going on at step" in said and "runs/cut is finished" in said, said
-    train("pretrain", "whole", *LONGER["pretrain"], *own[1:3], "compile=off", "device=cpu")
-    cut, whole = (read_metrics(Path(f"runs/{name}/metrics.csv"))["loss"] for name in ("cut", "whole"))
-    assert cut[0] == whole[0] and cut[1] == pytest.approx(whole[1], rel=1e-4)
+    codes, said = ran(of_torchrun(2), ddt, *asked)
+    assert codes == [0, 0] and "going on at step 3" in said, said
+    compare("pretrain")
 
 
 def test_what_does_not_fit_is_told_in_a_line(here, monkeypatch):

@@ -35,7 +35,7 @@ class Config(RunSettings):
     device: str = "cpu"
     precision: str = "32-true"
     gradient_clip: float | None = None
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 class Line(lightning.LightningModule):

@@ -1,19 +1,27 @@
 """`ddt tokenize`: stopped, shared among processes and ranks, the bytes are the same; and it can be verified."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.run.origin import digest
+from ddt_apps.shards.jobs import how_far
+from ddt_apps.shards.make import check_shards
 from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
+from ddt_apps.train.pictures import open_pictures
 from ddt_data import Manifest, SceneConfig, SceneGenerator, ShardDataset, ShardWriter, make_sample
+from ddt_data.shards import members
 from ddt_data.shards.manifest import checksum
 from ddt_decoder import DDTDecoder, DecoderConfig, LatentConfig, MMDiTConfig
 from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig, VectorConfig
@@ -88,43 +96,60 @@ def test_ids_words_and_keys_are_those_of_the_pictures(here):
     assert np.array_equal(read_ids(here / "ids"), [row["ids"] for row in ids])  # as `ddt-tokenizer health` reads them
 
 
-COMMAND = """
+# What tasks of an array run as `ddt`: DIE says before which rename one is killed.
+DDT = """
 import os, signal, sys
-from pathlib import Path
-from ddt_data.shards import building
-done, replace = [], os.replace
-def kill_after(source, target):
-    replace(source, target)
-    done.append(target)
-    if len(done) == int(sys.argv[4]):
+renames, replace = iter(range(int(os.environ.get("DIE", 10**6)))), os.replace
+def dying(source, target):
+    if next(renames, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
-os.replace = kill_after
-from ddt_apps.shards.tokenize import tokenize_shards
-tokenize_shards(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), batch_size=6)
+    replace(source, target)
+os.replace = dying
+from ddt_apps.__main__ import main
+main()
 """
+ARRAY = Path(__file__).parents[2] / "docs" / "cluster" / "array.sh"
 
 
-def test_a_run_killed_twice_ends_in_the_same_bytes(here, tmp_path):
-    for renames in (3, 4):  # a shard is two renames, its tar and its note: killed between the two, and after
-        command = [sys.executable, "-c", COMMAND, here / "scenes", here / "run", tmp_path / "ids", renames]
-        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert result.returncode == -signal.SIGKILL, result.stderr
-        assert not (tmp_path / "ids").exists()
-    tokenize_shards(here / "scenes", here / "run", tmp_path / "ids", batch_size=6)
+def test_an_array_of_jobs_that_are_killed_and_another_number_of_them_end_in_the_same_bytes(here, tmp_path):
+    (tmp_path / "ddt.py").write_text(DDT)
+    (tmp_path / "ddt").write_text(f'#!/bin/bash\nexec {sys.executable} {tmp_path}/ddt.py "$@"\n')
+    (tmp_path / "ddt").chmod(0o755)
+    line = ["tokenize", here / "scenes", "--tokenizer", here / "run", "--out", tmp_path / "ids", "--batch-size", 6]
+    line = [*map(str, line), "--device", "cpu"]
+
+    def start(task, **more):
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        told = {**os.environ, "PATH": path, "SLURM_JOB_ID": "31", "SLURM_ARRAY_TASK_ID": str(task), **more}
+        return subprocess.Popen(["bash", ARRAY, *line], env=told, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def status():
+        return CliRunner().invoke(app, [*line, "--status"]).output
+
+    assert status() == "tokenize 0/50 pictures, 50 left, nobody is at it; run the same line without --status\n"
+    for process in [start(0, DIE="4"), start(1, DIE="6")]:
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert not (tmp_path / "ids").exists()
+    done = int(re.match(r"tokenize (\d+)/50 pictures, (\d+) left, nobody is at it", status())[1])
+    assert 8 <= done < 50
+    last = start(2)
+    said, error = last.communicate()
+    assert last.returncode == 0, error
+    assert b"holds 50 samples as ids; next: ddt pretrain" in said and b"tokenize 50/50" in error
     assert contents(tmp_path / "ids") == contents(here / "ids")
+    assert status() == f"tokenize 50/50 pictures, finished: {tmp_path / 'ids'}\n"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_who_comes_late_is_content_with_what_others_have_made(here, tmp_path):
+    found = tokenize_shards(here / "scenes", here / "run", here / "ids", batch_size=6)
+    assert found == Manifest.read(here / "ids")
+    with pytest.raises(FileExistsError, match="holds finished shards"):
+        tokenize_shards(here / "scenes", save_run(tmp_path / "other", seed=1), here / "ids")
 
 
 def test_processes_write_the_same_bytes(here, tmp_path):
     tokenize_shards(here / "scenes", here / "run", tmp_path / "ids", batch_size=6, workers=2)
-    assert contents(tmp_path / "ids") == contents(here / "ids")
-
-
-def test_ranks_write_the_same_bytes(here, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    for rank, finished in ((1, False), (0, False), (2, True)):
-        monkeypatch.setenv("RANK", str(rank))
-        made = tokenize_shards(here / "scenes", here / "run", tmp_path / "ids", batch_size=6)
-        assert (made is not None) == finished == (tmp_path / "ids").exists()
     assert contents(tmp_path / "ids") == contents(here / "ids")
 
 
@@ -134,7 +159,8 @@ def test_torchrun_starts_ranks(here, tmp_path):
     started = time.monotonic()
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ})
     assert result.returncode == 0, result.stderr
-    assert len(ShardDataset(tmp_path / "ids")) == SCENES and time.monotonic() - started < 120
+    assert result.stdout.count("holds 50 samples as ids") == 1 and time.monotonic() - started < 120
+    assert len(ShardDataset(tmp_path / "ids")) == SCENES
 
 
 def test_verification_finds_what_differs(here, tmp_path):
@@ -156,6 +182,47 @@ def test_verification_finds_what_differs(here, tmp_path):
     ShardDataset(tmp_path / "ids").check()  # its checksum is right, its content is not
     with pytest.raises(ValueError, match=r"000002.tar: 1 of 8 samples differ, first 00000019"):
         verify_shards(here / "scenes", here / "run", tmp_path / "ids", batch_size=6)
+
+
+def test_what_cannot_be_used_is_rejected_by_name(here, tmp_path, monkeypatch):
+    """One picture is none, one is of another size, and one shard has nothing else."""
+    encode, torn = members.encode_image, [11, *range(16, 24)]
+
+    def tear(image, kind="png"):
+        return b"no picture" if image.shape[0] == 1 else encode(image, kind)
+
+    monkeypatch.setattr(members, "encode_image", tear)
+    with ShardWriter(tmp_path / "scenes", image_size=32, samples_per_shard=PER_SHARD, source="scenes") as writer:
+        for index, sample in enumerate(ShardDataset(here / "scenes")):
+            sizes = {27: (32, 16, 3)} | dict.fromkeys(torn, (1, 1, 3))
+            writer.write(sample | ({"image": np.zeros(sizes[index], np.uint8)} if index in sizes else {}))
+    for name in ("ids", "again"):
+        manifest = tokenize_shards(tmp_path / "scenes", here / "run", tmp_path / name, batch_size=6)
+    assert contents(tmp_path / "again") == contents(tmp_path / "ids")
+    names = [f"00000{number // PER_SHARD}.tar, sample {number % PER_SHARD}" for number in sorted([*torn, 27])]
+    assert [entry["name"] for entry in manifest.skipped] == names
+    assert manifest.skipped[0]["why"].startswith("000001.tar: 00000011.png")
+    assert manifest.skipped[-1]["why"] == "00000027: its image has 16 x 32 px, not 32 x 32"
+    assert manifest.samples == SCENES - len(names) and [shard.name for shard in manifest.shards][2] == "000003.tar"
+    kept = [sample["key"] for sample in ShardDataset(tmp_path / "ids")]
+    assert kept == [f"{number:08d}" for number in range(SCENES) if number not in (*torn, 27)]
+    assert verify_shards(tmp_path / "scenes", here / "run", tmp_path / "ids", batch_size=6) == manifest.samples
+    said = how_far("tokenize", str(tmp_path / "scenes"), tmp_path / "ids")
+    assert said == f"tokenize 40/50 pictures, 10 rejected, finished: {tmp_path / 'ids'}"
+
+
+def test_shards_behind_a_url_give_the_same_bytes(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDT_CACHE", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").put(f"{here / 'scenes'}/", "/tokenize/scenes/", recursive=True)
+    tokenize_shards("memory://tokenize/scenes", here / "run", tmp_path / "ids", batch_size=6)
+    assert contents(tmp_path / "ids") == contents(here / "ids")
+    held = {f"{shard.sha256}.tar" for shard in Manifest.read(here / "scenes").shards}
+    assert set(os.listdir(tmp_path / "cache" / "shards")) == held
+    assert len(open_pictures("memory://tokenize/scenes:0.5, memory://tokenize/scenes:0.5", 32, 3).held_out) == 3
+    assert digest("memory://tokenize/scenes") == digest(here / "scenes")
+    assert check_shards("memory://tokenize/scenes")
+    result = CliRunner().invoke(app, ["tokenize", str(here), "--tokenizer", "x", "--out", "s3://bucket/ids"])
+    assert result.exit_code == 2 and "must be a folder of a disk" in result.output
 
 
 def test_a_changed_picture_shard_is_refused(here, tmp_path):

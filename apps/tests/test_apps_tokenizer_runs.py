@@ -44,7 +44,7 @@ TOY = [
     "batch_size=4",
     "held_out=3",
     "watch_every=10",
-    "tensorboard=false",
+    "loggers=[]",
 ]
 FINE_TUNE = ["training.continuous_steps=0", "init_from=runs/first"]
 
@@ -300,7 +300,7 @@ def test_a_decoder_starts_from_sd3_and_says_what_it_does_not_take(here, capsys):
 def renderer(name, *overrides):
     toy = ["data=data", "tokenizer=runs/first", "steps=10", "batch_size=4", "held_out=3", "watch_every=5"]
     small = ["training.discriminator_width=8", "training.second_phase_step=4", "training.second_phase=[0.5,0.5]"]
-    return load_config(TrainRenderer, "tiny/renderer", [*toy, *small, "tensorboard=false", f"name={name}", *overrides])
+    return load_config(TrainRenderer, "tiny/renderer", [*toy, *small, "loggers=[]", f"name={name}", *overrides])
 
 
 def test_a_codec_draws_in_as_many_steps_as_its_decoder_was_trained_for():

@@ -16,7 +16,7 @@ from ddt_decoder.renderer_training import RendererTraining
 from ddt_llm.training import LanguageModelTraining
 from ddt_tokenizer.training import TokenizerTraining
 
-ALL = ["batch_size=4", "watch_every=2", "tensorboard=false", "precision=32-true"]
+ALL = ["batch_size=4", "watch_every=2", "loggers=[]", "precision=32-true"]
 SIZES = [f"codec.{part}.{size}" for part in ("encoder", "network") for size in ("width=16", "depth=1", "num_heads=2")]
 SCHEDULE = ["optimizer.steps=6", "optimizer.warmup_steps=1"]
 CODEC = ["codec.quantizer.codebook_size=16", "codec.schedule=[4]", "training.continuous_steps=1"]
@@ -45,11 +45,11 @@ MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining}
 WEIGHTS = {"tokenizer": "decoder", "renderer": "renderer", "pretrain": "model", "sft": "model"}
 
 
-def make_all() -> None:
-    """Make data, and a finished run of each verb, in the working directory."""
+def make_all(*verbs) -> None:
+    """Make data, and a finished run of each verb (of `verbs` alone, with ids), in the working directory."""
     make_scenes(Path("sc"), 12, level="tiny")
     pack_text(["A fox sleeps.", "A bell rings."] * 20, Path("words"))
-    for verb in VERBS:
+    for verb in verbs or VERBS:
         train(verb, verb)
         if verb == "tokenizer":
             tokenize_shards(Path("sc"), Path("runs/tokenizer"), Path("ids"))

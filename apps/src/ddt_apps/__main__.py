@@ -6,6 +6,7 @@ import sys
 
 from ddt_apps.run.ranks import adopt_slurm, one_voice, started, tell_fault
 from ddt_apps.run.signals import SIGNALS, leave
+from ddt_apps.run.starting import end_with_parent
 
 
 def main() -> None:
@@ -13,6 +14,7 @@ def main() -> None:
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # see `ddt_apps.run.devices.backends`
     for number in SIGNALS:
         signal.signal(number, leave)
+    end_with_parent()
     from ddt_apps.cli.main import app
 
     sys.excepthook = tell_fault

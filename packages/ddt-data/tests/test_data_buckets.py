@@ -138,7 +138,7 @@ def test_a_bucket_that_is_not_in_place_yet_is_no_finished_one(tmp_path):
         patch.setattr("os.replace", put_files_alone)
         with pytest.raises(OSError, match="the power is gone"):
             pack_buckets(records(3), tmp_path / "out", config)
-    assert (tmp_path / "out" / ".64x64.part" / "manifest.json").is_file()
+    assert (tmp_path / "out" / ".64x64.part" / "shards" / "manifest.json").is_file()
     with pytest.raises(FileNotFoundError, match="holds no buckets"):
         open_buckets(tmp_path / "out")
     pack_buckets(records(3), tmp_path / "out", config)

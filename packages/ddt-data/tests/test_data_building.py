@@ -1,4 +1,4 @@
-"""Shard folders made shard by shard: stopped anywhere, by any number of processes and ranks, the bytes are the same."""
+"""Shard folders made shard by shard: stopped anywhere, by any number of processes, the bytes are the same."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_a_pack_that_was_stopped_makes_only_what_is_missing(photos, whole, tmp_p
     with pytest.raises(KeyboardInterrupt):
         pack_folder(photos, tmp_path / "out", CONFIG, progress=stop)
     assert not (tmp_path / "out").exists()
-    old = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".out.part").glob("*.tar")}
+    old = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".out.part" / "shards").glob("*.tar")}
     assert len(old) == 2
     pack_folder(photos, tmp_path / "out", CONFIG)
     assert contents(tmp_path / "out") == whole
@@ -94,15 +94,15 @@ def test_workers_of_a_killed_pack_end(photos, tmp_path):
         os.link(photos / "1.png", photos / f"{number}.png")
     command = [sys.executable, str(tmp_path / "script.py"), str(photos), str(tmp_path / "out")]
     process = subprocess.Popen(command)
-    part = tmp_path / ".out.part"
-    while len(list(part.glob("*.json"))) < 4:
+    notes = tmp_path / ".out.part" / "notes"
+    while len(list(notes.glob("*.json"))) < 4:
         time.sleep(0.05)
     process.kill()
     process.wait()
     time.sleep(1)
-    before = len(list(part.glob("*.json")))
+    before = len(list(notes.glob("*.json")))
     time.sleep(0.5)
-    assert len(list(part.glob("*.json"))) == before < 480
+    assert len(list(notes.glob("*.json"))) == before < 480
 
 
 def test_a_picture_that_changed_in_between_is_read_again(photos, tmp_path):
@@ -130,16 +130,6 @@ def plan(*shards):
     return Plan(lambda: [(shard, list(shard)) for shard in shards], make)
 
 
-def test_ranks_share_the_shards_and_the_last_one_finishes(tmp_path):
-    shards = plan(("a", "b"), ("c",), ("d", "e"), ("f",), ("g",))
-    whole = build(tmp_path / "whole", shards)
-    assert build(tmp_path / "out", shards, rank=1, world_size=2) is None
-    assert not (tmp_path / "out").exists()
-    assert build(tmp_path / "out", shards, rank=0, world_size=2) == whole
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert build(tmp_path / "out", shards, rank=1, world_size=2) == whole  # a late one finds it done
-
-
 def test_processes_share_one_listing_and_each_shard_is_made_once(tmp_path):
     """Only this process reads the source; a plan's tasks need not even be something that can be sent."""
     readers = []
@@ -165,7 +155,7 @@ def test_processes_share_one_listing_and_each_shard_is_made_once(tmp_path):
 def test_a_fault_in_a_process_keeps_what_the_others_finished(tmp_path):
     with pytest.raises(ValueError, match="a fault"):
         build(tmp_path / "out", plan(("a",), ("fault",), *((str(number),) for number in range(50))), workers=2)
-    done = len(list((tmp_path / ".out.part").glob("*.tar")))
+    done = len(list((tmp_path / ".out.part" / "shards").glob("*.tar")))
     assert 1 <= done < 50  # the others stop after their shard
     assert build(tmp_path / "out", plan(("a",), ("b",)), workers=2).samples == 2
 
@@ -200,12 +190,6 @@ def runs(pid):
     return found.stdout.strip()[:1] not in ("", "Z")
 
 
-def test_another_number_of_ranks_may_go_on(tmp_path):
-    shards = plan(("a",), ("b",), ("c",), ("d",), ("e",))
-    build(tmp_path / "out", shards, rank=2, world_size=3)
-    assert build(tmp_path / "out", shards).samples == 5
-
-
 def test_a_fault_keeps_finished_shards_for_the_next_run(tmp_path):
     with pytest.raises(ValueError, match="a fault"):
         build(tmp_path / "out", plan(("a",), ("fault",)))
@@ -219,8 +203,6 @@ def test_a_fault_keeps_finished_shards_for_the_next_run(tmp_path):
 def test_wrong_numbers_and_taken_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="workers"):
         build(tmp_path / "out", plan(("a",)), workers=0)
-    with pytest.raises(ValueError, match="rank"):
-        build(tmp_path / "out", plan(("a",)), rank=2, world_size=2)
     build(tmp_path / "out", plan(("a",)))
     with pytest.raises(FileExistsError, match="finished shards"):
         build(tmp_path / "out", plan(("a",)))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ddt_data.shards.lock import locked
+from ddt_data.shards.lock import is_locked, locked
 
 HOLD = (
     "import sys, time; from ddt_data.shards.lock import locked\n"
@@ -28,9 +28,12 @@ def test_another_process_is_refused_and_a_killed_one_locks_nobody_out(tmp_path):
     try:
         with pytest.raises(BlockingIOError, match="out is being made"), locked(folder):
             pass
+        assert is_locked(folder)
     finally:
         process.kill()
         process.wait()
+    left = os.listdir(folder.parent)
+    assert left and not is_locked(folder) and os.listdir(folder.parent) == left  # to ask changes nothing
     with locked(folder):
         pass
     assert os.listdir(folder.parent) == []
@@ -41,6 +44,9 @@ def test_a_link_and_what_it_leads_to_have_one_lock(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     with locked(tmp_path / "link"), pytest.raises(BlockingIOError), locked(tmp_path / "disk"):
         pass
+    with locked(tmp_path / "link"):
+        assert is_locked(tmp_path / "disk")
+    assert not is_locked(tmp_path / "disk") and sorted(os.listdir(tmp_path)) == ["disk", "link"]
 
 
 def test_many_processes_take_turns(tmp_path):

@@ -254,7 +254,8 @@ def test_one_pack_lists_each_folder_once(tmp_path, monkeypatch, layout):
 
     def counted(function):
         def count(path="."):
-            listed[os.fspath(path)] += 1
+            if not isinstance(path, int):  # a folder that is open, of which rmtree knows no name
+                listed[os.fspath(path)] += 1
             return function(path)
 
         return count

@@ -380,7 +380,7 @@ def test_a_source_that_changes_while_it_is_packed_is_an_error_of_one_line(tmp_pa
         return read_record(number, *rest)
 
     monkeypatch.setattr(pack_pictures, "read_record", change)
-    with pytest.raises(ValueError, match="changed while it was packed"):
+    with pytest.raises(ValueError, match="its source changed while it was made"):
         pack_folder(tmp_path / "s", tmp_path / "o", CONFIG)
     monkeypatch.undo()
     assert pack_folder(tmp_path / "s", tmp_path / "o", CONFIG).samples == len(NOUNS)

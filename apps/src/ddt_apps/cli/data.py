@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import BatchSize, Out, Seed, Vae, Workers, at_least, out_folder, paths, picture_to_write
+from ddt_apps.cli.options import (
+    BatchSize,
+    Out,
+    Seed,
+    Status,
+    Vae,
+    Workers,
+    at_least,
+    out_folder,
+    paths,
+    picture_to_write,
+)
 
 data = typer.Typer(
     name="data", no_args_is_help=True, help="Make shards, from anything that holds pictures, and look into them."
@@ -98,18 +109,25 @@ def data_fetch(
 
 @data.command("latents")
 def data_latents(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards.")],
+    shards: Annotated[str, typer.Argument(help="Folder of picture shards, or a URL of one.", callback=paths)],
     vae: Vae,
     out: Annotated[Path, out_folder("Folder of latent shards to make.")],
     workers: Workers = 1,
     batch_size: BatchSize = 64,
+    status: Status = False,
 ) -> None:
     """Encode pictures with a VAE once, so that a tokenizer trains on latents and runs no VAE.
 
     Example: [bold]ddt data latents data/photos --vae my-vae --out data/photos-latents[/]
 
-    Then: ddt train-tokenizer CONFIG data=data/photos-latents vae=my-vae
+    Then: ddt train-tokenizer CONFIG data=data/photos-latents vae=my-vae. Commands that are alike share the work, as
+    those of ddt tokenize do.
     """
+    if status:
+        from ddt_apps.shards.jobs import how_far
+
+        typer.echo(how_far("latents", shards, out))
+        return
     from ddt_apps.shards.latents import cache_latents
 
     cache_latents(shards, vae, out, batch_size, workers)
@@ -117,7 +135,7 @@ def data_latents(
 
 @data.command("check")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    folder: Annotated[str, typer.Argument(help="Folder of shards, or a URL of one.", callback=paths)],
     sheet: Annotated[
         Path | None, typer.Option(help="Picture to write: up to 100 of its pictures.", callback=picture_to_write)
     ] = None,

@@ -4,6 +4,7 @@ A verb imports its module when it is called, so help is immediate.
 """
 
 import os
+import platform
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddt_apps.cli import train, use
+from ddt_apps.cli import show, train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Config, Overrides, with_home
@@ -70,7 +71,6 @@ def _one_line(error: ValueError | OSError) -> str:
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="""Turn pictures into a few tokens, and train a language model that draws, edits and describes them.
@@ -82,13 +82,35 @@ Training commands take CONFIG [KEY=VALUE]... and continue where they stopped whe
 )
 
 
-def demo(overrides: Overrides = None) -> None:
+def _print_versions(context: typer.Context, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from ddt_apps.machine.doctor import versions
+
+    for name, version in {**versions(), "python": platform.python_version()}.items():
+        typer.echo(f"{name} {version}")
+    raise typer.Exit
+
+
+@app.callback()
+def ddt(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Print versions and exit.")
+    ] = False,
+) -> None: ...
+
+
+def demo(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; see above.")
+    ] = None,
+) -> None:
     """Run the whole chain on embedded data with small presets, about a quarter of an hour on two cores.
 
     Example: [bold]ddt demo[/], then open runs/demo/report.html
 
     Settings: name, scenes, held_out, seed, guidance, temperature, and those of the stages as tokenizer.batch_size=32,
-    pretrain.optimizer.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
+    pretrain.steps=2000, sft.tasks.edit=0.6 and so on (the files tiny/*.yaml hold what they start from).
     """
     from ddt_apps.demo.settings import load_demo
 
@@ -147,7 +169,7 @@ def plan(
 
 
 PANELS = {
-    "Start here": (demo, doctor, plan),
+    "Start here": (demo, doctor, plan, show.config),
     "Train": (
         train.train_vae,
         train.train_tokenizer,
@@ -157,6 +179,7 @@ PANELS = {
         train.pretrain,
         train.sft,
         train.export_run,
+        show.runs,
         data,
     ),
     "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, use.serve, evaluate),

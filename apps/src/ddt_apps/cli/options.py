@@ -1,5 +1,6 @@
 """Arguments and options that several verbs of the command have, and what is tried of them before any work."""
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ddt_apps.run.home import at_home
-from ddt_apps.run.outputs import try_folder, try_picture
+from ddt_apps.run.outputs import try_file, try_folder
 
 SEEDS = range(-(2**63), 2**63)  # torch takes as many again, into which chat counts up
 
@@ -39,7 +40,14 @@ def paths(value: str) -> str:
 def picture_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """Refuse a picture that cannot be written."""
     if value is not None:
-        try_picture(f"--{param.name}", value := _at_home(value))
+        try_file(f"--{param.name}", value := _at_home(value))
+    return value
+
+
+def page_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Refuse a page that cannot be written."""
+    if value is not None:
+        try_file(f"--{param.name}", value := _at_home(value), (".html",))
     return value
 
 
@@ -67,6 +75,16 @@ def finite(param: typer.CallbackParam, value: float) -> float:
     return value
 
 
+def say_json(values: dict[str, Any]) -> None:
+    """Print one line of JSON, in ASCII, which no terminal obeys; a number that is not finite is null."""
+    known = {name: None if _is_no_number(value) else value for name, value in values.items()}
+    typer.echo(json.dumps(known))
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def device_to_use(value: str) -> str:
     """Let `pick_device` pick it."""
     if value != "auto":
@@ -80,9 +98,22 @@ def _seed(value: int) -> int:
     return value
 
 
-Config = Annotated[str, typer.Argument(help="A .yaml file, or the name of a configuration that ships with ddt.")]
+def shipped_names(incomplete: str) -> list[str]:
+    """Complete the name of a configuration."""
+    from ddt_apps.run.config import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+Config = Annotated[
+    str,
+    typer.Argument(
+        help="A .yaml file, or the name of a configuration that ships with ddt.", autocompletion=shipped_names
+    ),
+]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG, such as steps=500."),
 ]
 Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
 Vae = Annotated[
@@ -92,6 +123,7 @@ Out = Annotated[
     Path, typer.Option(help="Picture to write: png, jpg or webp, as its name ends.", callback=picture_to_write)
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, another picture.", callback=_seed)]
+Status = Annotated[bool, typer.Option("--status", help="Only say how far --out is: done, left, rate, ETA.")]
 Workers = Annotated[int, typer.Option(help="Processes that share the work.", callback=at_least(1))]
 # Where a verb computes; it goes into the environment, which processes that a verb starts have too.
 Device = Annotated[
@@ -102,6 +134,7 @@ Precision = Annotated[
     Literal["32", "bf16"],
     typer.Option(help="32 is exact; bf16 takes less time where the device multiplies in it, and differs a little."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, an object a line.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures encoded at once.", callback=at_least(1))]
 
 

@@ -4,17 +4,28 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import BatchSize, Config, Device, Overrides, Precision, Tokenizer, Workers, out_folder, paths
+from ddt_apps.cli.options import (
+    BatchSize,
+    Config,
+    Device,
+    Overrides,
+    Precision,
+    Status,
+    Tokenizer,
+    Workers,
+    out_folder,
+    paths,
+)
 from ddt_apps.run.ranks import started
 from ddt_apps.run.starting import start_ranks
 
 
 def _print_keys(context: typer.Context, wanted: bool) -> None:
-    if not wanted:
+    if not wanted or context.resilient_parsing:
         return
     from ddt_apps.run.keys import keys_of, table
     from ddt_apps.train.settings import SETTINGS
@@ -30,38 +41,50 @@ Keys = Annotated[
 ]
 
 
-def _load(cls: Any, config: str, overrides: list[str] | None) -> Any:
-    """Build the settings before what trains is loaded: a wrong key is answered at once."""
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the configuration that would be trained, in full, and stop.")
+]
+
+
+def _train(verb: str, config: str, overrides: list[str] | None, print_config: bool) -> None:
+    """Train as the module of the verb does, in as many processes as the settings want.
+
+    The settings are built before what trains is loaded: a wrong key is answered at once.
+    """
     from ddt_apps.run.config import load_config
+    from ddt_apps.train.settings import SETTINGS
 
-    return load_config(cls, config, overrides or [])
+    if print_config:
+        from ddt_apps.run.annotated import in_full
 
-
-def _train(settings: Any, module: str) -> None:
-    """Train as `ddt_apps.train.<module>` does, in as many processes as the settings want."""
+        typer.echo(in_full(SETTINGS[verb], config, overrides or []), nl=False)
+        return
+    settings = load_config(SETTINGS[verb], config, overrides or [])
     here = 1 if settings.devices == "auto" else settings.devices
     if (here > 1 or settings.sharded) and not started():
         start_ranks(here)
         return
-    folder = import_module(f"ddt_apps.train.{module}").train(settings)
+    folder = import_module(f"ddt_apps.train.{verb.removeprefix('train-')}").train(settings)
     from ddt_apps.run.telling import next_command
 
     typer.echo(f"next: {next_command(settings, folder)}")
 
 
-def train_vae(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_vae(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a small autoencoder, in whose latents a tokenizer then works: quicker than on pixels, and without seams.
 
     Example: [bold]ddt train-vae small/vae data=data/scenes name=vae[/]
 
     Writes runs/NAME/vae, a folder of diffusers (AutoencoderTiny), for vae= of ddt train-tokenizer and ddt data latents.
     """
-    from ddt_apps.train.settings import TrainVAE
-
-    _train(_load(TrainVAE, config, overrides), "vae")
+    _train("train-vae", config, overrides, print_config)
 
 
-def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_tokenizer(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train encoder, codebook and decoder together: pictures to ids and back.
 
     Example: [bold]ddt train-tokenizer tiny/tokenizer data=data/scenes name=my-tokenizer[/]
@@ -71,19 +94,17 @@ def train_tokenizer(config: Config, overrides: Overrides = None, keys: Keys = Fa
     tiny/tokenizer, small/tokenizer, small-long/tokenizer, imagenet/ddt-480, imagenet/selftok-512; beside the small ones
     small/spatial and small-long/spatial, with an id for each patch, and small/drawings, on emoji and scenes.
     """
-    from ddt_apps.train.settings import TrainTokenizer
-
-    _train(_load(TrainTokenizer, config, overrides), "tokenizer")
+    _train("train-tokenizer", config, overrides, print_config)
 
 
-def train_renderer(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def train_renderer(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a network that draws a tokenizer's ids in one step, sharper than its decoder does.
 
     Example: [bold]ddt train-renderer tiny/renderer data=data/scenes tokenizer=runs/my-tokenizer name=my-renderer[/]
     """
-    from ddt_apps.train.settings import TrainRenderer
-
-    _train(_load(TrainRenderer, config, overrides), "renderer")
+    _train("train-renderer", config, overrides, print_config)
 
 
 def import_selftok(
@@ -102,7 +123,10 @@ def import_selftok(
 
 
 def tokenize(
-    shards: Annotated[Path, typer.Argument(help="Folder of picture shards, or of shards with latents.")],
+    shards: Annotated[
+        str,
+        typer.Argument(help="Folder of picture shards, or of shards with latents; or a URL of one.", callback=paths),
+    ],
     tokenizer: Tokenizer,
     out: Annotated[Path, out_folder("Folder of id shards to make.")],
     latents: Annotated[
@@ -113,6 +137,7 @@ def tokenize(
     verify: Annotated[
         bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
     ] = False,
+    status: Status = False,
     precision: Precision = "32",
     device: Device = "auto",
 ) -> None:
@@ -120,37 +145,44 @@ def tokenize(
 
     Example: [bold]ddt tokenize data/scenes --tokenizer runs/my-tokenizer --out data/scenes-ids[/]
 
-    Goes on with the next shard when it is run again. On several devices: torchrun --nproc-per-node 8 -m ddt_apps
-    tokenize ..., each rank takes its share. With --precision bf16 up to 1 % of the ids are others: manifest.json says
-    so, and folders of both precisions do not mix. Long work in 32 says at its start what bf16 would save.
+    Goes on with the next shard when it is run again. The same line in other shells, on machines that see --out, in
+    an array of Slurm or by torchrun (for the devices of one machine) helps: they share the shards, any may be killed,
+    others may join. With --precision bf16 up to 1 % of the ids are others: manifest.json says so, and folders of both
+    precisions do not mix. Long work in 32 says at its start what bf16 would save.
     """
+    if status:
+        from ddt_apps.shards.jobs import how_far
+
+        typer.echo(how_far("tokenize", shards, out))
+        return
     from ddt_apps.shards.tokenize import tokenize_shards, verify_shards
 
     if verify:
         count = verify_shards(shards=shards, tokenizer=tokenizer, out=out, batch_size=batch_size)
         typer.echo(f"{count} samples are the same when they are made again: {out}")
-    elif manifest := tokenize_shards(shards, tokenizer, out, batch_size, latents, workers, precision):
-        typer.echo(f"{out} holds {manifest.samples} samples as ids; next: ddt pretrain tiny/pretrain data={out}")
+    else:
+        manifest = tokenize_shards(shards, tokenizer, out, batch_size, latents, workers, precision)
+        rejected = f", {len(manifest.skipped)} were rejected (see its manifest.json)" if manifest.skipped else ""
+        said = f"{out} holds {manifest.samples} samples as ids{rejected}; next: ddt pretrain tiny/pretrain data={out}"
+        typer.echo(said)
 
 
-def pretrain(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def pretrain(
+    config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False
+) -> None:
     """Train a language model on captions, ids and text: caption to picture and picture to caption.
 
     Example: [bold]ddt pretrain tiny/pretrain data=data/scenes-ids name=my-lm[/]
     """
-    from ddt_apps.train.settings import Pretrain
-
-    _train(_load(Pretrain, config, overrides), "pretrain")
+    _train("pretrain", config, overrides, print_config)
 
 
-def sft(config: Config, overrides: Overrides = None, keys: Keys = False) -> None:
+def sft(config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False) -> None:
     """Fine-tune on edits and questions; only the answers are trained.
 
     Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
-    from ddt_apps.train.settings import Tune
-
-    _train(_load(Tune, config, overrides), "sft")
+    _train("sft", config, overrides, print_config)
 
 
 def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Device, Out, Precision, Seed, Tokenizer, at_least, finite, out_folder
+from ddt_apps.cli.options import Device, Json, Out, Precision, Seed, Tokenizer, at_least, finite, out_folder, say_json
 from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
@@ -42,6 +42,7 @@ def reconstruct(
     ] = None,
     precision: Precision = "32",
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
@@ -49,16 +50,29 @@ def reconstruct(
 
     With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
     """
+    from ddt_apps.use.inline import SHEET, show
     from ddt_apps.use.pictures import reconstruct_images
 
     settings = {"num_steps": steps, "sampler": sampler, "guidance_scale": guidance, "all_tokens": all_ids}
-    reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings)
+    found = reconstruct_images(images, tokenizer, out, renderer, swap, swap_range, precision, **settings)
+    for picture in found if json else ():
+        say_json(picture | {"out": str(out)})
+    if not json:
+        show(out, SHEET)
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Model,
     out: Out,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="In place of PROMPT: a file of prompts, one a line.")
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option("--count", "-n", help="Pictures of each prompt, each with the next seed.", callback=at_least(1)),
+    ] = 1,
+    grid: Annotated[bool, typer.Option("--grid", help="All pictures on one sheet, with words under each.")] = False,
     guidance: Annotated[float, typer.Option(help="Above 1: closer to the prompt, less varied.", callback=finite)] = 1.5,
     temperature: Annotated[float, typer.Option(help="Below 1: safer, less varied.", callback=at_least(0))] = 0.7,
     seed: Seed = 0,
@@ -67,16 +81,33 @@ def generate(
     keep: Annotated[
         int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=at_least(1))] = 16,
     precision: Precision = "32",
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
-    """Draw what a sentence says.
+    """Draw what a sentence says, or each line of a file.
 
     Example: [bold]ddt generate "a red fox left of a bell" --model runs/demo/pretrain --out fox.png[/]
-    """
-    from ddt_apps.use.pictures import generate_image
 
-    generate_image(prompt, model, out, tokenizer, guidance, temperature, seed, sketch, keep, precision)
+    With -n 16 it writes fox-001.png to fox-016.png, with --grid too one sheet. The next picture has the next seed,
+    which draws it again; --json tells it, with the file and the ids.
+    """
+    from ddt_apps.use.drawing import generate_images, read_prompts
+    from ddt_apps.use.inline import COLUMNS, SHEET, show
+
+    if (prompt is None) == (prompts is None):
+        raise ValueError("say what to draw: either a PROMPT or --prompts FILE")
+    wanted = [prompt] if prompts is None else read_prompts(prompts)
+    how = {"guidance_scale": guidance, "temperature": temperature}
+    drawn = generate_images(
+        wanted, model, out, tokenizer, count, grid, seed, sketch, keep, batch_size, precision, **how
+    )
+    for picture in drawn:
+        if json:
+            say_json(picture._asdict())
+    if not json and (grid or count * len(wanted) == 1):
+        show(out, SHEET if grid else COLUMNS)
 
 
 def edit(
@@ -88,14 +119,20 @@ def edit(
     tokenizer: AnyTokenizer = None,
     precision: Precision = "32",
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Change a picture as a sentence says.
 
     Example: [bold]ddt edit fox.png "make the fox blue" --model runs/demo/sft --out blue.png[/]
     """
+    from ddt_apps.use.inline import show
     from ddt_apps.use.pictures import edit_image
 
-    edit_image(image, instruction, model, out, tokenizer, seed, precision)
+    ids = edit_image(image, instruction, model, out, tokenizer, seed, precision)
+    if json:
+        say_json({"image": str(image), "instruction": instruction, "seed": seed, "ids": ids, "out": str(out)})
+    else:
+        show(out)
 
 
 def ask(
@@ -105,6 +142,7 @@ def ask(
     tokenizer: AnyTokenizer = None,
     precision: Precision = "32",
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Answer a question about a picture.
 
@@ -112,11 +150,20 @@ def ask(
     """
     from ddt_apps.use.pictures import answer_question
 
-    typer.echo(harmless(answer_question(image, question, model, tokenizer, precision)))
+    answer = answer_question(image, question, model, tokenizer, precision)
+    if json:
+        say_json({"image": str(image), "question": question, "answer": answer})
+    else:
+        typer.echo(harmless(answer))
 
 
 def caption(
-    image: Image, model: Model, tokenizer: AnyTokenizer = None, precision: Precision = "32", device: Device = "auto"
+    image: Image,
+    model: Model,
+    tokenizer: AnyTokenizer = None,
+    precision: Precision = "32",
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Describe a picture in a sentence.
 
@@ -124,7 +171,11 @@ def caption(
     """
     from ddt_apps.use.pictures import caption_image
 
-    typer.echo(harmless(caption_image(image, model, tokenizer, precision)))
+    said = caption_image(image, model, tokenizer, precision)
+    if json:
+        say_json({"image": str(image), "caption": said})
+    else:
+        typer.echo(harmless(said))
 
 
 def chat(

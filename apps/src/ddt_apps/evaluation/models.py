@@ -1,10 +1,8 @@
 """What can be evaluated: any object with the methods below, ours or a peer's behind an adapter."""
 
-import importlib.util
 import inspect
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from ddt_apps.models import load_pair, load_renderer_run
 from ddt_apps.run.devices import pick_device_for
+from ddt_apps.run.own_code import load_named
 from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec, run_of
@@ -164,15 +163,10 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
     """
     file, _, function = source.rpartition(":")
     if file.endswith(".py"):
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such file")
         if precision != "32":
             raise ValueError(f"precision={precision} is for runs; '{file}' has to load its model in it by itself")
-        spec = importlib.util.spec_from_file_location("adapter", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not callable(make := getattr(module, function, None)):
-            raise ValueError(f"'{file}' has no function '{function}'; write it to return the model")
+        if not callable(make := load_named(source)):
+            raise ValueError(f"'{function}' of '{file}' is no function that returns the model")
         return make()
     run = run_of(source)
     if (run / "renderer" / "config.json").is_file():

@@ -42,20 +42,25 @@ def examine(folder: Path) -> list[Finding]:
     return [*software(), *devices(), *surroundings(folder)]
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed of our packages, and of the libraries that decide what they do."""
+    return {name: found for name in (*PACKAGES, *LIBRARIES) if (found := _version(name))}
+
+
 def software() -> Iterator[Finding]:
     """Find versions, and packages that break others."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
-    found = {name: _version(name) for name in (*PACKAGES, *LIBRARIES)}
+    found = versions()
     trap = ""
-    if found["ddt-llm"] and found["ddt-llm"].startswith("0."):
+    if found.get("ddt-llm", "").startswith("0."):
         trap = "ddt-llm below 1.0 is a stranger's package of that name; install all five from this repository"
-    yield Finding("ddt", ", ".join(f"{name} {found[name] or 'missing'}" for name in PACKAGES), trap)
+    yield Finding("ddt", ", ".join(f"{name} {found.get(name, 'missing')}" for name in PACKAGES), trap)
     trap = ""
-    if found["lightning"] in STOLEN:
+    if found.get("lightning") in STOLEN:
         trap = f"lightning {found['lightning']} steals credentials; change your passwords and install another version"
-    there = [f"{name} {found[name]}" for name in LIBRARIES if found[name]]
+    there = [f"{name} {found[name]}" for name in LIBRARIES if name in found]
     yield Finding("libraries", ", ".join(there), trap)
-    if found["torchvision"]:
+    if "torchvision" in found:
         trap = _fails("torchvision", "torch")
         remedy = "it is of another torch; remove it (ddt needs none) or install that of this torch"
         yield Finding("torchvision", "works" if not trap else "does not load", f"{trap}: {remedy}" if trap else "")

@@ -56,6 +56,11 @@ class Ledger(TorchDispatchMode):
         self.peak = max(self.peak, self.bytes)
         weakref.finalize(storage, self._release, key, size)
 
+    def forget(self) -> None:
+        """Count anew, but for what is alive."""
+        self.peak, self.flops = self.bytes, 0
+        self.operators = Counter()
+
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.bytes -= size
@@ -212,29 +217,36 @@ class Step:
             ledger.hold(tensor)
         held = ledger.bytes
 
-        def work() -> tuple[int, Counter]:
-            """Return operations and operators of the passes forward and backward."""
+        def passes() -> bool:
+            """Run forward and backward; return whether the module has stepped by itself."""
             loss = module.training_step(batch, 0)
             loss = loss["loss"] if isinstance(loss, dict) else loss
-            if loss is None:  # the module has stepped by itself
-                passes = ledger.flops, ledger.operators.copy()
-            else:
+            if loss is not None:
                 loss.backward()
-                passes = ledger.flops, ledger.operators.copy()
-                module.on_before_optimizer_step(optimizers[0])
-                optimizers[0].step()
-            module.zero_grad()
-            return passes
+            return loss is None
 
+        def step() -> None:
+            module.on_before_optimizer_step(optimizers[0])
+            optimizers[0].step()
+
+        self.of_optimizer: Counter = Counter()
         with on_meta(mixed), ledger:
-            work()  # from which on optimizers have what they keep
-            self.optimizer = ledger.bytes - held
-            ledger.peak, ledger.flops = ledger.bytes, 0
-            ledger.operators.clear()
-            self.flops, self.operators = work()
-        self.of_optimizer = ledger.operators - self.operators
+            if by_itself := passes():  # from now on optimizers have what they keep
+                module.zero_grad()
+                self.optimizer = ledger.bytes - held
+                ledger.forget()
+                passes()
+            self.flops, self.operators, peak = ledger.flops, ledger.operators, ledger.peak
+            if not by_itself:
+                ledger.forget()
+                passed = ledger.bytes
+                step()
+                self.optimizer = ledger.bytes - passed
+                ledger.forget()
+                step()  # with what it keeps already
+                self.of_optimizer, peak = ledger.operators, max(peak + self.optimizer, ledger.peak)
         self.gradients = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-        self.activations = max(0, ledger.peak - self.weights - self.optimizer - self.gradients)
+        self.activations = max(0, peak - self.weights - self.optimizer - self.gradients)
 
 
 def count(module: nn.Module) -> tuple[int, int]:

@@ -19,8 +19,8 @@ def line_chart(
     """Draw curves over common axes.
 
     Args:
-        curves: name -> (xs, ys), each of equal length; at most six curves keep distinct colours. Points that are not
-            finite are left out, and so are curves without any other.
+        curves: name -> (xs, ys), each of equal length; at most six curves keep distinct colours, by their order. Points
+            that are not finite are left out, and so are curves without any other.
         x_label, y_label: Axis titles.
         markers: Draw a dot at every point; for curves of a few points.
 
@@ -37,6 +37,7 @@ def line_chart(
     for name, (xs, ys) in curves.items():
         if len(xs) != len(ys):
             raise ValueError(f"curve {name!r} has {len(xs)} xs and {len(ys)} ys")
+    colours = {name: f"c{index % NUM_COLOURS}" for index, name in enumerate(curves)}
     points = {name: [p for p in zip(*curve, strict=True) if _finite(*p)] for name, curve in curves.items()}
     curves = {name: _thin(*zip(*some, strict=True)) for name, some in points.items() if some}
     all_x = [x for xs, _ in curves.values() for x in xs]
@@ -72,8 +73,8 @@ def line_chart(
         f"{escape(y_label)}</text>"
     )
     legend = []
-    for index, (name, (xs, ys)) in enumerate(curves.items()):
-        colour = f"c{index % NUM_COLOURS}"
+    for name, (xs, ys) in curves.items():
+        colour = colours[name]
         points = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
         parts.append(f'<polyline class="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
         if markers or len(points) == 1:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ddt_apps.run.devices import pick_device
 from ddt_apps.run.folder import Run, Savable
+from ddt_apps.run.loggers import check_loggers
 from ddt_apps.run.origin import sources_of
+from ddt_apps.run.own_code import load_callbacks
 from ddt_apps.run.ranks import met, num_ranks, rank, ranks_here, started, wait_for_all
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.run.signals import handled, leave
@@ -47,8 +49,9 @@ def carry_out(
 
     Raises:
         BlockingIOError: If another command is at it.
-        ValueError: If the run was begun with other settings, data or models, or there are not as many processes as
-            `devices` says.
+        FileNotFoundError: If the file of a callback does not exist.
+        ValueError: If the run was begun with other settings, data or models, there are not as many processes as
+            `devices` says, or a logger or a callback is not there.
     """
     folder = run_folder(config.name, runs)
     if config.devices not in ("auto", ranks_here()):
@@ -62,6 +65,9 @@ def carry_out(
         run = Run(folder, config, only_export)
         run.clear_leftovers()
         run.begin_with(sources_of(config))
+        if not (run.finished or only_export):
+            check_loggers(config)
+            run.watchers = load_callbacks(config.callbacks)
         if not run.finished:
             with met(pick_device(config.device)):
                 wait_for_all()

@@ -57,7 +57,8 @@ def load_config(
         cls: A dataclass; fields may be nested dataclasses, tuples, lists, dicts, Literals, Paths, `X | None`, and
             unions of dataclasses whose `kind`, a Literal of one word, tells them apart.
         source: Path of a `.yaml` file, the name of a shipped one, or None for the defaults alone.
-        overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win.
+        overrides: Such as `["lr=1e-3", "encoder.depth=4"]`; later ones win. A dict `short` of the class names keys that
+            overrides may have in place of longer ones.
         upgraded: Renames what an older version wrote.
 
     Raises:
@@ -78,7 +79,8 @@ def load_config(
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"override {override!r} has no '='; write key=value, for example steps=100")
-    values = read_yaml("" if source is None else _find(source), overrides)
+    overrides = [_in_full(override, getattr(cls, "short", {})) for override in overrides]
+    values = read_yaml("" if source is None else find_config(source), overrides)
     return _build(cls, upgraded(values), where="", root=cls)
 
 
@@ -98,7 +100,7 @@ def save_config(config: Any, path: str | Path) -> None:
     from omegaconf import OmegaConf
 
     with writing(Path(path)) as file:
-        file.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
+        file.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(config))))
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -126,29 +128,39 @@ def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any
     return next(differences(old, new, where), None)
 
 
-def _find(source: str | Path) -> Path:
+def shipped() -> list[str]:
+    """Return the names of the configurations that ship with this package."""
+    return sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
+
+
+def find_config(source: str | Path) -> Path:
+    """Return the file of a configuration, from its path or the name of one that ships with this package.
+
+    Raises:
+        FileNotFoundError: If there is none; names the shipped ones.
+    """
     if Path(source).suffix in {".yaml", ".yml"}:
         path, known = Path(at_home(str(source))), ""
     else:
         path = SHIPPED / f"{source}.yaml"
-        names = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml"))
-        known = f"; shipped configurations: {', '.join(names)}; or give the path of a .yaml file"
+        known = f"; shipped configurations: {', '.join(shipped())}; or give the path of a .yaml file"
     if not path.is_file():
         raise FileNotFoundError(f"no configuration {str(source)!r}{known}")
     return path
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a dataclass as dicts, lists and plain values, without what follows from other settings."""
     if dataclasses.is_dataclass(value):
-        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         for field in dataclasses.fields(value):
             for following in field.metadata.get("follows", ()):
-                del plain[field.name][following]
-        return plain
+                del found[field.name][following]
+        return found
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -180,10 +192,15 @@ def _build(cls: type, values: dict, where: str, root: type, default: Any = None)
         named = re.match(r"\w+", str(error))  # most refusals begin with the setting
         raise ValueError(f"{where if named and named[0] in fields else ''}{error}") from error
     for name in values:
-        if name not in arguments and values[name] != _plain(getattr(built, name)):
+        if name not in arguments and values[name] != plain(getattr(built, name)):
             follows = f"{getattr(built, name)}, which follows from other settings"
             raise ValueError(f"{where}{name} is {follows}, not {values[name]!r}; leave it out")
     return built
+
+
+def _in_full(override: str, short: dict[str, str]) -> str:
+    key, _, value = override.partition("=")
+    return f"{short.get(key, key)}={value}"
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -250,7 +267,7 @@ def _build_kind(kinds: list[type], value: dict, where: str, root: type, default:
     kind = _convert(typing.Literal[tuple(known)], kind, f"{where}.kind", root)
     left = dict(value)
     for key in [key for key in value if key not in known[kind]]:
-        theirs = {name: _plain(_default(fields[key])) for name, fields in known.items() if key in fields}
+        theirs = {name: plain(_default(fields[key])) for name, fields in known.items() if key in fields}
         if theirs and value[key] not in theirs.values():
             raise ValueError(f"{where}.{key} is for kind={' or '.join(theirs)}, not for kind={kind}; remove it")
         if theirs:  # says nothing; the config.yaml of an older run has the settings of all kinds
@@ -284,6 +301,8 @@ def fields_of(cls: type, where: str = "", given: Any = None) -> Iterator[tuple[s
 
 
 def _unknown(key: str, root: type) -> str:
+    if key in getattr(root, "former", {}):
+        return f"unknown key {key!r}; it is {root.former[key]} now"
     keys = [name for name, *_ in fields_of(root)]
     parent, _, name = key.rpartition(".")
     siblings = {each.rpartition(".")[2]: each for each in keys if each.rpartition(".")[0] == parent}

@@ -90,9 +90,9 @@ class RunRecorder(EverySteps):
         self.progress.update(step, **{name: self.values[name] for name in ("loss",) if name in self.values})
         started = time.monotonic()
         pause = self.save_every_seconds and max(self.save_every_seconds, LEAST_PAUSE * self._took)
-        due = self._agree(started - self._saved >= pause)
-        if self.noted.number is not None:
-            trainer.should_stop = True
+        number, due = self._agree(self.noted.number or 0, started - self._saved >= pause)
+        if number:
+            self.noted.number, trainer.should_stop = number, True
         if due or trainer.should_stop or step == self.steps:
             self.save_checkpoint(trainer)
             self._saved = time.monotonic()
@@ -109,14 +109,16 @@ class RunRecorder(EverySteps):
         """Show words on the progress line."""
         self.progress.tell(words)
 
-    def _agree(self, due: bool) -> bool:
-        """Let all processes stop by the signal that one has got, and save when the first one's clock says so."""
+    def _agree(self, number: int, due: bool) -> tuple[int, bool]:
+        """Let all processes stop by the signal that one has got, and save when the first one's clock says so.
+
+        One that comes meanwhile is told to the others after the next step.
+        """
         strategy = self._trainer.strategy
         if strategy.world_size > 1:
-            said = [self.noted.number or 0, due and self._trainer.is_global_zero]
+            said = [number, due and self._trainer.is_global_zero]
             number, due = strategy.reduce(torch.tensor(said, device=strategy.root_device), reduce_op="max").tolist()
-            self.noted.number = number or None
-        return bool(due)
+        return number, bool(due)
 
     def _measured(self) -> dict[str, float]:
         """Return the newest figures, each the mean over all processes."""

@@ -6,11 +6,10 @@ last.ckpt      what Lightning needs to continue (never needed to use the model)
 before.ckpt    the one before, of a run that the guard against NaN stopped
 .shards-N/     what these two lead to where processes share a model (`sharded_checkpoint.py`)
 metrics.csv    one row per logged step
-tensorboard/   the same for TensorBoard, where a run asks for it
+tensorboard/   the same for TensorBoard, where a run asks for it;  loggers.json  by what other loggers know the run
 done.json      written last: the run is complete and is not repeated
 """
 
-import importlib.util
 import math
 import shutil
 from collections.abc import Sequence
@@ -69,6 +68,7 @@ class Run:
     def __init__(self, folder: Path, config: Any, only_export: bool = False):
         self.folder, self.config, self.only_export = Path(folder), config, only_export
         self.writes = rank() == 0
+        self.watchers: list[lightning.Callback] = []  # of the user
         self.checkpoint = self.folder / "last.ckpt"
         self.metrics = self.folder / "metrics.csv"
         self._config_file, self._done_file = self.folder / "config.yaml", self.folder / "done.json"
@@ -181,6 +181,7 @@ class Run:
         from ddt_apps.run.compiling import Compiling
         from ddt_apps.run.fitting import RunRecorder, SettingsOfNow, listening, named_workers, quiet_lightning
         from ddt_apps.run.fsdp import WholeBetweenSteps
+        from ddt_apps.run.loggers import open_loggers
         from ddt_apps.run.nan_guard import NaNGuard
 
         config, device = self.config, pick_device(self.config.device)
@@ -207,10 +208,8 @@ class Run:
         if compiled_from != "off":
             start = None if compiled_from == "auto" else compiled_from
             compiling = [Compiling(start, self._decide, recorder.tell)]
-        logger = False
-        if config.tensorboard and importlib.util.find_spec("tensorboard"):
-            logger = lightning.pytorch.loggers.TensorBoardLogger(self.folder, name="tensorboard", version="")
-        with quiet_lightning(), named_workers(), listening(noted):
+        watchers, opened = [*callbacks, *self.watchers], open_loggers(config, self.folder, self.writes)
+        with quiet_lightning(), named_workers(), opened as loggers, listening(noted):
             where = placement(device, precision, config.strategy, getattr(module, "find_unused_parameters", False))
             where["plugins"] += [] if config.sharded else [RunCheckpoints(found)]
             around = [WholeBetweenSteps(module, config.watch_every)] if config.sharded else []
@@ -220,9 +219,9 @@ class Run:
                 max_epochs=-1,
                 gradient_clip_val=config.gradient_clip,
                 accumulate_grad_batches=config.accumulate,
-                logger=logger,
+                logger=loggers or False,
                 log_every_n_steps=recorder.log_every,
-                callbacks=[*compiling, SettingsOfNow(), *guards, *around, *callbacks, *around, recorder],
+                callbacks=[*compiling, SettingsOfNow(), *guards, *around, *watchers, *around, recorder],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

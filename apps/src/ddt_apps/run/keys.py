@@ -33,12 +33,16 @@ def keys_of(cls: type) -> list[Key]:
     """
     keys = []
     for name, owner, field, default in fields_of(cls):
-        kind = typing.get_type_hints(owner, include_extras=True)[field.name]
-        words = [each for each in typing.get_args(kind) if isinstance(each, str)]
-        words += [limits for each in (kind, *typing.get_args(kind)) if (limits := range_of(each))]
-        comment = f"{_comments(owner).get(field.name, '')} [{', '.join(words)}]".removesuffix(" []").lstrip()
-        keys.append(Key(name, _written(default) if field.init else "(follows)", comment))
+        keys.append(Key(name, _written(default) if field.init else "(follows)", comment_of(owner, field.name)))
     return keys
+
+
+def comment_of(cls: type, name: str) -> str:
+    """Return the comment of a field of a dataclass, as `keys_of` does; "" if there is none."""
+    kind = typing.get_type_hints(cls, include_extras=True)[name]
+    words = [each for each in typing.get_args(kind) if isinstance(each, str)]
+    words += [limits for each in (kind, *typing.get_args(kind)) if (limits := range_of(each))]
+    return f"{_comments(cls).get(name, '')} [{', '.join(words)}]".removesuffix(" []").lstrip()
 
 
 def table(keys: list[Key], width: int) -> str:

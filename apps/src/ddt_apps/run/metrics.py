@@ -82,6 +82,16 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     return curves
 
 
+def last_row(path: Path) -> dict[str, float]:
+    """Return the figures of the last whole row of a metrics file, "step" among them; {} if there is none.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    rows = _rows(path)[-1:]
+    return {name: float(value) for row in rows for name, value in row.items() if value}
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     """Return the whole rows of a file, each with all columns: numbers, or nothing."""
     if not path.exists():

@@ -10,8 +10,9 @@ from typing import Self
 
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.settings import RunSettings
-from ddt_data.shards.manifest import MANIFEST, Manifest, checksum
+from ddt_data.shards.manifest import MANIFEST, checksum
 from ddt_data.shards.mixture import folders_and_shares
+from ddt_data.shards.remote import is_remote, open_folder
 
 PARTS = ("tokenizer", "decoder", "model")  # of a run, that others start from
 MODEL_FILES = {".safetensors", ".json", ".bin", ".gguf", ".model", ".txt", ".jinja", ".pt", ".pth", ".ckpt"}
@@ -96,8 +97,8 @@ def digest(named: str | Path) -> str:
     path = Path(named)
     if path.is_file():
         return checksum(path)[:16]
-    if (path / MANIFEST).is_file():
-        manifest = Manifest.read(path)
+    if is_remote(named) or (path / MANIFEST).is_file():
+        manifest = open_folder(named)[1]
         space = {name: value for name, value in (manifest.latents or {}).items() if name != "vae"}
         return _digest([manifest.tokenizer, space, [(shard.samples, shard.sha256) for shard in manifest.shards]])
     folders = [path / part for part in PARTS if (path / part).is_dir()] or [path]

@@ -8,19 +8,19 @@ from pathlib import Path
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # as ddt_data writes them
 
 
-def try_picture(option: str, path: Path) -> None:
-    """Try whether a picture can be written to `path`.
+def try_file(option: str, path: Path, endings: tuple[str, ...] = PICTURES) -> None:
+    """Try whether a file, by default a picture, can be written to `path`.
 
     Raises:
         ValueError: If it cannot; names the option and the remedy.
 
     Example:
-        >>> try_picture("--out", Path("fox.tga"))
+        >>> try_file("--out", Path("fox.tga"))
         Traceback (most recent call last):
         ValueError: --out 'fox.tga' must end in .png, .jpg, .jpeg, .webp
     """
-    if path.suffix.lower() not in PICTURES:
-        raise ValueError(f"{option} '{path}' must end in {', '.join(PICTURES)}")
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{option} '{path}' must end in {', '.join(endings)}")
     if os.path.isdir(path):
         raise ValueError(f"{option} '{path}' is a folder; name a file in it")
     _try(option, path, path.parent)
@@ -30,8 +30,10 @@ def try_folder(option: str, folder: Path) -> None:
     """Try whether `folder` is one that can be written to, or can be made.
 
     Raises:
-        ValueError: If not; names the option and what is in the way.
+        ValueError: If not, or if it was a URL; names the option and what is in the way.
     """
+    if ":/" in str(folder):  # a path has one slash of a URL
+        raise ValueError(f"{option} '{folder}' must be a folder of a disk; what is made can then be copied to a URL")
     _try(option, folder, folder)
 
 

@@ -100,13 +100,19 @@ class StageProgress:
         if rate:
             parts.append(f"{rate:.3g} {self.unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self.unit}")
         if step < self.total:
-            parts.append(f"ETA {_clock((self.total - step) / rate)}" if rate else "ETA -")
+            parts.append(f"ETA {clock((self.total - step) / rate)}" if rate else "ETA -")
         else:
-            parts.append(f"in {_clock(now - self._started)}")
+            parts.append(f"in {clock(now - self._started)}")
         return " ".join(parts) if not self._bar else "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a time in hours, minutes and seconds.
+
+    Example:
+        >>> clock(61), clock(3600)
+        ('1:01', '1:00:00')
+    """
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

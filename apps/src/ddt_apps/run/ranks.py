@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-STARTED_HERE = "DDT_STARTED_HERE"  # in the environment of processes whose errors `ddt_apps.run.starting` tells
+# In the environment of processes that `ddt_apps.run.starting` started, and whose errors it tells: its own number.
+STARTED_HERE = "DDT_STARTED_HERE"
 
 
 def rank() -> int:

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, check_settings
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ABC):
@@ -15,8 +17,10 @@ class RunSettings(ABC):
     exports: ClassVar[tuple[str, ...]] = ()  # folders of the models that it leaves
     sources: ClassVar[tuple[str, ...]] = ()  # settings that name what it starts from
     # Settings that change no result, and may differ when it is continued.
-    free: ClassVar[tuple[str, ...]] = ("name", "device", "devices", "workers", "watch_every", "tensorboard")
+    free: ClassVar[tuple[str, ...]] = ("name", "device", "devices", "workers", "watch_every", "loggers", "callbacks")
     mendable: ClassVar[tuple[str, ...]] = ("gradient_clip",)  # settings that may be changed on the way
+    short: ClassVar[dict[str, str]] = {}  # what may be said in place of longer keys, alike in all verbs
+    former: ClassVar[dict[str, str]] = {"tensorboard": "loggers=[tensorboard], or loggers=[] for none,"}
 
     name: str  # of the run: runs/<name>
     seed: Seed = 0  # of the first weights, the order of samples and all noise
@@ -32,7 +36,10 @@ class RunSettings(ABC):
     accumulate: PositiveInt = 1  # batches whose gradients make one step
     gradient_clip: NonNegativeFloat | None = 1.0  # largest gradient norm; 0 or null: any
     watch_every: PositiveInt = 100  # steps between two measurements
-    tensorboard: bool = True  # where tensorboard is installed
+    # Of tensorboard, wandb, mlflow, trackio, as in [tensorboard, wandb]; null: tensorboard where it is installed.
+    loggers: tuple[LoggerName, ...] | None = None
+    # Lightning callbacks of your own: package.module.Class, or file.py:Class.
+    callbacks: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_settings(self)
@@ -59,4 +66,7 @@ class RunSettings(ABC):
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a run's config.yaml, as an older version may have written them, as they stand now."""
+        values = dict(values)
+        if "tensorboard" in values:
+            values["loggers"] = None if values.pop("tensorboard") else []
         return values

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any
 
 from ddt_apps.run.ranks import STARTED_HERE
@@ -39,7 +41,7 @@ def start_ranks(count: int) -> None:
         local_addr="localhost",
         signals_to_handle="SIGTERM,SIGINT",  # nohup keeps the others away
     )
-    os.environ[STARTED_HERE] = "1"
+    os.environ[STARTED_HERE] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", "ddt_apps", *sys.argv[1:])
     except SignalException as stopped:
@@ -48,6 +50,19 @@ def start_ranks(count: int) -> None:
         raise _what_happened(failed.failures) from None
     finally:
         del os.environ[STARTED_HERE]
+
+
+def end_with_parent() -> None:
+    """Let a process that was started so save and end as by SIGTERM, where the one that started it is gone."""
+    if STARTED_HERE not in os.environ:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(os.environ[STARTED_HERE]):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _what_happened(failures: dict[int, Any]) -> BaseException:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from ddt_apps.run.settings import RunSettings
 from ddt_data.shards.mixture import folders_and_shares
+from ddt_data.shards.remote import is_remote
 
 if TYPE_CHECKING:
     import lightning
 
 NEXT = {
     "train-vae": "ddt train-tokenizer small/tokenizer data={data} vae={folder}/vae",
-    "train-tokenizer": "ddt tokenize {data} --tokenizer {folder} --out {data}-ids",
+    "train-tokenizer": "ddt tokenize {data} --tokenizer {folder} --out {ids}",
     "train-renderer": "ddt reconstruct PICTURE --tokenizer {tokenizer} --renderer {folder} --out again.png",
     "pretrain": 'ddt generate "a red fox" --model {folder} --out fox.png',
     "sft": "ddt chat --model {folder}",
@@ -54,6 +55,8 @@ def next_command(config: RunSettings, folder: Path) -> str:
         >>> next_command(Tune(data="data/ids", model="runs/my-lm"), Path("runs/sft"))
         'ddt chat --model runs/sft'
     """
-    named = {"folder": folder, "data": folders_and_shares(config.data)[0][0], "tokenizer": ""}
+    data = folders_and_shares(config.data)[0][0]
+    ids = f"{Path(data).name if is_remote(data) else data}-ids"
+    named = {"folder": folder, "data": data, "ids": ids, "tokenizer": ""}
     named |= {"tokenizer": config.tokenizer} if hasattr(config, "tokenizer") else {}
     return NEXT[config.verb].format(**{name: shlex.quote(str(value)) for name, value in named.items()})

@@ -1,6 +1,6 @@
 """ddt data latents: picture shards to shards of a VAE's latents, so that training of a tokenizer runs no VAE.
 
-Like `ddt tokenize` shard by shard, in any number of processes, and on with the next shard after a stop.
+Like `ddt tokenize` shard by shard, by any number of commands at once, and on with the next shard after a stop.
 """
 
 from dataclasses import asdict
@@ -10,27 +10,27 @@ from pathlib import Path
 import torch
 
 from ddt_apps.run.devices import pick_device
-from ddt_apps.shards.tokenize import build_share, device_of_worker, shard_tasks
-from ddt_data import Made, Manifest, Plan, Shard, open_shard, write_block
-from ddt_data.shards.folder import check_shard
-from ddt_data.shards.manifest import BLOCKS
+from ddt_apps.shards.jobs import build_together, device_of_worker, made_of, readable, shard_tasks
+from ddt_data import Made, Manifest, Plan, Shard, write_block
+from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.latents import LatentSpace
+from ddt_tokenizer.shards import batches
 
 
-def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, workers: int = 1) -> Manifest | None:
+def cache_latents(shards: str | Path, vae: str, out: Path, batch_size: int = 64, workers: int = 1) -> Manifest:
     """Write the latents of all pictures, float16, with their keys, captions and edits, into a new shard folder.
 
     Args:
-        shards: Folder of picture shards.
+        shards: Folder of picture shards, of a disk or behind a URL.
         vae: Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny.
-        out: Folder to make; it appears whole.
+        out: Folder to make; it appears whole. Other commands that make it share the work.
         batch_size: Pictures encoded at once.
-        workers: Processes of this rank.
+        workers: Processes of this command.
 
     Returns:
-        The manifest, or None if other ranks of torchrun are not done.
+        The manifest, which names the samples that could not be used.
 
     Raises:
         FileNotFoundError: If the shards are missing.
@@ -38,39 +38,35 @@ def cache_latents(shards: Path, vae: str, out: Path, batch_size: int = 64, worke
         ValueError: If the shards hold no pictures, or the VAE is missing.
     """
     _load.cache_clear()  # of another VAE, perhaps, that lay there when this process looked last
-    source, space = Manifest.read(shards), LatentConfig.from_vae(vae)
+    (folder, source), space = open_folder(shards), LatentConfig.from_vae(vae)
     if source.image_size is None:
         raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
-    manifest = Manifest(
-        0,
-        (),
-        source=f"latents of {source.source}",
-        licence=source.licence,
-        latents=asdict(space),
-        parts=source.parts,
-        format=BLOCKS,
-    )
-    make = partial(_make, Path(shards), source, space, batch_size, workers)
-    plan = Plan(partial(shard_tasks, Path(shards), [asdict(space), batch_size]), make, manifest)
-    return build_share("latents", out, plan, source.samples, workers)
+    make = partial(_make, folder, source, space, batch_size, workers)
+    tasks = partial(shard_tasks, source, [asdict(space), batch_size])
+    plan = Plan(tasks, make, made_of(source, "latents", latents=asdict(space)))
+    return build_together("latents", out, plan, source.samples, workers)
 
 
 @torch.inference_mode()
 def _make(
-    shards: Path, manifest: Manifest, space: LatentConfig, batch_size: int, workers: int, path: Path, shard: Shard
+    folder: Path | RemoteFolder,
+    source: Manifest,
+    space: LatentConfig,
+    batch_size: int,
+    workers: int,
+    path: Path,
+    shard: Shard,
 ) -> Made:
-    check_shard(shards, shard)
-    vae, source, device = _load(space, workers), open_shard(shards / shard.name, manifest), pick_device()
-    samples = []
-    for first in range(0, len(source), batch_size):
-        batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]
+    vae, device = _load(space, workers), pick_device()
+    samples, rejected = [], []
+    for batch in batches(readable(folder, source, shard, rejected), batch_size):
         for picture, name in (("image", "latents"), ("target", "target_latents")):
             if having := [sample for sample in batch if picture in sample]:
                 latents = vae.encode(to_tensor([sample.pop(picture) for sample in having]).to(device))
                 for sample, row in zip(having, latents.half().cpu().numpy(), strict=True):
                     sample[name] = row
         samples += batch
-    return Made(write_block(path, samples, None))
+    return Made(write_block(path, samples, None), tuple(rejected))
 
 
 @lru_cache(maxsize=1)

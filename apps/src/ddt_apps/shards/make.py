@@ -11,6 +11,7 @@ from ddt_apps.run.progress import StageProgress
 from ddt_data.readers.leftovers import NOT_READ
 from ddt_data.sets.fetching import fetch_set as fetch
 from ddt_data.shards.building import Progress
+from ddt_data.shards.remote import open_folder
 from ddt_data.terminal import printable
 
 SHOWN = 5  # inputs that were left out, named on the screen
@@ -126,11 +127,11 @@ def fetch_set(
     return manifests
 
 
-def check_shards(folder: Path, sheet: Path | None = None) -> bool:
+def check_shards(folder: str | Path, sheet: Path | None = None) -> bool:
     """Read every sample of a shard folder, print what it holds, and return whether all is well.
 
     Args:
-        folder: A finished shard folder.
+        folder: A finished shard folder, of a disk or behind a URL.
         sheet: Picture to write, .png, .jpg or .webp: up to 100 of its pictures.
 
     Raises:
@@ -139,7 +140,7 @@ def check_shards(folder: Path, sheet: Path | None = None) -> bool:
     """
     with _progress("check", 0) as show:
         found = ddt_data.check_folder(folder, sheet, show)
-    manifest = ddt_data.Manifest.read(folder)
+    manifest = open_folder(folder)[1]
     shapes = ", ".join(f"{width} x {height}: {count}" for (width, height), count in found.shapes.most_common(5))
     shortest, median, longest = found.captions
     lines = [

@@ -1,16 +1,15 @@
-"""ddt tokenize: picture shards to id shards, shard by shard, in any number of processes.
+"""ddt tokenize: picture shards to id shards, shard by shard, by any number of commands at once.
 
 An id shard is a function of its picture shard and the tokenizer alone, to the byte. So a run that was stopped goes on
-with the next shard, ranks share the work without talking, and `verify_shards` makes shards again to compare.
+with the next shard, whoever makes which shard, and `verify_shards` makes shards again to compare.
 """
 
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,50 @@ import torch
 from torch import Tensor
 
 from ddt_apps.run import ranks
-from ddt_apps.run.devices import pick_device, pick_device_for
+from ddt_apps.run.devices import pick_device_for
 from ddt_apps.run.progress import StageProgress
-from ddt_data import Made, Manifest, Plan, Shard, build, open_shard, write_block
-from ddt_data.shards.building import begun
+from ddt_apps.shards.jobs import build_together, device_of_worker, made_of, readable, shard_tasks
+from ddt_data import Made, Manifest, Plan, Shard, open_shard, write_block
 from ddt_data.shards.claim import part_of
-from ddt_data.shards.folder import check_shard
-from ddt_data.shards.manifest import BLOCKS
+from ddt_data.shards.notes import begun, name_of
+from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_tensor
 from ddt_tokenizer.precision import Precision, multiplies_bf16, recorded
+from ddt_tokenizer.shards import batches
 
 PICTURES = (("image", "ids", "latents"), ("target", "target_ids", "target_latents"))
 LONG, TRIED = 60.0, 32  # seconds from which what bf16 saves is worth a line, and pictures of which it is measured
 
 
 def tokenize_shards(
-    shards: Path,
+    shards: str | Path,
     tokenizer: Path,
     out: Path,
     batch_size: int = 256,
     latents: bool = False,
     workers: int = 1,
     precision: Precision = "32",
-) -> Manifest | None:
+) -> Manifest:
     """Write the ids of all pictures, with their keys, captions, questions and edits, into a new shard folder.
 
-    Run again after a stop, it goes on with the next shard. Started by torchrun, each rank does its share on a device of
-    its own; the last one to end puts the folder in place.
+    Run again after a stop, it goes on with the next shard; run several times at once, on one machine or on many that
+    see the folder, the commands share the shards, and each returns when the folder is in place. Started by torchrun,
+    each rank has a device of its own.
 
     Args:
-        shards: Folder of picture shards; or of shards that hold latents of the tokenizer's latent space, which are
-            used in place of the pictures, so that the VAE has to see a picture only once.
+        shards: Folder of picture shards, of a disk or behind a URL; or of shards that hold latents of the tokenizer's
+            latent space, which are used in place of the pictures, so that the VAE has to see a picture only once.
         tokenizer: Folder of a `ddt train-tokenizer` run.
         out: Folder to make; it appears whole.
         batch_size: Pictures encoded at once.
         latents: Keep the latents too, in float16.
-        workers: Processes of this rank.
+        workers: Processes of this command.
         precision: In which the encoder computes. Long work in "32" says at its start what "bf16" would save.
 
     Returns:
-        The manifest, or None if other ranks are not done.
+        The manifest, which names the samples that could not be used.
 
     Raises:
         FileNotFoundError: If the shards or the tokenizer are missing.
@@ -69,21 +70,22 @@ def tokenize_shards(
             precision.
     """
     device = pick_device_for(precision)
-    plan, total = plan_tokenizing(shards, tokenizer, batch_size, latents, workers, precision)
-    _refuse_other_precision(out, Path(shards), plan, [batch_size, latents], precision)
+    folder, source = open_folder(shards)
+    plan, total = plan_tokenizing(folder, tokenizer, batch_size, latents, workers, precision)
+    _refuse_other_precision(out, source, plan, [batch_size, latents], precision)
     rank, world_size = ranks.rank(), ranks.num_ranks()
     if precision == "32" and rank == 0 and multiplies_bf16(device) and not begun(out, plan.tasks):
         codec = _load(str(tokenizer), workers, precision)
-        if line := what_bf16_saves(codec, Path(shards), total // (world_size * workers)):
+        if line := what_bf16_saves(codec, folder, total // (world_size * workers)):
             print(line, file=sys.stderr)
-    return build_share("tokenize", out, plan, total, workers)
+    return build_together("tokenize", out, plan, total, workers)
 
 
-def _refuse_other_precision(out: Path, shards: Path, plan: Plan, how: list, precision: Precision) -> None:
+def _refuse_other_precision(out: Path, source: Manifest, plan: Plan, how: list, precision: Precision) -> None:
     """Refuse to make anew what waits beside `out`, made of the same shards in the other precision."""
     other: Precision = "bf16" if precision == "32" else "32"
     exact = {name: value for name, value in plan.manifest.tokenizer.items() if name != "precision"}
-    if begun(out, partial(shard_tasks, shards, [exact | recorded(other), *how])):
+    if begun(out, partial(shard_tasks, source, [exact | recorded(other), *how])):
         raise ValueError(
             f"'{out}' is half made in precision {other}; go on with --precision {other}, or delete {part_of(out)} to "
             f"start over"
@@ -91,15 +93,14 @@ def _refuse_other_precision(out: Path, shards: Path, plan: Plan, how: list, prec
 
 
 @torch.inference_mode()
-def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
+def what_bf16_saves(codec: Codec, shards: str | Path | RemoteFolder, total: int) -> str:
     """Measure on a few pictures what encoding `total` of them in bf16 would save: a line for the user.
 
     Returns:
         Nothing if exact encoding takes less than a minute, or bf16 no less.
     """
-    manifest = Manifest.read(shards)
-    source = open_shard(shards / manifest.shards[0].name, manifest)
-    samples = [source[i] for i in range(min(TRIED, len(source)))]
+    folder, source = open_folder(shards)
+    samples = islice(readable(folder, source, source.shards[0], []), TRIED)
     samples = [sample for sample in samples if {"image", "latents"} & set(sample)]
     if not samples:
         return ""
@@ -124,14 +125,7 @@ def what_bf16_saves(codec: Codec, shards: Path, total: int) -> str:
     return f"--precision bf16 would encode in {fewer / seconds:.2f} of the time, with {others:.1f} % other ids"
 
 
-def build_share(stage: str, out: Path, plan: Plan, total: int, workers: int) -> Manifest | None:
-    """Do this rank's share of a plan of `total` pictures; None if other ranks of torchrun are not done."""
-    rank, world_size = ranks.rank(), ranks.num_ranks()
-    with StageProgress(stage, total, unit="pictures") as progress:
-        return build(out, plan, workers, rank, world_size, progress=lambda done, of: progress.update(done))
-
-
-def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:
+def verify_shards(shards: str | Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:
     """Make every id shard of a finished folder again, in the precision that it was made in, and compare.
 
     Returns:
@@ -145,22 +139,32 @@ def verify_shards(shards: Path, tokenizer: Path, out: Path, batch_size: int = 25
     found = Manifest.read(out)
     precision = (found.tokenizer or {}).get("precision", "32")
     plan, total = plan_tokenizing(shards, tokenizer, batch_size, found.latents is not None, precision=precision)
-    if found.tokenizer != plan.manifest.tokenizer or found.samples != total:
+    if found.tokenizer != plan.manifest.tokenizer or found.samples + len(found.skipped) != total:
         raise ValueError(
             f"'{out}' does not hold the {total} samples of '{shards}' as ids of '{tokenizer}'; make it again"
         )
+    held = {shard.name: shard for shard in found.shards}
     with tempfile.TemporaryDirectory() as folder, StageProgress("verify", total, unit="pictures") as progress:
         done = 0
-        for there, (_, shard) in zip(found.shards, plan.tasks(), strict=True):
-            made = plan.make(Path(folder, there.name), shard).shard
-            if made.sha256 != there.sha256:
-                raise ValueError(_difference(Path(out, there.name), Path(folder, there.name)))
+        for number, (_, shard) in enumerate(plan.tasks()):
+            made = plan.make(path := Path(folder, f"{name_of(number)}.tar"), shard).shard
+            if made is None and path.name not in held:
+                continue  # all of it was rejected
+            if made is None or path.name not in held:
+                raise ValueError(f"{out / path.name} is not made of the samples of '{shards}'; make it again")
+            if made.sha256 != held[path.name].sha256:
+                raise ValueError(_difference(out / path.name, path))
             progress.update(done := done + made.samples)
     return done
 
 
 def plan_tokenizing(
-    shards: Path, tokenizer: Path, batch_size: int, latents: bool, workers: int = 1, precision: Precision = "32"
+    shards: str | Path | RemoteFolder,
+    tokenizer: Path,
+    batch_size: int,
+    latents: bool,
+    workers: int = 1,
+    precision: Precision = "32",
 ) -> tuple[Plan, int]:
     """Return how id shards are made, and of how many samples.
 
@@ -169,7 +173,7 @@ def plan_tokenizing(
         ValueError: If they do not fit one another.
     """
     _load.cache_clear()  # of another tokenizer, perhaps, that lay there when this process looked last
-    codec, source = _load(str(tokenizer), workers, precision), Manifest.read(shards)
+    codec, (folder, source) = _load(str(tokenizer), workers, precision), open_folder(shards)
     space = codec.tokenizer.config.latents
     cached = source.latents is not None
     if cached and replace(LatentConfig(**source.latents), vae=None) != replace(space, vae=None):
@@ -178,22 +182,13 @@ def plan_tokenizing(
         _check_pictures(source, shards, codec, tokenizer)
     if latents and space.pixels:
         raise ValueError(f"the latents of '{tokenizer}' are the pictures themselves; leave --latents out")
-    manifest = Manifest(
-        0,
-        (),
-        source=f"ids of {source.source}",
-        licence=source.licence,
-        tokenizer=codec.identity,
-        latents=asdict(space) if latents or cached else None,
-        parts=source.parts,
-        format=BLOCKS,
-    )
-    identity = [codec.identity, batch_size, latents]
-    make = partial(_make, Path(shards), source, str(tokenizer), batch_size, latents, workers, precision)
-    return Plan(partial(shard_tasks, Path(shards), identity), make, manifest), source.samples
+    kept = asdict(space) if latents or cached else None
+    manifest = made_of(source, "ids", tokenizer=codec.identity, latents=kept)
+    make = partial(_make, folder, source, str(tokenizer), batch_size, latents, workers, precision)
+    return Plan(partial(shard_tasks, source, [codec.identity, batch_size, latents]), make, manifest), source.samples
 
 
-def _check_pictures(source: Manifest, shards: Path, codec: Codec, tokenizer: Path) -> None:
+def _check_pictures(source: Manifest, shards: str | Path | RemoteFolder, codec: Codec, tokenizer: Path) -> None:
     if source.image_size is None:
         raise ValueError(f"'{shards}' holds no pictures; make picture shards with: ddt data pack, ddt data scenes")
     if source.image_size != codec.image_size:
@@ -203,15 +198,9 @@ def _check_pictures(source: Manifest, shards: Path, codec: Codec, tokenizer: Pat
         )
 
 
-def shard_tasks(shards: Path, identity: list) -> Iterator[tuple[Any, Shard]]:
-    """Name the work of a plan, shard by shard: what decides its result, and the shard."""
-    for shard in Manifest.read(shards).shards:
-        yield [*identity, shard.sha256], shard
-
-
 def _make(
-    shards: Path,
-    manifest: Manifest,
+    folder: Path | RemoteFolder,
+    source: Manifest,
     tokenizer: str,
     batch_size: int,
     latents: bool,
@@ -220,16 +209,14 @@ def _make(
     path: Path,
     shard: Shard,
 ) -> Made:
-    check_shard(shards, shard)
-    codec, source = _load(tokenizer, workers, precision), open_shard(shards / shard.name, manifest)
-    samples = []
-    for first in range(0, len(source), batch_size):
-        batch = [source[i] for i in range(first, min(first + batch_size, len(source)))]
+    codec = _load(tokenizer, workers, precision)
+    samples, rejected = [], []
+    for batch in batches(readable(folder, source, shard, rejected), batch_size):
         for picture, ids, cache in PICTURES:
             if having := [sample for sample in batch if picture in sample or cache in sample]:
                 _encode(codec, having, picture, ids, cache, latents)
         samples += batch
-    return Made(write_block(path, samples, codec.identity))
+    return Made(write_block(path, samples, codec.identity), tuple(rejected))
 
 
 @torch.inference_mode()
@@ -257,16 +244,6 @@ def _latents(codec: Codec, samples: list[dict], picture: str, cache: str) -> Ten
 def _load(tokenizer: str, workers: int, precision: Precision) -> Codec:
     """Load a codec, once a process, onto the device of this rank."""
     return Codec.from_pretrained(tokenizer, device_of_worker(workers), precision=precision)
-
-
-def device_of_worker(workers: int) -> torch.device:
-    """Take this rank's device, and this process's share of the threads."""
-    device = pick_device()
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(ranks.rank_here())
-    if workers > 1:
-        torch.set_num_threads(max(1, os.cpu_count() // workers))
-    return device
 
 
 def _difference(there: Path, made: Path) -> str:

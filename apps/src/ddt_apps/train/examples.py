@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +107,7 @@ def text_lines(source: str) -> list[str]:
     """
     if source in ("", "prose"):
         return list(prose()) if source else []
-    dataset = ShardDataset(Path(source))
+    dataset = ShardDataset(source)
     if "text" not in dataset[0]:
         raise ValueError(f"text ('{source}') holds no text; pack a .txt or .jsonl file with: ddt data pack")
     pieces = (PIECE.findall(dataset[i]["text"]) for i in range(len(dataset)))

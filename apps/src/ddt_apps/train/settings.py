@@ -33,6 +33,7 @@ class TrainTokenizer(RunSettings):
     exports: ClassVar[tuple[str, ...]] = ("tokenizer", "decoder")
     sources: ClassVar[tuple[str, ...]] = ("data", "vae", "init_from", "init_sd3")
     free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "codec.network.activation_checkpointing")
+    short: ClassVar[dict[str, str]] = {"steps": "training.optimizer.steps", "image_size": "codec.image_size"}
     mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
 
     # Folder of picture shards, or several with their shares: a:0.8,b:0.2. Or of latent shards (ddt data latents).
@@ -72,6 +73,7 @@ class TrainTokenizer(RunSettings):
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Join the groups `tokenizer` and `decoder` of 0.1.0, and say once where a codec starts."""
+        values = super().upgraded(values)
         if "decoder" not in values:
             return {**values, "codec": CodecConfig.with_start(values.get("codec", {}))}
         codec = CodecConfig.upgraded(values["tokenizer"], values["decoder"])
@@ -126,6 +128,7 @@ class TrainVAE(RunSettings):
 
     verb: ClassVar[str] = "train-vae"
     exports: ClassVar[tuple[str, ...]] = ("vae",)
+    short: ClassVar[dict[str, str]] = {"steps": "training.optimizer.steps"}
     mendable: ClassVar[tuple[str, ...]] = (*_within("training.optimizer", *SCHEDULE), "gradient_clip")
 
     data: str  # folder of picture shards, or several with their shares: a:0.8,b:0.2
@@ -159,6 +162,7 @@ class LanguageRun(RunSettings):
 
     exports: ClassVar[tuple[str, ...]] = ("model",)
     free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "activation_checkpointing")
+    short: ClassVar[dict[str, str]] = {"steps": "optimizer.steps"}
     mendable: ClassVar[tuple[str, ...]] = (
         *_within("optimizer", *SCHEDULE, "schedule", "weight_decay"),
         "gradient_clip",
@@ -222,7 +226,7 @@ class Pretrain(LanguageRun):
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Leave out `llama.attention` of 0.1.0; the device decides it."""
         llama = {name: value for name, value in values["llama"].items() if name != "attention"}
-        return {**values, "llama": llama}
+        return {**super().upgraded(values), "llama": llama}
 
 
 @dataclass(frozen=True, kw_only=True)

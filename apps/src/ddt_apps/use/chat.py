@@ -7,13 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ddt_apps.models import load_pair, need_instructions
 from ddt_apps.run.terminal import harmless
+from ddt_apps.use.inline import half_blocks
 from ddt_apps.use.pictures import save_picture
 from ddt_data.shards.images import FILES
 from ddt_llm import MultimodalLM
@@ -23,7 +22,6 @@ from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.images import to_uint8
 from ddt_tokenizer.precision import Precision
 
-COLUMNS = 32  # of a thumbnail
 HELP = "Write a message; a path in it, such as fox.png, shows the picture. /new starts over, /quit ends."
 
 
@@ -88,7 +86,7 @@ class Chat:
     def _show(self, image: Tensor, whole: bool, again: bool) -> str:
         picture, shown = to_uint8(image[None])[0], "\n"
         if self.thumbnails:
-            small = thumbnail(picture)
+            small = half_blocks(picture)
             up = small.count("\n")
             shown = f"\x1b[{up}A{small}" if again else f"\n{small}"
         if not whole:
@@ -107,26 +105,6 @@ def _joined(parts: list[Part], between: str = "") -> list[Part]:
         run = list(group)
         joined += [between.join(run).strip()] if is_text else run
     return [part for part in joined if isinstance(part, Tensor) or part]
-
-
-def thumbnail(picture: np.ndarray, columns: int = COLUMNS) -> str:
-    """Return a uint8 picture [H, W, 3] as coloured half blocks, two pixels a character, for a 24-bit terminal.
-
-    Example:
-        >>> black = thumbnail(np.zeros((2, 2, 3), np.uint8), columns=1)
-        >>> black == "\\x1b[38;2;0;0;0m\\x1b[48;2;0;0;0m\\u2580\\x1b[0m\\n"
-        True
-    """
-    rows = max(1, round(columns * picture.shape[0] / picture.shape[1] / 2))
-    small = np.asarray(Image.fromarray(picture).resize((columns, 2 * rows), Image.BOX))
-    lines = []
-    for upper, lower in zip(small[::2], small[1::2], strict=True):
-        blocks = (
-            f"\x1b[38;2;{a[0]};{a[1]};{a[2]}m\x1b[48;2;{b[0]};{b[1]};{b[2]}m\u2580"
-            for a, b in zip(upper, lower, strict=True)
-        )
-        lines.append("".join(blocks) + "\x1b[0m\n")
-    return "".join(lines)
 
 
 def _messages() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The verbs that use trained models: reconstruct, generate, edit, ask, caption."""
+"""The verbs that use trained models on a picture: reconstruct, edit, ask, caption."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def reconstruct_images(
     swap_range: tuple[int, int] | None = None,
     precision: Precision = "32",
     **settings: Any,
-) -> None:
+) -> list[dict[str, Any]]:
     """Write a sheet: each row an original, its drawing from all ids, and drawings from its 1, 2, 4, ... coarsest ids.
 
     Under each stands the file's name, or how many ids it is drawn from, in how many steps, and its PSNR.
@@ -43,6 +43,9 @@ def reconstruct_images(
         swap_range: First id to take from the other picture and the one behind the last, for one such drawing.
         precision: In which pictures are read and drawn.
         settings: Those of `DDTDecoder.decode`.
+
+    Returns:
+        For each picture its file (`image`), its `ids`, finest first, and the `psnr` of its drawing from all of them.
 
     Raises:
         ValueError: If a setting or the range does not fit the decoder.
@@ -59,9 +62,10 @@ def reconstruct_images(
     whole = {} if renderer else settings  # a renderer takes none
     steps = _steps(settings.get("num_steps") or codec.num_steps) + ", all shown" * bool(settings.get("all_tokens"))
     how = "renderer" if renderer else steps
+    again = codec.decode(ids, **whole)
     columns = [
         (originals, [image.name for image in images]),
-        _against(originals, codec.decode(ids, **whole), f"{last} ids, {how}"),
+        _against(originals, again, f"{last} ids, {how}"),
     ]
     if swap is None:
         fewer, with_ = (whole, how) if codec.renderer and codec.renderer.prefixes else (settings, steps)
@@ -78,6 +82,8 @@ def reconstruct_images(
         columns.append((other, [swap.name] * len(ids)))
     cells = [list(zip(to_uint8(drawn), words, strict=True)) for drawn, words in columns]
     save_image(labelled_sheet(list(zip(*cells, strict=True))), out)
+    figures = zip(images, ids.tolist(), psnr(again, originals).tolist(), strict=True)
+    return [{"image": str(image), "ids": own, "psnr": value} for image, own, value in figures]
 
 
 def _steps(count: int) -> str:
@@ -89,29 +95,6 @@ def _against(originals: Tensor, drawn: Tensor, words: str) -> tuple[Tensor, list
     return drawn, [f"{words}, {value:.1f} dB" for value in psnr(drawn, originals).tolist()]
 
 
-def generate_image(
-    prompt: str,
-    model: Path,
-    out: Path,
-    tokenizer: Path | None,
-    guidance: float,
-    temperature: float,
-    seed: int,
-    sketch: Path | None = None,
-    keep_tokens: int | None = None,
-    precision: Precision = "32",
-) -> None:
-    """Draw what a sentence says, with a sketch from its coarsest ids on; half of them if `keep_tokens` is None."""
-    if keep_tokens is not None and sketch is None:
-        raise ValueError(f"--keep {keep_tokens} is of a sketch; say which picture, as --sketch FILE")
-    lm, codec = load_pair(model, tokenizer, precision)
-    settings = {"guidance_scale": guidance, "temperature": temperature, "seed": seed}
-    if sketch is not None:
-        settings |= {"sketch": sketch, "keep_tokens": codec.num_tokens // 2 if keep_tokens is None else keep_tokens}
-    drawn = lm.generate(prompt, codec, output="image", **settings)
-    save_picture(to_uint8(drawn.images)[0], out)
-
-
 def edit_image(
     image: Path,
     instruction: str,
@@ -120,12 +103,13 @@ def edit_image(
     tokenizer: Path | None,
     seed: int,
     precision: Precision = "32",
-) -> None:
-    """Change a picture as a sentence says."""
+) -> list[int]:
+    """Change a picture as a sentence says; returns the ids of what was drawn, finest first."""
     lm, codec = load_pair(model, tokenizer, precision)
     need_instructions(lm, model)
     drawn = lm.generate([image, instruction], codec, output="image", seed=seed, temperature=0.0)
     save_picture(to_uint8(drawn.images)[0], out)
+    return drawn.ids[0].tolist()
 
 
 def answer_question(

@@ -16,12 +16,13 @@ from ddt_data.scenes.sprites import load_sprites, sprite
 from ddt_data.sets.prose import prose
 from ddt_data.shards.block_writing import write_block
 from ddt_data.shards.buckets import aspect_buckets, nearest_bucket, open_buckets, pack_buckets, split_by_shape
-from ddt_data.shards.building import Made, Plan, build
+from ddt_data.shards.building import Plan, build
 from ddt_data.shards.checking import Findings, check_folder
 from ddt_data.shards.folder import ShardDataset, ShardWriter, open_shard
 from ddt_data.shards.images import decode_image, encode_image
 from ddt_data.shards.manifest import Manifest, Shard
 from ddt_data.shards.mixture import Mixture, open_shards
+from ddt_data.shards.notes import Made
 from ddt_data.shards.pack import holds_texts, make_sample, pack_scenes, pack_text
 from ddt_data.shards.pack_pictures import PackConfig, pack_folder, pack_records
 from ddt_data.shards.pictures import image_shape, load_image

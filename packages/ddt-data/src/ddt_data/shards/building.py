@@ -1,22 +1,21 @@
-"""Make a shard folder shard by shard, in several processes, going on where a killed run stopped.
+"""Make a shard folder shard by shard, in any number of processes and commands, going on where killed ones stopped.
 
-Each shard is a function of its task alone. It is written to `.<name>.part/` beside a note of the task it came from, so
-a second run makes only what is missing or was made from something else. One command at a time makes a folder, and hands
-the tasks out to its processes. Ranks that were started together take turns by the shard's number and never talk.
-Whoever finds all shards done puts the folder in place.
+Each shard is a function of its task alone. It is written to `.<name>.part/shards` and then gets a note of the task it
+came from in `.<name>.part/notes`, so that later only what is missing or was made from something else is made. The same
+command started again, on this machine or on another one that sees the folder, helps: the commands share the tasks as
+`jobs.py` says, each hands its own out to its processes, and one of them puts the folder in place when all is done.
 """
 
-import hashlib
-import json
 import os
+import secrets
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
@@ -24,11 +23,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
 from ddt_data.shards.index import INDEX, write_index
-from ddt_data.shards.manifest import MANIFEST, Manifest, Shard
+from ddt_data.shards.jobs import SHARDS, Job, joined, something_else
+from ddt_data.shards.manifest import MANIFEST, Manifest
+from ddt_data.shards.notes import Made, Note, Tasks, digest_of, forget_others, list_notes, name_of
 
 Progress = Callable[[int, int], None]  # (samples done, of; 0 where it is not known)
+Task = tuple[int, str, Any]  # number, digest of what identifies it, what `make` needs
 
 
 class NothingLeftError(ValueError):
@@ -38,14 +39,6 @@ class NothingLeftError(ValueError):
         first = "".join(f"; {entry['name']}: {entry['why']}" for entry in skipped[:3])
         super().__init__(f"{folder}: no sample to write, {len(skipped)} were left out{first}")
         self.skipped = skipped
-
-
-@dataclass(frozen=True)
-class Made:
-    """What became of one task: a shard, unless all was left out, and {"name", "why"} of what was."""
-
-    shard: Shard | None
-    skipped: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,99 +55,158 @@ class Plan:
         2
     """
 
-    tasks: Callable[[], Iterable[tuple[Any, Any]]]  # gives, in order, (what identifies the task, what `make` needs)
+    tasks: Tasks  # gives, in order, (what identifies the task, what `make` needs)
     make: Callable[[Path, Any], Made]  # writes one shard
     manifest: Manifest = field(default_factory=lambda: Manifest(0, ()))  # what it says besides counts
 
 
 def build(
-    folder: str | Path,
-    plan: Plan,
-    workers: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    total: int = 0,
-    progress: Progress | None = None,
-) -> Manifest | None:
-    """Make a shard folder, or this rank's share of it; return the manifest, or None while other ranks are not done.
+    folder: str | Path, plan: Plan, workers: int = 1, total: int = 0, progress: Progress | None = None
+) -> Manifest:
+    """Make a shard folder, together with all other commands that do; return its manifest when it is complete.
 
     Args:
         folder: To make; appears, complete, when the last shard is done.
-        workers: Processes on this machine; with one, the work is done in this one.
-        rank: Of this process among those that were started with the same plan and folder.
+        workers: Processes of this command; with one, the work is done in this one.
         total: Samples expected, for `progress`.
-        progress: Called with (samples done, total).
+        progress: Called with (samples done by all commands, total) when there are more.
 
     Raises:
         FileExistsError: If the folder holds something.
-        OSError: If it cannot be made there, or another command is making it.
-        ValueError: If `make` refused something, nothing was left to write, or a number is out of range. Finished shards
-            are kept for the next run.
+        OSError: If it cannot be made there, or another command is making something else there.
+        ValueError: If `make` refused something, nothing was left to write, the source changed meanwhile, or `workers`
+            is below 1. Finished shards are kept for the next run.
     """
     folder = Path(folder)
-    if workers < 1 or not 0 <= rank < world_size:
-        raise ValueError(f"workers ({workers}) must be at least 1 and rank ({rank}) from 0 to {world_size - 1}")
+    if workers < 1:
+        raise ValueError(f"workers ({workers}) must be at least 1")
     report = (lambda done: progress(done, total)) if progress else (lambda done: None)
-    with claimed(folder) if world_size == 1 else _shared(folder) as part:
+    with joined(folder, digest_of(asdict(plan.manifest))) as job:
+        share = _Share(folder, plan, job, report)
         try:
             if workers == 1:
-                _work(part, plan, rank, world_size, report)
+                _work(share)
             else:
-                _in_processes(part, plan, workers, rank, world_size, report)
-            return _publish(folder, part, plan)
-        except (ValueError, OSError):
-            if world_size == 1 and not any(part.glob("*.tar")):
-                shutil.rmtree(part, ignore_errors=True)
+                _in_processes(share, workers)
+            return _publish(folder, plan, job)
+        except (ValueError, OSError) as error:
+            if isinstance(error, FileNotFoundError) and (made := _placed(folder, job.part)):
+                return made
+            if not any((job.part / SHARDS).glob("*.tar")) and job.alone():
+                shutil.rmtree(job.part, ignore_errors=True)
             raise
 
 
-def begun(folder: str | Path, tasks: Callable[[], Iterable[tuple[Any, Any]]]) -> bool:
-    """Return whether shards of these tasks wait beside an unfinished folder, for `build` to go on with.
+class _Share:
+    """What one job does of a plan, and what it sees of the others' work."""
 
-    Example:
-        >>> begun("nowhere", lambda: [("first", None)])
-        False
-    """
-    notes = ((_note(part_of(Path(folder)), number), identity) for number, (identity, _) in enumerate(tasks()))
-    return any(note is not None and note["task"] == _digest(identity) for note, identity in notes)
+    def __init__(self, folder: Path, plan: Plan, job: Job, report: Callable[[int], None]):
+        self.folder, self.plan, self.job, self.report = folder, plan, job, report
+        self._mine: set[int] = set()  # tasks of this job
+        self._others: dict[int, str] = {}  # digests of tasks that others are at, by number
+        self._notes: dict[int, Note] = {}  # of tasks that are done
+        self._next_look = 0.0
+
+    def tasks(self) -> Iterator[Task | float]:
+        """Yield what this job is to make, or for how many seconds to wait for others, until all is done.
+
+        First it takes what nobody has taken, from a place of its own on, where it meets few others. Then it looks who
+        has taken the rest, and waits for that or, if they are dead, takes it.
+        """
+        start, pauses = self._start(), _pauses()
+        self._look()
+        yield from self._take(self.job.claim_new, start)
+        while self._unmade():
+            if any(self.job.claim(name_of(number)) for number in self._others):
+                yield from self._take(self.job.claim)
+            else:
+                yield next(pauses)
+
+    def _start(self) -> int:
+        if self.job.alone():
+            forget_others(self.job.part, self.plan.tasks)
+            return 0
+        return secrets.randbelow(max(1, sum(1 for _ in self.plan.tasks())))
+
+    def _take(self, claim: Callable[[str], bool], start: int = 0) -> Iterator[Task]:
+        self._others = {}
+        for number, (identity, payload) in enumerate(self.plan.tasks()):
+            digest = digest_of(identity)
+            if number in self._mine or self._done(number, digest):
+                continue
+            if number < start or not claim(name_of(number)):
+                self._others[number] = digest
+                continue
+            if (self.folder / MANIFEST).is_file():  # all was done before this job came
+                self._others = {}
+                return
+            self._mine.add(number)
+            yield number, digest, payload
+
+    def _unmade(self) -> bool:
+        """Look again at what is not this job's, and return whether some of it is still to be made."""
+        self._look()
+        if (self.folder / MANIFEST).is_file():  # and with that the notes are gone
+            return False
+        self._tell()
+        self._others = {number: digest for number, digest in self._others.items() if not self._done(number, digest)}
+        return bool(self._others)
+
+    def count(self, note: Note, seconds: float) -> None:
+        """Count what this job has made, and now and then what others have made meanwhile."""
+        self.job.made(note.samples, seconds)
+        self._notes[note.number] = note
+        if time.monotonic() > self._next_look:
+            self._look()
+        self._tell()
+
+    def _tell(self) -> None:
+        self.report(sum(note.samples for note in self._notes.values()))
+
+    def _look(self) -> None:
+        started = time.monotonic()
+        self._notes = list_notes(self.job.part)
+        self._next_look = time.monotonic() + max(1.0, 20 * (time.monotonic() - started))
+
+    def _done(self, number: int, digest: str) -> bool:
+        note = self._notes.get(number)
+        if note is None or note.digest == digest:
+            return note is not None
+        with suppress(FileNotFoundError):  # another job has removed it
+            if self.job.watch.look(note.read(self.job.part)[1]):
+                raise something_else(self.folder)
+        note.file(self.job.part).unlink(missing_ok=True)
+        return False
 
 
-@contextmanager
-def _shared(folder: Path) -> Iterator[Path]:
-    """Make the folder that stands in for one that several ranks make together."""
-    if not (folder / MANIFEST).exists():  # else another rank has put it in place already
-        refuse_if_taken(folder)
-    part = part_of(folder)
-    part.mkdir(parents=True, exist_ok=True)
-    yield part
+def _work(share: _Share) -> None:
+    for task in share.tasks():
+        if isinstance(task, float):
+            time.sleep(task)
+        else:
+            share.count(*_make(share.job.part, share.job.folder, share.plan.make, *task))
 
 
-def _work(part: Path, plan: Plan, rank: int, world_size: int, report: Callable[[int], None]) -> None:
-    done = 0
-    for number, digest, payload, note in _share(part, plan, rank, world_size):
-        done += note["samples"] if note else _make(part, plan.make, number, digest, payload)
-        report(done)
-
-
-def _in_processes(part: Path, plan: Plan, workers: int, rank: int, world_size: int, report: Callable) -> None:
+def _in_processes(share: _Share, workers: int) -> None:
     """Hand the tasks out, each to the next process that is free: none but this one reads the source."""
-    done, running = 0, set()
-    with ProcessPoolExecutor(workers, _context(), _begin, (plan.make,)) as pool:
+    running: set[Future] = set()
+    with ProcessPoolExecutor(workers, _context(), _begin, (share.plan.make,)) as pool:
         try:
-            for number, digest, payload, note in _share(part, plan, rank, world_size):
-                if note:
-                    done += note["samples"]
-                else:
-                    if len(running) == workers:
-                        ended, running = wait(running, return_when=FIRST_COMPLETED)
-                        done += sum(job.result() for job in ended)
-                    running.add(pool.submit(_make_in_worker, part, number, digest, payload))
-                report(done)
-            for job in as_completed(running):
-                report(done := done + job.result())
+            for task in share.tasks():
+                pause = task if isinstance(task, float) else None
+                if pause is None:
+                    running.add(pool.submit(_make_in_worker, share.job.part, share.job.folder, *task))
+                elif not running:
+                    time.sleep(pause)
+                if pause or len(running) == workers:
+                    ended, running = wait(running, pause, FIRST_COMPLETED)
+                    for each in ended:
+                        share.count(*each.result())
+            for each in as_completed(running):
+                share.count(*each.result())
         except BrokenProcessPool as error:
             raise ValueError(
-                f"{part}: a worker died, perhaps for lack of memory; run again with fewer workers"
+                f"{share.job.part}: a worker died, perhaps for lack of memory; run again with fewer workers"
             ) from error
 
 
@@ -183,66 +235,69 @@ def _end_with_parent() -> None:
     os._exit(1)  # the command was killed
 
 
-def _make_in_worker(part: Path, number: int, digest: str, payload: Any) -> int:
-    return _make(part, _make_of_worker, number, digest, payload)
+def _make_in_worker(part: Path, beside: Path, *task: Any) -> tuple[Note, float]:
+    return _make(part, beside, _make_of_worker, *task)
 
 
-def _share(part: Path, plan: Plan, rank: int, world_size: int) -> Iterator[tuple[int, str, Any, dict | None]]:
-    """Yield the tasks of a rank: number, digest, what `make` needs, and the note of one that is done."""
-    for number, (identity, payload) in enumerate(plan.tasks()):
-        if number % world_size == rank:
-            digest, note = _digest(identity), _note(part, number)
-            yield number, digest, payload, note if note and note["task"] == digest else None
+def _make(
+    part: Path, beside: Path, make: Callable[[Path, Any], Made], number: int, digest: str, payload: Any
+) -> tuple[Note, float]:
+    """Make a shard in the folder `beside` of this job, put it in place, then its note; return that, and the seconds."""
+    started, tar = time.monotonic(), beside / f"{name_of(number)}.tar"
+    made = make(tar, payload)
+    note = Note.of(number, digest, made)
+    if not note.file(part).exists():  # else another job was so kind, while this one was taken for dead
+        if made.shard:
+            os.replace(tar, part / SHARDS / tar.name)
+        note.write(part, beside, made)
+    return note, time.monotonic() - started
 
 
-def _make(part: Path, make: Callable[[Path, Any], Made], number: int, digest: str, payload: Any) -> int:
-    """Make a shard, and then the note of it; return its samples."""
-    made = make(part / f"{number:06d}.tar", payload)
-    samples = made.shard.samples if made.shard else 0
-    note = {"task": digest, "samples": samples, "shard": made.shard and asdict(made.shard)}
-    temporary = part / f".{number:06d}.{os.getpid()}.json"
-    temporary.write_text(json.dumps(note | {"skipped": list(made.skipped)}), encoding="utf-8")
-    os.replace(temporary, part / f"{number:06d}.json")
-    return samples
-
-
-def _publish(folder: Path, part: Path, plan: Plan) -> Manifest | None:
-    digests = [_digest(identity) for identity, _ in plan.tasks()]
-    notes = [_note(part, number) for number in range(len(digests))]
-    if any(note is None or note["task"] != digest for note, digest in zip(notes, digests, strict=True)):
-        # Not all done; or another rank has put the folder in place while we looked.
-        return Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    skipped = tuple(entry for note in notes for entry in note["skipped"])
-    shards = tuple(Shard(**note["shard"]) for note in notes if note["shard"])
+def _publish(folder: Path, plan: Plan, job: Job) -> Manifest:
+    """Put the folder in place, or wait until another job has."""
+    part, pauses = job.part, _pauses()
+    while not (placed := (folder / MANIFEST).is_file()) and not job.claim("folder"):
+        time.sleep(next(pauses))
+    if placed:
+        return Manifest.read(folder)
+    digests, notes = [digest_of(identity) for identity, _ in plan.tasks()], list_notes(part)
+    if any(number not in notes or notes[number].digest != digest for number, digest in enumerate(digests)):
+        if made := _placed(folder, part):
+            return made
+        raise ValueError(f"{folder}: its source changed while it was made; run again, which makes what is new")
+    found = [notes[number].read(part)[0] for number in range(len(digests))]
+    skipped = tuple(entry for made in found for entry in made.skipped)
+    shards = tuple(made.shard for made in found if made.shard)
     if not shards:
-        shutil.rmtree(part, ignore_errors=True)
         raise NothingLeftError(folder, skipped)
     samples = sum(shard.samples for shard in shards)
     manifest = replace(plan.manifest, samples=samples, shards=shards, skipped=skipped)
-    try:
-        write_index(part, manifest)
-        manifest.write(part)
-        keep = {MANIFEST, INDEX, *(shard.name for shard in shards)}
-        for path in part.iterdir():
-            if path.name not in keep:
-                path.unlink()
-        os.replace(part, os.path.realpath(folder))
-    except FileNotFoundError:  # another rank was quicker
-        for _ in range(50):
-            if (folder / MANIFEST).exists():
-                break
-            time.sleep(0.1)
-        return Manifest.read(folder)
+    whole = part / SHARDS
+    write_index(whole, manifest)
+    manifest.write(whole)
+    keep = {MANIFEST, INDEX, *(shard.name for shard in shards)}
+    for path in whole.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    os.replace(whole, os.path.realpath(folder))
+    shutil.rmtree(part, ignore_errors=True)
     return manifest
 
 
-def _digest(identity: Any) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _note(part: Path, number: int) -> dict | None:
-    try:
-        note = json.loads((part / f"{number:06d}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _placed(folder: Path, part: Path) -> Manifest | None:
+    """Return the manifest of a folder if another job has put it in place."""
+    if (part / SHARDS).is_dir():
         return None
-    return note if note["shard"] is None or (part / note["shard"]["name"]).is_file() else None
+    for _ in range(600):  # a minute, after which other machines see it as well
+        if (folder / MANIFEST).is_file():
+            return Manifest.read(folder)
+        time.sleep(0.1)
+    return None
+
+
+def _pauses() -> Iterator[float]:
+    """Yield how long to wait before each look at what others do, ever longer: they may be hundreds on one disk."""
+    pause = 0.1
+    while True:
+        yield pause
+        pause = min(2 * pause, 5.0)

@@ -18,6 +18,7 @@ from ddt_data.shards.images import file_format, save_image
 from ddt_data.shards.index import INDEX, index_of, open_index
 from ddt_data.shards.manifest import MANIFEST, Manifest
 from ddt_data.shards.meta import misfits
+from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_data.shards.sheet import contact_sheet
 
 UNREADABLE = (*DAMAGE, AttributeError)  # what damaged shards raise
@@ -70,7 +71,7 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
         >>> found.samples, found.repeated_captions, found.broken
         (3, 1, [])
     """
-    folder, manifest = Path(folder), Manifest.read(folder)
+    folder, manifest = open_folder(folder)
     if sheet:
         file_format(sheet)
     found, keys = Findings(), Counter()
@@ -86,7 +87,7 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
             shown.append(sample)
         if progress:
             progress(number + 1, manifest.samples)
-    if not _index_holds(folder, manifest, found.broken):
+    if isinstance(folder, Path) and not _index_holds(folder, manifest, found.broken):
         why = "is not the index of these tars; delete it, which makes opening slower, or copy the folder again"
         found.broken.append({"name": INDEX, "why": why})
     found.repeated_keys = [key for key, times in keys.items() if times > 1]
@@ -97,7 +98,7 @@ def check_folder(folder: str | Path, sheet: str | Path | None = None, progress: 
     return found
 
 
-def _samples(folder: Path, manifest: Manifest, broken: list[dict]) -> Iterator[tuple[int, Sample]]:
+def _samples(folder: Path | RemoteFolder, manifest: Manifest, broken: list[dict]) -> Iterator[tuple[int, Sample]]:
     """Yield number and content of each sample that can be read, and note the others."""
     first = 0  # number of a shard's first sample
     for shard in manifest.shards:

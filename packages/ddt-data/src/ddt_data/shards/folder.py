@@ -20,6 +20,7 @@ from ddt_data.shards.blocks import BlockShard
 from ddt_data.shards.claim import claimed, part_of, refuse_if_taken
 from ddt_data.shards.index import Places, open_index, write_index
 from ddt_data.shards.manifest import Manifest, Shard, checksum, is_tokenizer
+from ddt_data.shards.remote import RemoteFolder, open_folder
 from ddt_data.shards.tar_shard import TarShard, TarShardWriter
 
 
@@ -131,7 +132,7 @@ class ShardWriter:
 
 
 class ShardDataset(Dataset):
-    """Read a shard folder by random access.
+    """Read a shard folder by random access, of a disk or behind a URL (see `remote.py`).
 
     Maps a tar into memory when a process first reads from it, so it may be handed to worker processes.
 
@@ -144,8 +145,7 @@ class ShardDataset(Dataset):
     """
 
     def __init__(self, folder: str | Path, tokenizer: str | None = None):
-        self.folder = Path(folder)
-        self.manifest = Manifest.read(folder)
+        self.folder, self.manifest = open_folder(folder)
         if tokenizer is not None and self.manifest.tokenizer is None:
             raise ValueError(f"{self.folder} holds no ids; make id shards from it with tokenizer {tokenizer}")
         if tokenizer is not None and (held := self.manifest.tokenizer["fingerprint"]) != tokenizer:
@@ -153,16 +153,14 @@ class ShardDataset(Dataset):
                 f"{self.folder} holds ids of tokenizer {held}, not of {tokenizer}; "
                 "make the id shards again with that tokenizer, or use the one that made them"
             )
-        self.shards: list[TarShard | BlockShard] = []
-        index = open_index(self.folder, self.manifest.shards)
-        for number, shard in enumerate(self.manifest.shards):
-            opened = open_shard(self.folder / shard.name, self.manifest, index and index.places(number))
-            if len(opened) != shard.samples:
-                raise ValueError(
-                    f"{self.folder / shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
-                    "copy or pack the folder again"
-                )
-            self.shards.append(opened)
+        if isinstance(self.folder, RemoteFolder):
+            self.shards = [_RemoteShard(self.folder, shard) for shard in self.manifest.shards]
+        else:
+            index = open_index(self.folder, self.manifest.shards)
+            self.shards = [
+                _open_whole(self.folder, shard, self.manifest, index and index.places(number))
+                for number, shard in enumerate(self.manifest.shards)
+            ]
         self._ends = np.cumsum([len(shard) for shard in self.shards])
         self._length = int(self._ends[-1])
         if self._length != self.manifest.samples:
@@ -205,6 +203,35 @@ class ShardDataset(Dataset):
             check_shard(self.folder, shard)
 
 
+class _RemoteShard:
+    """A shard behind a URL, fetched and opened when a process first reads from it."""
+
+    def __init__(self, folder: RemoteFolder, shard: Shard):
+        self._folder, self._shard = folder, shard
+        self._opened: TarShard | BlockShard | None = None
+
+    def __len__(self) -> int:
+        return self._shard.samples
+
+    def __getitem__(self, index: int) -> Sample:
+        if self._opened is None:
+            self._opened = _open_whole(self._folder, self._shard, self._folder.manifest)
+        return self._opened[index]
+
+
+def _open_whole(
+    folder: Path | RemoteFolder, shard: Shard, manifest: Manifest, places: Places | None = None
+) -> TarShard | BlockShard:
+    """Open a tar that has to hold what the manifest says."""
+    opened = open_shard(folder / shard.name, manifest, places)
+    if len(opened) != shard.samples:
+        raise ValueError(
+            f"{folder}/{shard.name} holds {len(opened)} samples, the manifest says {shard.samples}; "
+            "copy or pack the folder again"
+        )
+    return opened
+
+
 def open_shard(path: Path, manifest: Manifest | None = None, places: Places | None = None) -> TarShard | BlockShard:
     """Open one tar, whichever way its samples are laid out.
 
@@ -221,11 +248,11 @@ def open_shard(path: Path, manifest: Manifest | None = None, places: Places | No
     return BlockShard(tar) if tar.holds_block else tar
 
 
-def check_shard(folder: Path, shard: Shard) -> None:
+def check_shard(folder: Path | RemoteFolder, shard: Shard) -> None:
     """Compare one shard with its checksum.
 
     Raises:
         ValueError: If it was changed or damaged.
     """
     if checksum(folder / shard.name) != shard.sha256:
-        raise ValueError(f"{folder / shard.name} is damaged (checksum); copy or pack the folder again")
+        raise ValueError(f"{folder}/{shard.name} is damaged (checksum); copy or pack the folder again")

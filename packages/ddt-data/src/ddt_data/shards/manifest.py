@@ -131,8 +131,20 @@ class Manifest:
                 "is unfinished or no shard folder: it holds no manifest.json" if any(folder.iterdir()) else "is empty"
             )
             raise FileNotFoundError(f"{folder} {state}; pictures are packed into a new folder first (data pack)")
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, text: bytes, path: str | Path) -> Self:
+        """Read what a file `manifest.json` holds.
+
+        Args:
+            path: Of the file, for errors.
+
+        Raises:
+            ValueError: If it is no manifest, or one of another format.
+        """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(text.decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({error}); make the folder again") from error
         form = found.get("format") if isinstance(found, dict) else None

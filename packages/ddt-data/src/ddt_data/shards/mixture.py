@@ -95,7 +95,8 @@ def open_shards(data: str | Path, tokenizer: str | None = None) -> Mixture:
     """Open one shard folder, or several with their shares, as configurations name them; one is a mixture of one.
 
     Args:
-        data: A folder; or folders separated by commas, each with its share after a colon, or none with one.
+        data: A folder, of a disk or behind a URL; or folders separated by commas, each with its share after a colon, or
+            none with one.
         tokenizer: See `ShardDataset`.
 
     Raises:
@@ -122,14 +123,16 @@ def folders_and_shares(data: str | Path) -> tuple[list[str], list[float | None]]
         ValueError: If a share is no number, or only some folders have one.
 
     Example:
-        >>> folders_and_shares("foxes:0.8, bells:0.2")
-        (['foxes', 'bells'], [0.8, 0.2])
+        >>> folders_and_shares("foxes:0.8, s3://bucket/bells:0.2")
+        (['foxes', 's3://bucket/bells'], [0.8, 0.2])
     """
     entries = [entry.strip() for entry in str(data).split(",")]
     folders, weights = [], []
     for entry in entries:
         folder, colon, share = entry.rpartition(":")
-        if not colon or (len(entries) == 1 and Path(entry).exists()):  # its name may hold a colon
+        if (
+            not colon or "/" in share or (len(entries) == 1 and Path(entry).exists())
+        ):  # its name may hold a colon, as URLs do
             folder, share = entry, None
         try:
             weights.append(None if share is None else float(share))

@@ -16,8 +16,9 @@ from ddt_data.scenes.edits import make_edit
 from ddt_data.scenes.questions import make_questions
 from ddt_data.scenes.scene import SceneGenerator, render
 from ddt_data.shards.block_writing import Sample
-from ddt_data.shards.building import Made, Plan, Progress, build
+from ddt_data.shards.building import Plan, Progress, build
 from ddt_data.shards.manifest import Manifest
+from ddt_data.shards.notes import Made
 from ddt_data.shards.tar_shard import TarShardWriter
 
 SCENES, TEXTS = 1000, 10_000  # samples of a shard

@@ -15,10 +15,11 @@ from ddt_data.limits import Pixels, PositiveInt, check_settings
 from ddt_data.readers.layouts import find_reader
 from ddt_data.readers.records import Picture, Record, Refused, Span, bytes_or_path, reason
 from ddt_data.shards.block_writing import Sample
-from ddt_data.shards.building import Made, Plan, Progress, build
+from ddt_data.shards.building import Plan, Progress, build
 from ddt_data.shards.images import ENCODINGS
 from ddt_data.shards.manifest import Manifest
 from ddt_data.shards.meta import apart, misfits, usable
+from ddt_data.shards.notes import Made
 from ddt_data.shards.pictures import load_image
 from ddt_data.shards.tar_shard import TarShardWriter
 
@@ -87,9 +88,7 @@ def pack_folder(
     found, read = find_reader(source, kind, images)  # fails early
     said = f"{found} {Path(source).name}"
     plan = _plan(read, config, source=said, licence=licence)
-    if (made := build(out, plan, workers, progress=progress)) is None:
-        raise ValueError(f"{source} changed while it was packed; run again, which packs what is new")
-    return made
+    return build(out, plan, workers, progress=progress)
 
 
 def pack_records(
