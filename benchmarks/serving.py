@@ -3,13 +3,13 @@
 pip install './apps[serve]'
 python benchmarks/serving.py [clients=1,8,32] [rounds=3] [images=4] [minutes=0]
 
-A small random model (LLaMA of 5.5 M weights, 64 ids of 8,192 codes; a decoder of one step at 64 px) draws with guidance
+A small random model (LLaMA of 5.3 M weights, 64 ids of 8,192 codes; a decoder of one step at 64 px) draws with guidance
 1.5. Offline it draws as many prompts at once as there are clients. Served, each client is a thread of another process
 that asks for one PNG file after the other, `images` of them (but one alone for 8), and the server has 32 slots. Both
 take turns, with one thread of torch. Printed are images a second by the clock and by CPU time of the server, HTTP and
 PNG files included, each with its share of offline's (median of the rounds, the smallest and the largest), and the
 seconds that clients waited: their median and 95th percentile. On a busy machine the clock also counts the clients and
-the neighbours. Five minutes.
+the neighbours. Five minutes on two free cores.
 
 With `minutes`, eight clients then ask so long for pictures, streams, edits and chat, and hang up early in a tenth of
 their requests. Printed is the server's memory each half minute, and what is left in it when they have gone.

@@ -195,12 +195,12 @@ def test_pictures_go_out_in_the_size_and_format_asked_for(client, kind):
 
 
 @pytest.fixture
-def slow(engine, monkeypatch):
-    """Steps that take as long as a larger model's, so that what happens meanwhile can be seen; set `go` to end it."""
-    step, go = engine.batch.step, threading.Event()
-    monkeypatch.setattr(engine.batch, "step", lambda: (go.wait(0.05), step())[1])
-    yield go
-    go.set()
+def steps(engine, monkeypatch):
+    """Lets the engine take as many steps as are released, so that what happens between two can be seen."""
+    step, allowed = engine.batch.step, threading.Semaphore(0)
+    monkeypatch.setattr(engine.batch, "step", lambda: (allowed.acquire(timeout=60), step())[1])
+    yield allowed
+    allowed.release(1000)
 
 
 def ask(address, body):
@@ -214,17 +214,19 @@ def ask(address, body):
 
 
 def until(condition):
-    for _ in range(500):
+    for _ in range(6000):
         if condition():
             return True
         time.sleep(0.01)
     return False
 
 
-def test_a_full_queue_sends_away_and_who_hangs_up_leaves_no_slot(engine, address, client, slow):
+def test_a_full_queue_sends_away_and_who_hangs_up_leaves_no_slot(engine, address, client, steps):
     first = [ask(address, {"prompt": PROMPT, "n": 2}), ask(address, {"prompt": PROMPT, "stream": True})]
     rest = [ask(address, {"prompt": PROMPT}) for _ in range(2)]
-    assert until(lambda: engine.pending == 5 and len(engine.batch.rows) == 2)
+    assert until(lambda: engine.pending == 5)
+    steps.release()
+    assert until(lambda: len(engine.batch.rows) == 2)
     refused = client.post("/v1/images/generations", json={"prompt": PROMPT})
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
@@ -233,18 +235,23 @@ def test_a_full_queue_sends_away_and_who_hangs_up_leaves_no_slot(engine, address
     assert "ddt_slots_taken 2.0" in client.get("/metrics").text
     for connection in (*rest, *first):  # some wait, some are being written, one is a stream
         connection.close()
-    assert until(lambda: engine.pending == 0 and not engine.batch.rows and not engine.batch.waiting)
-    assert not engine.answers and client.post("/v1/images/generations", json={"prompt": PROMPT}).status_code == 200
+    assert until(lambda: engine.pending == 0)
+    steps.release(100)
+    assert until(lambda: not (engine.answers or engine.batch.rows or engine.batch.waiting))
+    assert client.post("/v1/images/generations", json={"prompt": PROMPT}).status_code == 200
 
 
-def test_who_hangs_up_within_a_stream_leaves_no_slot(engine, address, slow):
+def test_who_hangs_up_within_a_stream_leaves_no_slot(engine, address, steps):
     for _ in range(3):
         with ask(address, {"prompt": PROMPT, "stream": True, "partial_images": 3}) as connection:
+            steps.release(2)
             heard = b""
             while b"partial_image_index" not in heard:
-                heard += connection.recv(4096)
+                heard += connection.recv(2**16)
             assert len(engine.batch.rows) == 1
-        assert until(lambda: engine.pending == 0 and not engine.batch.rows)
+        assert until(lambda: engine.pending == 0)
+        steps.release()
+        assert until(lambda: not engine.batch.rows)
 
 
 def test_a_step_that_fails_ends_its_answers_and_nothing_else(engine, client, monkeypatch, caplog):
@@ -331,15 +338,16 @@ def test_a_model_that_only_draws_edits_nothing(fox):
             assert bool(message.get("images")) == (content == PROMPT)
 
 
-def test_a_stream_ends_before_the_server_does(engine, slow):
+def test_a_stream_ends_before_the_server_does(engine, steps):
     with running(engine) as address:
-        connection = ask(address, {"prompt": PROMPT, "stream": True, "partial_images": 2})
+        connection = ask(address, {"prompt": PROMPT, "stream": True, "partial_images": 3})
+        steps.release(2)
         heard = connection.recv(2**16)
-        assert b"completed" not in heard
+        threading.Timer(0.3, steps.release, (100,)).start()  # when the server is being stopped
     while more := connection.recv(2**16):
         heard += more
     connection.close()
-    assert b"image_generation.completed" in heard
+    assert heard.count(b"event: image_generation.partial_image") == 3 and b"image_generation.completed" in heard
 
 
 def test_the_command_serves_until_ctrl_c(pair, tmp_path):

@@ -59,7 +59,7 @@ def running(engine, name="tiny"):
 
     app = build_app(engine, name)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=60))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         while not server.started:
