@@ -86,6 +86,14 @@ def ddt(*arguments):
     main()
 
 
+def compiled(*arguments):
+    """Be the command `ddt`, which compiles from the first step on, without a compiler of C++."""
+    from ddt_apps.run import compiling
+
+    compiling.BACKEND = "eager"
+    ddt(*arguments, "compile=on")
+
+
 def trained(*runs):
     """Train several runs one after the other: of each the module of its verb, its settings, and a port to meet at."""
     for module, settings, port in runs:
