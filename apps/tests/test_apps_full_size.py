@@ -23,7 +23,7 @@ CODEC = [*SIZES, "data=sc", "vae=vae", "held_out=2", "codec.image_size=32", "cod
 CODEC += ["training.optimizer.steps=2"]
 SELFTOK = ["codec.schedule=[3,2,1,1,1]", "codec.encoder.image_width=8", "codec.encoder.image_heads=2"]
 LLAMA = ["data=ids", "backbone=llama", "row_length=64", "optimizer.steps=2", "optimizer.new_rows_steps=1"]
-SHORT = ["batch_size=4", "accumulate=2", "workers=0", "tensorboard=false", "device=cpu", "precision=32-true"]
+SHORT = ["batch_size=4", "accumulate=2", "workers=0", "loggers=[]", "device=cpu", "precision=32-true"]
 DIVIDED = {
     "imagenet/ddt-480": (TrainTokenizer, "tokenizer", [*CODEC, "codec.schedule=[8]"]),
     "imagenet/selftok-512": (TrainTokenizer, "tokenizer", [*CODEC, *SELFTOK]),
