@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from transformers import (
 from ddt_apps.models import load_language_model
 from ddt_apps.run.carrying_out import RUNS
 from ddt_apps.run.config import load_config
+from ddt_apps.run.fitting import RunRecorder
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.train import pretrain, sft
 from ddt_apps.train.examples import (
@@ -147,6 +150,34 @@ def test_another_backbone_is_one_line_and_adapters_leave_its_text_alone(here, tm
     assert not torch.equal(*(state["model.layers.0.mlp.up_proj.weight"] for state in (tuned, before)))
     assert torch.equal(*(state["model.norm.weight"] for state in (tuned, before)))
     assert load_language_model("runs/adapted").template == "instruction"
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes (extra qlora) is not installed")
+def test_a_run_in_four_bits_goes_on_exactly_and_leaves_a_plain_model(here, monkeypatch):
+    tuning = [*TOY, "model=runs/first", "lora.rank=2", "lora.bits=4", "optimizer.optimizer=adamw"]
+    whole = sft.train(load_config(Tune, "tiny/sft", [*tuning, "name=four"]))
+    config = load_config(Tune, "tiny/sft", [*tuning, "name=four-cut"])
+    monkeypatch.setattr(RunRecorder, "save_every_seconds", 0.0)
+    with monkeypatch.context() as patch:
+        step = LanguageModelTraining.training_step
+
+        def stopping(self, *batch):
+            if self.global_step == 3:
+                raise OSError("the power is gone")
+            return step(self, *batch)
+
+        patch.setattr(LanguageModelTraining, "training_step", stopping)
+        with pytest.raises(OSError, match="the power is gone"):
+            sft.train(config)
+    saved = torch.load("runs/four-cut/last.ckpt", weights_only=True)["state_dict"]
+    assert not [name for name, tensor in saved.items() if tensor.dtype == torch.uint8]
+    cut = sft.train(config)
+    tuned, before = weights(whole), weights(Path("runs/first"))
+    assert all(torch.equal(tensor, tuned[name]) for name, tensor in weights(cut).items())
+    assert tuned.keys() == before.keys()
+    text = load_language_model("runs/four").vocabulary.text_size
+    old, new = (state["model.embed_tokens.weight"] for state in (before, tuned))
+    assert torch.equal(new[:text], old[:text]) and not torch.equal(new[text:], old[text:])
 
 
 @pytest.fixture

@@ -156,9 +156,8 @@ def test_a_refusal_begins_with_the_dotted_key(verb):
 
 @pytest.mark.parametrize("name", sorted(file.relative_to(SHIPPED).as_posix() for file in SHIPPED.rglob("*.yaml")))
 def test_shipped_configurations_are_inside(name):
-    verb = {"renderer": "train-renderer", "pretrain": "pretrain", "sft": "sft", "vae": "train-vae"}.get(
-        name.split("/")[1][:-5], "train-tokenizer"
-    )
+    verbs = {"renderer": "train-renderer", "pretrain": "pretrain", "one-card": "pretrain", "sft": "sft"}
+    verb = (verbs | {"vae": "train-vae"}).get(name.split("/")[1][:-5], "train-tokenizer")
     assert load_config(SETTINGS[verb], name.removesuffix(".yaml"), given(verb)).steps > 0
 
 
@@ -174,12 +173,15 @@ def test_shipped_configurations_are_inside(name):
         ("pretrain", "tasks.caption_dropout=1.5", r"tasks\.caption_dropout \(1\.5\) must be at least 0 and at most 1"),
         ("pretrain", "tasks={text_to_image: 0, image_to_text: 0, text_only: 0}", r"are all 0"),
         ("sft", "lora.rank=0", r"lora\.rank \(0\) must be at least 1"),
+        ("sft", "lora.bits=8", r"lora\.bits must be one of 4, 32, not 8"),
+        ("sft", "lora={bits: 4} strategy=fsdp2", r"strategy \(fsdp2\) shares out weights of 32 bits, not lora\.bits"),
+        ("pretrain", "lora.bits=4", r"lora\.bits \(4\) are of pretrained weights, and backbone=tiny has none"),
         ("sft", "retention_limit=1", r"retention_limit \(1\.0\) must be above 1"),
     ],
 )
 def test_a_run_that_would_learn_nothing_is_refused(verb, key, message):
     with pytest.raises(ValueError, match=message):
-        load_config(SETTINGS[verb], None, [*given(verb), key])
+        load_config(SETTINGS[verb], None, [*given(verb), *re.split(r" (?=\w+=)", key)])
 
 
 def test_zero_still_means_off_where_it_did():

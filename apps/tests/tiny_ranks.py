@@ -5,12 +5,19 @@ import os
 import socket
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ddt_apps.cli.main", "ddt_apps.train.export", "ddt_apps.run.accelerator"])
+SERVER.set_forkserver_preload(
+    [
+        *("ddt_apps.cli.main", "ddt_apps.train.export", "ddt_apps.run.fsdp", "omegaconf.grammar_parser", "peft"),
+        *("transformers.models.llama.modeling_llama", "diffusers.models.autoencoders.autoencoder_kl"),
+        *("torch.distributed.checkpoint", "torch.distributed.launcher.api"),
+    ]
+)
 LONGEST = 120  # seconds that a test waits for processes
 
 
@@ -77,6 +84,21 @@ def ddt(*arguments):
 
     sys.argv = ["ddt", *arguments]
     main()
+
+
+def compiled(*arguments):
+    """Be the command `ddt`, which compiles from the first step on, without a compiler of C++."""
+    from ddt_apps.run import compiling
+
+    compiling.BACKEND = "eager"
+    ddt(*arguments, "compile=on")
+
+
+def trained(*runs):
+    """Train several runs one after the other: of each the module of its verb, its settings, and a port to meet at."""
+    for module, settings, port in runs:
+        os.environ["MASTER_PORT"] = str(port)
+        import_module(f"ddt_apps.train.{module}").train(settings)
 
 
 def stopped(rank, step, number, *arguments):

@@ -11,12 +11,15 @@ import torch
 from ddt_apps.run.devices import pick_device_for
 from ddt_apps.run.yaml_file import read_yaml
 from ddt_llm import MultimodalLM
+from ddt_llm.four_bits import Bits
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision
 
 
-def load_language_model(run: str | Path, precision: Precision = "32") -> MultimodalLM:
-    """Load the exported model of a `ddt pretrain` or `ddt sft` run.
+def load_language_model(
+    run: str | Path, precision: Precision = "32", device: str = "cpu", bits: Bits = 32
+) -> MultimodalLM:
+    """Load the exported model of a `ddt pretrain` or `ddt sft` run; see `MultimodalLM.from_pretrained`.
 
     Raises:
         FileNotFoundError: If the run is missing or unfinished.
@@ -27,7 +30,7 @@ def load_language_model(run: str | Path, precision: Precision = "32") -> Multimo
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return MultimodalLM.from_pretrained(folder, precision=precision)
+    return MultimodalLM.from_pretrained(folder, device, precision, bits=bits)
 
 
 def load_renderer_run(run: str | Path, device: torch.device | str = "cpu", precision: Precision = "32") -> Codec:

@@ -215,3 +215,17 @@ def test_a_damaged_gguf_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.gguf"):
         load_backbone(tmp_path / "nowhere.gguf")
+
+
+@pytest.mark.parametrize("opens", [load_backbone, MultimodalLM.from_pretrained], ids=["backbone", "model"])
+def test_a_model_without_its_weights_has_all_else(folders, opens, monkeypatch):
+    (folders[opens] / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.5, "do_sample": true}')
+    whole, empty = opens(folders[opens]), opens(folders[opens], device="meta")
+    (whole, tokenizer), (empty, own) = (
+        (each.model, each.text_tokenizer) if opens is not load_backbone else each for each in (whole, empty)
+    )
+    assert {weight.device.type for weight in empty.parameters()} == {"meta"}
+    described = [{name: (w.shape, w.dtype) for name, w in model.named_parameters()} for model in (whole, empty)]
+    assert described[0] == described[1] and tokenizer.get_vocab() == own.get_vocab()
+    assert whole.generation_config.to_dict() == empty.generation_config.to_dict()
+    assert whole.config.to_dict() == empty.config.to_dict()

@@ -113,7 +113,7 @@ def data_latents(
     vae: Vae,
     out: Annotated[Path, out_folder("Folder of latent shards to make.")],
     workers: Workers = 1,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = 32,
     status: Status = False,
 ) -> None:
     """Encode pictures with a VAE once, so that a tokenizer trains on latents and runs no VAE.

@@ -133,7 +133,7 @@ def tokenize(
         bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
     ] = False,
     workers: Workers = 1,
-    batch_size: BatchSize = 256,
+    batch_size: BatchSize = 32,
     verify: Annotated[
         bool, typer.Option("--verify", help="Make every shard of a finished --out again, and compare.")
     ] = False,

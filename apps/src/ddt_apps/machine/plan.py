@@ -22,6 +22,7 @@ from ddt_tokenizer import LatentConfig
 
 GB = 1e9
 WORDS = 24  # tokens of a caption
+FOUR_BITS = 0.5 + 1 / 64 + 4 / 64 / 256  # bytes of a weight, with a scale for 64 of them, and one for 256 scales
 FORMAT = "bf16-mixed"  # in which the peaks below are reached
 
 
@@ -102,7 +103,7 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     step = Step(module, batch, number, precision_of(config, on) == FORMAT)
     total, trained = count(module)
     largest = max(p.numel() * p.element_size() for p in module.parameters())
-    kept = (step.weights, step.gradients, step.optimizer, step.activations)
+    kept = (step.weights - _spared(config, module), step.gradients, step.optimizer, step.activations)
     found = Plan(
         total, trained, devices, *kept, exchange=0, saving=largest, flops=step.flops * config.accumulate, step=step
     )
@@ -115,6 +116,14 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     shared = {name: getattr(found, name) / devices for name in ("weights", "gradients", "optimizer")}
     # Two blocks are whole, with the gradients of one; and the rest with its own.
     return replace(found, **shared, exchange=3 * max(units, default=0) + 2 * rest)
+
+
+def _spared(config: RunSettings, module: torch.nn.Module) -> float:
+    """Return the bytes less that frozen layers take in four bits: on the meta device they are in 32."""
+    if not isinstance(config, LanguageRun) or config.bits == 32:
+        return 0
+    layers = [layer.weight for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    return sum((4 - FOUR_BITS) * weight.numel() for weight in layers if not weight.requires_grad)
 
 
 def _size(module: torch.nn.Module) -> int:

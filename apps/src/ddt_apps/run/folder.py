@@ -23,7 +23,7 @@ from ddt_apps.run.devices import pick_compile, pick_device, pick_precision
 from ddt_apps.run.origin import Origin, Source
 from ddt_apps.run.ranks import num_ranks, rank, wait_for_all
 from ddt_apps.run.settings import RunSettings
-from ddt_apps.run.sharded_checkpoint import fill_from_shards, remove_shards, save_sharded
+from ddt_apps.run.sharded_checkpoint import remove_shards, save_sharded
 from ddt_apps.run.signals import Noted
 from ddt_apps.run.telling import tell_start
 
@@ -142,6 +142,11 @@ class Run:
         """Whether an earlier process completed this run."""
         return self._done_file.exists()
 
+    @property
+    def builds_on(self) -> str:
+        """The device on which a module is to be made: "meta" where it is exported from shards, one weight at a time."""
+        return "meta" if self.only_export and self.checkpoint.is_dir() else "cpu"
+
     def finish(self) -> None:
         """Mark the run as complete; the resume checkpoint is no longer needed and goes."""
         if self.only_export or not self.writes:
@@ -183,6 +188,7 @@ class Run:
         from ddt_apps.run.fsdp import WholeBetweenSteps
         from ddt_apps.run.loggers import open_loggers
         from ddt_apps.run.nan_guard import NaNGuard
+        from ddt_apps.run.stored import read_when_used
 
         config, device = self.config, pick_device(self.config.device)
         precision = pick_precision(config.precision, device)
@@ -194,7 +200,7 @@ class Run:
             if found is None:
                 raise FileNotFoundError(f"{self.checkpoint} is not there, so there is nothing to export yet")
             if self.checkpoint.is_dir():
-                fill_from_shards(module, self.checkpoint)
+                read_when_used(module, self.checkpoint)
             else:
                 module.load_state_dict(found["state_dict"])
             return

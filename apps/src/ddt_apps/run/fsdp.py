@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from ddt_apps.run.compiling import blocks
 
@@ -50,6 +50,10 @@ class WholeBetweenSteps(lightning.Callback):
         self.every, self.whole = every, False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not self.whole:  # units get their memory now: what they got in inference mode, no step could write into
+            for unit in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
+                unit.unshard()
+                unit.reshard()
         self._turn(module)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:

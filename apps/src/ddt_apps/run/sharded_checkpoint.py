@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import lightning
     import torch
-    from torch import nn
 
 SHARDS = ".shards-{}"  # what links lead to
 REST = "meta.pt"  # what no process has a share of; Lightning's name for it
@@ -74,10 +73,3 @@ def read_sharded(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
     named, start = known.state_dict_metadata, "state_dict."
     shapes = {name.removeprefix(start): tuple(each.size) for name, each in named.items() if name.startswith(start)}
     return found, shapes
-
-
-def fill_from_shards(module: "nn.Module", folder: Path) -> None:
-    """Read the weights of a module from shards, in one process."""
-    from torch.distributed.checkpoint import load
-
-    load({"state_dict": module.state_dict()}, checkpoint_id=folder, no_dist=True)

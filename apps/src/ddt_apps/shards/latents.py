@@ -19,7 +19,7 @@ from ddt_tokenizer.latents import LatentSpace
 from ddt_tokenizer.shards import batches
 
 
-def cache_latents(shards: str | Path, vae: str, out: Path, batch_size: int = 64, workers: int = 1) -> Manifest:
+def cache_latents(shards: str | Path, vae: str, out: Path, batch_size: int = 32, workers: int = 1) -> Manifest:
     """Write the latents of all pictures, float16, with their keys, captions and edits, into a new shard folder.
 
     Args:

@@ -39,7 +39,7 @@ def tokenize_shards(
     shards: str | Path,
     tokenizer: Path,
     out: Path,
-    batch_size: int = 256,
+    batch_size: int = 32,
     latents: bool = False,
     workers: int = 1,
     precision: Precision = "32",
@@ -125,7 +125,7 @@ def what_bf16_saves(codec: Codec, shards: str | Path | RemoteFolder, total: int)
     return f"--precision bf16 would encode in {fewer / seconds:.2f} of the time, with {others:.1f} % other ids"
 
 
-def verify_shards(shards: str | Path, tokenizer: Path, out: Path, batch_size: int = 256) -> int:
+def verify_shards(shards: str | Path, tokenizer: Path, out: Path, batch_size: int = 32) -> int:
     """Make every id shard of a finished folder again, in the precision that it was made in, and compare.
 
     Returns:

@@ -12,14 +12,20 @@ from ddt_apps.train.examples import pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, fitting_examples, longest_example
 from ddt_apps.train.settings import Pretrain
 from ddt_data import Mixture, open_shards
-from ddt_llm import MultimodalLM, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_llm import MultimodalLM, expand_vocabulary, load_backbone, tiny_llama, train_text_tokenizer
 from ddt_tokenizer.codec import Codec
 
 TEXTS = 10_000  # samples whose words train the BPE of backbone "tiny"
 
 
-def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> MultimodalLM:
+def build_model(config: Pretrain, dataset: Mixture, text: list[str], device: str = "cpu") -> MultimodalLM:
     """Build the untrained model: the backbone, expanded by the visual vocabulary of the id shards.
+
+    Args:
+        config: Of the run.
+        dataset: The id shards.
+        text: Lines of text.
+        device: "meta" builds it without its weights.
 
     Raises:
         ValueError: If the backbone is no language model, or `codebook` is of another tokenizer.
@@ -28,17 +34,18 @@ def build_model(config: Pretrain, dataset: Mixture, text: list[str]) -> Multimod
     if config.backbone == "tiny":
         texts = text + [words for i in range(min(len(dataset), TEXTS)) for words in _words(dataset[i])]
         text_tokenizer = train_text_tokenizer(texts, config.text_vocabulary)
-        backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
+        with torch.device(device):
+            backbone = tiny_llama(config.llama, text_tokenizer, config.seed)
         spread = 1.0  # there is no text ability yet to be careful with
     else:
-        backbone, text_tokenizer, spread = config.backbone, None, 0.5
+        (backbone, text_tokenizer), spread = load_backbone(config.backbone, device, config.bits), 0.5
     model, text_tokenizer = expand_vocabulary(
         backbone,
         text_tokenizer,
         codebook_size=identity["codebook_size"],
         num_tokens=identity["num_tokens"],
         visual_order=config.visual_order,
-        codebook=None if config.codebook is None else _codebook(config.codebook, identity["fingerprint"]),
+        codebook=_codebook(config.codebook, identity["fingerprint"]) if config.codebook and device != "meta" else None,
         spread=spread,
         multiple=config.multiple,
         seed=config.seed,
@@ -78,7 +85,7 @@ def _work(run: Run) -> Exports:
     if dataset.manifest.tokenizer is None:
         raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
     text = text_lines(config.text)
-    lm = build_model(config, dataset, text)
+    lm = build_model(config, dataset, text, run.builds_on)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))

@@ -12,6 +12,7 @@ from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.codec_config import CodecConfig
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
+from ddt_llm.four_bits import Bits
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
 from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt, Share, check_settings
@@ -180,10 +181,20 @@ class LanguageRun(RunSettings):
     retention_limit: Annotated[float, Gt(1)] | None = None
     watch_every: PositiveInt = 200  # steps between two measurements of throughput and of held-out text
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bits == 4 and self.sharded:
+            raise ValueError("strategy (fsdp2) shares out weights of 32 bits, not lora.bits (4); use strategy=ddp")
+
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.optimizer.steps
+
+    @property
+    def bits(self) -> Bits:
+        """In which the model is loaded that it begins with."""
+        return self.lora.bits if self.lora else 32
 
     def may_change(self, setting: str, before: Any, now: Any) -> bool:
         """Return whether a run may go on with another value; with a retention limit it trains on less text."""
@@ -221,6 +232,11 @@ class Pretrain(LanguageRun):
     codebook: str | None = None  # tokenizer run whose codebook the rows of visual tokens start from
     multiple: PositiveInt = 1  # rows of the vocabulary are padded to a multiple of this
     tasks: PretrainTasks = field(default_factory=PretrainTasks)  # shares, which need not sum to one
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bits == 4 and self.backbone == "tiny":
+            raise ValueError("lora.bits (4) are of pretrained weights, and backbone=tiny has none; set lora.bits=32")
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:

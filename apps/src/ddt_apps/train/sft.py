@@ -26,7 +26,7 @@ def train(config: Tune, runs: Path = RUNS, only_export: bool = False) -> Path:
 
 def _work(run: Run) -> Exports:
     config: Tune = run.config
-    lm = load_language_model(config.model)
+    lm = load_language_model(config.model, device=run.builds_on, bits=config.bits)
     dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
     examples = fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))

@@ -22,8 +22,14 @@ from ddt_tokenizer.codec import Codec
 from ddt_tokenizer.training import TokenizerTraining
 
 
-def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[DDTTokenizer, DDTDecoder]:
-    """Make the tokenizer and the decoder as they are before the first step; `cached` is the space of latent shards.
+def build(
+    config: TrainTokenizer, cached: LatentConfig | None = None, device: str = "cpu"
+) -> tuple[DDTTokenizer, DDTDecoder]:
+    """Make the tokenizer and the decoder as they are before the first step.
+
+    Args:
+        cached: The space of latent shards.
+        device: "meta" makes them without their weights.
 
     Raises:
         FileNotFoundError: If what they should start from is missing.
@@ -35,7 +41,10 @@ def build(config: TrainTokenizer, cached: LatentConfig | None = None) -> tuple[D
     elif not codec.latents.pixels and codec.latents.vae is None:
         raise ValueError("latents are those of an autoencoder, and none is named; set vae=<folder or Hub id>")
     torch.manual_seed(config.seed)
-    tokenizer, decoder = DDTTokenizer(codec.tokenizer), DDTDecoder(codec.decoder)
+    with torch.device(device):
+        tokenizer, decoder = DDTTokenizer(codec.tokenizer), DDTDecoder(codec.decoder)
+    if device == "meta":
+        return tokenizer, decoder
     if config.init_from:
         _start_from(config.init_from, tokenizer, decoder)
     if config.init_sd3:
@@ -99,7 +108,7 @@ def train(config: TrainTokenizer, runs: Path = RUNS, only_export: bool = False) 
 def _work(run: Run) -> Exports:
     config: TrainTokenizer = run.config
     pictures = open_pictures(config.data, config.codec.image_size, config.held_out, config.vae)
-    tokenizer, decoder = build(config, pictures.space)
+    tokenizer, decoder = build(config, pictures.space, run.builds_on)
     held_out = draw_latents(decoder, pictures.held_out) if pictures.space else pictures.held_out
     order = (config.batch_size, config.batches, config.seed, config.workers)
     module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, pictures.space is not None)

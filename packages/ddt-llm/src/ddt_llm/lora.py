@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ddt_llm.four_bits import Bits, layers_in_four_bits
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.limits import PositiveInt, check_settings
+from ddt_llm.opening import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,6 +26,8 @@ class LoRAConfig:
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32  # adapters are scaled by alpha / rank
+    # In which a pretrained backbone is kept beside them; 4 (QLoRA, arXiv:2305.14314) takes bitsandbytes.
+    bits: Bits = 32
 
     def __post_init__(self):
         check_settings(self)
@@ -54,5 +58,23 @@ def add_lora(model: "PreTrainedModel", config: LoRAConfig, seed: int = 0) -> "Pe
 
 
 def merge_lora(adapted: "PeftModel") -> "PreTrainedModel":
-    """Add the adapters to the weights of the model and take them out: it is a plain transformers model again."""
-    return adapted.merge_and_unload().requires_grad_(True)
+    """Add the adapters to the weights of the model and take them out: it is a plain transformers model again.
+
+    Weights of four bits become those of float32 that they stand for.
+    """
+    model = adapted.get_base_model()
+    if not any(layers_in_four_bits(model)):
+        return adapted.merge_and_unload().requires_grad_(True)
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    added = {
+        name: (layer.lora_B["default"].weight, layer.lora_A["default"].weight, layer.scaling["default"])
+        for name, layer in layers.items()
+    }
+    adapted.unload()
+    with quiet_transformers():
+        model.dequantize()
+    for name, (up, down, scale) in added.items():
+        model.get_submodule(name).weight.data.addmm_(up.data, down.data, alpha=scale)
+    return model.requires_grad_(True)

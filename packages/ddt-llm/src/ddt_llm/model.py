@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddt_llm.batching import ContinuousBatch
 from ddt_llm.expansion import check_vocabulary, unused_rows
+from ddt_llm.four_bits import Bits
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
 from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
@@ -87,12 +88,19 @@ class MultimodalLM:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: torch.device | str | None = None, precision: Precision = "32"
+        cls,
+        folder: str | Path,
+        device: torch.device | str | None = None,
+        precision: Precision = "32",
+        *,
+        bits: Bits = 32,
     ) -> Self:
         """Load a folder of `save_pretrained`.
 
         Args:
+            device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
+            bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.
 
         Raises:
             FileNotFoundError: If the folder is missing or unfinished.
@@ -105,11 +113,14 @@ class MultimodalLM:
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
         settings = _read_settings(settings_file)
         vocabulary = VisualVocabulary.from_settings(settings, str(settings_file))
-        model, text_tokenizer = open_folder(folder)
+        empty = torch.device(device or "cpu").type == "meta"
+        model, text_tokenizer = open_folder(folder, empty=empty, bits=bits)
         lm = cls(model, text_tokenizer, settings["template"], settings["visual_fingerprint"])
         if vocabulary != lm.vocabulary:
             raise ValueError(f"{settings_file} does not belong to the config.json beside it: save the model again")
         check_vocabulary(model, text_tokenizer, vocabulary)
+        if empty:  # shapes without values cannot be tried
+            return lm
         if precision == "bf16":
             quickest_network(model)  # and what else it can, while rounding is smaller than any fault
             for weight in model.parameters():  # not buffers: the angles of far positions need fp32

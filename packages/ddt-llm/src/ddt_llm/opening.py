@@ -12,6 +12,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
+from ddt_llm.four_bits import Bits, compute_plainly, in_four_bits
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -36,8 +38,15 @@ FOREIGN_ERRORS = (
 )
 
 
-def open_folder(folder: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+def open_folder(
+    folder: str | Path, *, empty: bool = False, bits: Bits = 32
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a causal LM in float32 and its tokenizer from a transformers folder.
+
+    Args:
+        folder: Of the model.
+        empty: Leave the weights in the files; those of the model are on the meta device.
+        bits: In which linear layers other than the head are kept; see `ddt_llm.four_bits`.
 
     Code in the folder is never run and pickles are never read. Every weight must be in the files, with the shape that
     `config.json` gives it; this is compared before there is memory for any of them.
@@ -45,22 +54,28 @@ def open_folder(folder: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokeniz
     Raises:
         ValueError: If the folder is no such model, or is damaged; names it and what is wrong.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    in_bits = in_four_bits() if bits == 4 else {}
     with named_errors(folder), quiet_transformers():
         config = _read_config(Path(folder))
-        _compare_sizes(config, _weight_shapes(Path(folder)))
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-        )
-        refuse_made_up(found)
+        model = _without_weights(config, _weight_shapes(Path(folder)))
+        if not empty:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                **in_bits,
+            )
+            refuse_made_up(found)
+            compute_plainly(model)
+        elif (Path(folder) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
@@ -173,18 +188,19 @@ def _weight_shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _compare_sizes(config: "PretrainedConfig", shapes: dict[str, list[int]]) -> None:
-    """Refuse a config that asks for more than the files hold, before anything of that size is made."""
+def _without_weights(config: "PretrainedConfig", shapes: dict[str, list[int]]) -> "PreTrainedModel":
+    """Make a model on the meta device; refuse a config that asks for more than the files hold."""
     from transformers import AutoModelForCausalLM
 
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if layers > len(shapes):
         raise ValueError(f"config.json has {layers} layers, its files hold {len(shapes)} weights; copy it again")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     needed = sum(weight.numel() for weight in model.parameters())
     held = sum(torch.Size(shape).numel() for shape in shapes.values())
     if needed > held:
         raise ValueError(f"config.json describes {needed:,} weights, its files hold {held:,}; copy it again")
     if (tables := sum(buffer.numel() for buffer in model.buffers())) > LARGEST_TABLES:
         raise ValueError(f"config.json asks for tables of {tables:,} numbers, more than {LARGEST_TABLES:,}")
+    return model

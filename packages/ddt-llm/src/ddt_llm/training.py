@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ddt_llm.attention import attend_by_device
+from ddt_llm.four_bits import leave_out_four_bits
 from ddt_llm.head import vocabulary_weights
 from ddt_llm.loss import token_loss
 from ddt_llm.optimizer import VOCABULARY, OptimizerConfig, build_optimizer
@@ -39,6 +40,7 @@ class LanguageModelTraining(LightningModule):
         self.config = config
         self.seed = seed
         self.keep_text = keep_text
+        leave_out_four_bits(self)
 
     @property
     def networks(self) -> list[nn.Module]:
