@@ -99,14 +99,17 @@ def test_three_that_are_killed_at_any_write_and_one_that_is_not(tmp_path, whole,
 
 
 def test_a_claim_is_one_jobs_and_of_a_dead_one_the_first_to_follow_has_it(tmp_path, elsewhere, monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE", 0.2)
+    monkeypatch.setattr(jobs, "PATIENCE", 1.0)
+    monkeypatch.setattr(jobs, "BEAT", 0.05)
     with Job(tmp_path, "p") as one, Job(tmp_path, "p") as two:
         gone = elsewhere(Job(tmp_path, "p").__enter__)
         assert gone.claim("x") and not one.claim("x") and not two.claim("x")
-        time.sleep(0.3)
-        claims = [one.claim("x"), two.claim("x")]
-        assert claims == [True, False] and one.claim("x")
-        assert not two.claim("x")
+        gone._ended.set()  # it is touched no more
+        until = time.monotonic() + 20
+        while not one.claim("x"):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert one.claim("x") and not two.claim("x")
     gone.__exit__()
     with Job(tmp_path, "p") as later:
         assert later.claim("x") and later.alone()
@@ -131,22 +134,17 @@ def test_of_many_that_follow_a_dead_job_one_has_its_work(tmp_path):
 
 
 def test_a_job_of_another_machine_lives_as_long_as_its_file_is_touched(tmp_path, elsewhere, monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE", 0.4)
+    monkeypatch.setattr(jobs, "PATIENCE", 1.0)
     monkeypatch.setattr(jobs, "BEAT", 0.05)
     far = elsewhere(Job(tmp_path, "p").__enter__)
     with Job(tmp_path, "p") as here:
         assert far.claim("x")
-        until = time.monotonic() + 0.8
+        until = time.monotonic() + 1.5
         while time.monotonic() < until:
             assert not here.claim("x")
-            time.sleep(0.05)
+            time.sleep(0.1)
         os.utime(far.folder / jobs.ALIVE, (0, 0))  # a clock that goes wrong says nothing
         assert not here.claim("x")
-        far._ended.set()
-        time.sleep(0.1)
-        assert not here.claim("x")
-        time.sleep(0.5)
-        assert here.claim("x")
     far.__exit__()
 
 
