@@ -105,6 +105,10 @@ def test_the_full_runs_are_planned_in_seconds():
     command = ["plan", "pretrain", "llama3-8b/pretrain", "data=ids", "--ids", "65536", "480"]
     said = ddt.invoke(app, [*command, "--on", "h100", "devices=32", "strategy=fsdp2"]).output
     assert "weights   8,56" in said and "32 x h100 by fsdp2 in bf16-mixed" in said and "does not fit" not in said
+    said = ddt.invoke(
+        app, ["plan", "pretrain", "llama3-8b/one-card", "data=ids", "--ids", "65536", "480", "--on", "l40s"]
+    ).output
+    assert "weights   8,73" in said and "weights 10.63" in said and "does not fit" not in said  # 6.98 G of 4 bits
     for name, size in (("selftok-512", "4,24"), ("ddt-480", "4,07")):
         command = ["plan", "train-tokenizer", f"imagenet/{name}", "data=x", "vae=x", "--on", "h100"]
         said = ddt.invoke(app, command).output

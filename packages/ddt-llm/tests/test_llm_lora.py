@@ -83,6 +83,8 @@ def test_four_bits_without_their_package_are_refused_in_a_line(monkeypatch, tmp_
     monkeypatch.setattr("ddt_llm.four_bits.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^bits \(4\) needs bitsandbytes and accelerate: pip install"):
         load_backbone(tmp_path, bits=4)
+    with pytest.raises(ValueError, match=r"^bits \(8\) must be 4 or 32"):
+        load_backbone(tmp_path, bits=8)
     with pytest.raises(ValueError, match=r"bits \(4\) must be 32 for 'model\.gguf'"):
         load_backbone("model.gguf", bits=4)
 

@@ -51,7 +51,7 @@ class WholeBetweenSteps(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not self.whole:  # units get their memory now: what they got in inference mode, no step could write into
-            for unit in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
+            for unit in [part for part in module.modules() if isinstance(part, FSDPModule)]:
                 unit.unshard()
                 unit.reshard()
         self._turn(module)

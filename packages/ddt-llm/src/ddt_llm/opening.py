@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from ddt_llm.four_bits import Bits, compute_plainly, in_four_bits
+from ddt_llm.limits import check_setting
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -43,19 +44,20 @@ def open_folder(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a causal LM in float32 and its tokenizer from a transformers folder.
 
+    Code in the folder is never run and pickles are never read. Every weight must be in the files, with the shape that
+    `config.json` gives it; this is compared before there is memory for any of them.
+
     Args:
         folder: Of the model.
         empty: Leave the weights in the files; those of the model are on the meta device.
         bits: In which linear layers other than the head are kept; see `ddt_llm.four_bits`.
-
-    Code in the folder is never run and pickles are never read. Every weight must be in the files, with the shape that
-    `config.json` gives it; this is compared before there is memory for any of them.
 
     Raises:
         ValueError: If the folder is no such model, or is damaged; names it and what is wrong.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    check_setting("bits", Bits, bits)
     in_bits = in_four_bits() if bits == 4 else {}
     with named_errors(folder), quiet_transformers():
         config = _read_config(Path(folder))

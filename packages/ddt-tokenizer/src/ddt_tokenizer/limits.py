@@ -35,7 +35,7 @@ KINDS = {int: "a whole number of at most 64 bits", float: "a finite number", boo
 def check_settings(config: Any) -> None:
     """Refuse values of a dataclass that its annotations do not allow; call it in `__post_init__`.
 
-    A `Literal` takes one of its words, a number has to be finite and in the range that `Annotated` declares, and
+    A `Literal` takes one of its values, a number has to be finite and in the range that `Annotated` declares, and
     everything has its declared type: `True` is no number. Tuples, lists and dicts are checked item by item.
 
     Raises:
@@ -75,7 +75,7 @@ def check_setting(name: str, kind: Any, value: Any) -> None:
             raise ValueError(f"{name} ({short(value)}) must be {range_of(kind)}")
     elif origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{name} ({short(value)}) must be {' or '.join(arguments)}")
+            raise ValueError(f"{name} ({short(value)}) must be {' or '.join(map(str, arguments))}")
     elif origin in (Union, types.UnionType):
         fitting = [each for each in arguments if isinstance(value, _outer(each))]
         check_setting(name, [*fitting, *arguments][0], value)
