@@ -71,7 +71,10 @@ def run_tests(session: nox.Session) -> None:
     if not session.posargs:
         check_style(session)
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
-    session.run("pytest", *(session.posargs or folders), env=ENVIRONMENT)
+    # A process for each core, with one thread: tests are many small things. Files stay whole, as they share what they
+    # train. Four processes are enough, and each needs a gigabyte.
+    several = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    session.run("pytest", *(session.posargs or [*several, *folders]), env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"})
 
 
 @nox.session(reuse_venv=True)
