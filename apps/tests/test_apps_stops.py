@@ -266,22 +266,27 @@ def test_runs_that_are_killed_at_any_write_end_in_the_same_folder():
     assert done.stdout.count("always the same folder in the end") == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_command_in_a_line_whenever_it_comes(here, number):
+@pytest.mark.parametrize(
+    ("number", "moment", "times"),
+    [
+        (signal.SIGINT, "loading", 1),
+        (signal.SIGINT, "training", 2),
+        (signal.SIGTERM, "loading", 2),
+        (signal.SIGTERM, "training", 1),
+    ],
+)
+def test_a_signal_ends_a_command_in_a_line_whenever_it_comes(here, number, moment, times):
     """While the command is loaded, before the first step and in the middle, once or twice."""
     command = [sys.executable, "-m", "ddt_apps", "train-tokenizer", "tiny/tokenizer", *ALL, *VERBS["tokenizer"][2]]
-    for twice in (False, True):
-        for moment in ("loading", "training"):
-            name = f"{moment}-{twice}"
-            long = [f"name={name}", "training.optimizer.steps=100000"]
-            process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True)
-            file = Path(f"/proc/{process.pid}/maps") if moment == "loading" else Path(f"runs/{name}/metrics.csv")
-            while not (file.exists() and ("torch" in file.read_text() if moment == "loading" else True)):
-                assert process.poll() is None
-                time.sleep(0.02)
-            for _ in range(1 + twice):
-                process.send_signal(number)
-                time.sleep(0.01)
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 128 + number
-            assert said.count("stopped;") == 1 and "Traceback" not in said, said
+    long = ["name=run", "training.optimizer.steps=100000"]
+    process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True)
+    file = Path(f"/proc/{process.pid}/maps") if moment == "loading" else Path("runs/run/metrics.csv")
+    while not (file.exists() and ("torch" in file.read_text() if moment == "loading" else True)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.count("stopped;") == 1 and "Traceback" not in said, said
