@@ -1,6 +1,7 @@
 """Trained runs from their folders: language models, codecs, and the two that belong together.
 
-Where a run is named, the folder of its exported model does as well.
+Where a run is named, the folder of its exported model does as well, and so does the name of a model that comes with
+the packages.
 """
 
 import json
@@ -14,6 +15,7 @@ from ddt_llm import MultimodalLM
 from ddt_llm.four_bits import Bits
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision
+from ddt_tokenizer.shipped import folder_of, shipped
 
 
 def load_language_model(
@@ -24,7 +26,9 @@ def load_language_model(
     Raises:
         FileNotFoundError: If the run is missing or unfinished.
     """
-    folder = run_of(run) / "model"
+    folder = folder_of(run, "model")
+    if folder == Path(run):
+        folder = run_of(run) / "model"
     if not (folder / "ddt.json").is_file():
         raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
     from transformers.utils import logging
@@ -71,7 +75,7 @@ def load_pair(run: Path, tokenizer: Path | None, precision: Precision = "32") ->
     lm.model.to(device)
     if tokenizer is not None:
         return lm, Codec.from_pretrained(tokenizer, device, precision=precision)
-    for folder in _beside(run):
+    for folder in [*_beside(run), *shipped()]:
         if _fingerprint(folder) == lm.visual_fingerprint:
             return lm, Codec.from_pretrained(folder, device, precision=precision)
     raise FileNotFoundError(
@@ -83,11 +87,14 @@ def _beside(run: Path) -> list[Path]:
     return sorted(config.parents[1] for config in run_of(run).resolve().parent.glob("*/tokenizer/config.json"))
 
 
-def _fingerprint(run: Path) -> str | None:
-    """Return the fingerprint of a finished tokenizer run; None for what is unfinished, broken or none."""
-    if not (run / "decoder" / "config.json").is_file():
-        return None
-    return _read(run / "tokenizer" / "config.json").get("fingerprint")
+def _fingerprint(run: str | Path) -> str | None:
+    """Return the fingerprint of a finished tokenizer run, or shipped model; None for what is unfinished or none."""
+    folder = folder_of(run, "tokenizer")
+    if folder == Path(run):
+        if not (folder / "decoder" / "config.json").is_file():
+            return None
+        folder /= "tokenizer"
+    return _read(folder / "config.json").get("fingerprint")
 
 
 def _read(config: Path) -> dict:

@@ -1,5 +1,7 @@
 """A small autoencoder: its latents' size, what it learns, and how its folder serves as a latent space."""
 
+import logging
+
 import lightning
 import pytest
 import torch
@@ -9,7 +11,7 @@ from ddt_tokenizer import LatentConfig
 from ddt_tokenizer.images import psnr
 from ddt_tokenizer.latents import LatentSpace
 from ddt_tokenizer.optimizer import OptimizerConfig
-from ddt_tokenizer.vae_training import VAETraining, build_vae, standardise
+from ddt_tokenizer.vae_training import VAETraining, build_vae, save_vae, standardise
 from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
 SMALL = VAEConfig(channels=4, downscale=4, width=32, depth=1)
@@ -41,18 +43,22 @@ def test_latents_have_the_size_that_was_asked_for(downscale, channels):
     assert vae.decode(latents).sample.shape == (1, 3, 32, 48)
 
 
-def test_it_learns_and_its_folder_is_a_latent_space_of_unit_variance(tmp_path):
+def test_it_learns_and_its_folder_is_a_latent_space_of_unit_variance(tmp_path, caplog, monkeypatch):
     vae, images = train(250, edges=0.0, noise=0.0), pictures(64)
     with torch.no_grad():
         drawn = vae.decode(vae.encode(images).latents).sample
     mean = images.mean(0, keepdim=True).expand_as(images)
     assert psnr(drawn, images).mean() > psnr(mean, images).mean() + 3
     standardise(vae, images)
-    vae.save_pretrained(tmp_path)
+    save_vae(vae, tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # safetensors' own is private
     config = LatentConfig.from_vae(str(tmp_path))
     assert (config.channels, config.downscale) == (4, 4)
     space = LatentSpace(config)
+    caplog.clear()
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     latents = space.encode(images)
+    assert not caplog.records
     assert abs(float(latents.mean())) < 1e-3 and abs(float(latents.std()) - 1) < 1e-3
     torch.testing.assert_close(space.decode(latents), drawn, atol=1e-4, rtol=1e-4)
 

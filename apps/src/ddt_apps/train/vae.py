@@ -1,6 +1,8 @@
 """ddt train-vae: a small autoencoder of pictures, in whose latents a tokenizer then works."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -16,7 +18,7 @@ from ddt_apps.train.settings import TrainVAE
 from ddt_data.shards.datamodule import ShardStream
 from ddt_tokenizer.every_steps import EverySteps
 from ddt_tokenizer.images import psnr, tile
-from ddt_tokenizer.vae_training import VAETraining, build_vae, standardise
+from ddt_tokenizer.vae_training import VAETraining, build_vae, save_vae, standardise
 
 MEASURED = 512  # pictures at most, of which shift and scale of the latents are taken
 
@@ -76,6 +78,6 @@ def _work(run: Run) -> Exports:
         vae = module.vae.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
         some = [pictures.dataset[i] for i in range(min(MEASURED, len(pictures.dataset)))]
         standardise(vae, pictures.collate(some))
-        return {"vae": vae}
+        return {"vae": SimpleNamespace(save_pretrained=partial(save_vae, vae))}
 
     return exports

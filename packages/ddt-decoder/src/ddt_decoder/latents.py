@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import SizeError, check_sizes
 from .limits import FiniteFloat, PositiveFloat, PositiveInt, check_settings
+from .shipped import folder_of
 
 # What diffusers raises of a config.json that is none.
 DAMAGED = (
@@ -191,8 +192,13 @@ def _line(error: Exception) -> str:
 
 
 def split_source(vae: str) -> tuple[str, dict[str, str]]:
-    """Return a folder as it is; of a Hub id the repository, and the subfolder if it names one."""
+    """Return a folder as it is; of a Hub id the repository, and the subfolder if it names one.
+
+    `NAME/vae` is that of a model that comes with this package.
+    """
     parts = vae.split("/")
+    if len(parts) == 2 and (here := folder_of(*parts)) != Path(parts[0]):
+        return str(here), {}
     if Path(vae).is_dir() or len(parts) < 3 or vae.startswith(("/", ".")):
         return vae, {}
     return "/".join(parts[:2]), {"subfolder": "/".join(parts[2:])}

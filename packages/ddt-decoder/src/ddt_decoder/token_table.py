@@ -15,6 +15,7 @@ from ddt_decoder.config import DecoderConfig
 from ddt_decoder.latents import LatentSpace
 from ddt_decoder.limits import check_setting
 from ddt_decoder.precision import Precision
+from ddt_decoder.shipped import folder_of
 
 
 class TokenTable(nn.Module):
@@ -85,6 +86,7 @@ class TokenTable(nn.Module):
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
+            folder: Or the name of a model that comes with this package (`ddt_decoder.shipped`).
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `decode` computes: "32", or "bf16".
 
@@ -93,6 +95,7 @@ class TokenTable(nn.Module):
             ValueError: If it was written in another format, is damaged, or there is no such precision.
         """
         check_setting("precision", Precision, precision)
+        folder = folder_of(folder, cls.kind)
         config = read_config(folder, f"ddt-{cls.kind}")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")

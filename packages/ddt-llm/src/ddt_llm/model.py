@@ -27,6 +27,7 @@ from ddt_llm.precision import Precision
 from ddt_llm.ranks import rank
 from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
+from ddt_llm.shipped import folder_of
 from ddt_llm.streaming import Event, Reader
 from ddt_llm.visual_tokenizer import VisualTokenizer
 from ddt_llm.vocabulary import VisualVocabulary
@@ -98,6 +99,7 @@ class MultimodalLM:
         """Load a folder of `save_pretrained`.
 
         Args:
+            folder: Or the name of a model that comes with this package (`ddt_llm.shipped`).
             device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
             bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.
@@ -108,7 +110,8 @@ class MultimodalLM:
                 there is no such precision.
         """
         check_setting("precision", Precision, precision)
-        settings_file = Path(folder) / SETTINGS
+        folder = folder_of(folder, "model")
+        settings_file = folder / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
         settings = _read_settings(settings_file)

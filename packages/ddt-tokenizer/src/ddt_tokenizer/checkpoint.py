@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .ranks import rank
+from .shipped import shipped
 from .weights_file import write_weights
 
 FORMAT = 1
@@ -52,7 +53,7 @@ def read_config(folder: str | Path, kind: str) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"no {kind} in '{folder}': {path} is missing")
+        raise FileNotFoundError(f"no {kind} in '{folder}': {path} is missing; by name there is: {', '.join(shipped())}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddt_tokenizer.precision import Precision, recorded
+from ddt_tokenizer.shipped import shipped
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Codec:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
-            folder: The run, or one of the two folders.
+            folder: The run, or one of the two folders; or the name of a model that comes with both packages.
             renderer: A `ddt train-renderer` run of that tokenizer, or its `renderer` folder.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
             precision: In which the networks compute, to read and to draw: "32", or "bf16".
@@ -88,11 +89,18 @@ class Codec:
             ValueError: If the parts do not belong together.
         """
         ddt_decoder = _installed_decoder()
-        folder = run_of(folder)
-        if not (folder / "decoder" / "config.json").is_file():
-            raise FileNotFoundError(f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer")
-        tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae, precision).to(device)
-        decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae, precision).to(device)
+        if not Path(folder).exists() and str(folder) in shipped():
+            tokenizer_folder = decoder_folder = folder
+        else:
+            folder = run_of(folder)
+            tokenizer_folder, decoder_folder = folder / "tokenizer", folder / "decoder"
+            if not (decoder_folder / "config.json").is_file():
+                raise FileNotFoundError(
+                    f"no finished tokenizer run in '{folder}'; train one with: ddt train-tokenizer, or name one that "
+                    f"comes with ddt-tokenizer: {', '.join(shipped())}"
+                )
+        tokenizer = DDTTokenizer.from_pretrained(tokenizer_folder, vae, precision).to(device)
+        decoder = ddt_decoder.DDTDecoder.from_pretrained(decoder_folder, vae, precision).to(device)
         if renderer is not None:
             part = run_of(renderer) / "renderer"
             if not (part / "config.json").is_file():

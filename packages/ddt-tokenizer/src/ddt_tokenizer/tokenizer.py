@@ -22,6 +22,7 @@ from ddt_tokenizer.precision import Precision, computing, recorded
 from ddt_tokenizer.quantizers.kinds import read_settings
 from ddt_tokenizer.quantizers.quantizer import Quantized, Quantizer
 from ddt_tokenizer.selftok import read_selftok
+from ddt_tokenizer.shipped import folder_of
 from ddt_tokenizer.weights_file import whole
 
 KIND = "ddt-tokenizer"
@@ -119,6 +120,7 @@ class DDTTokenizer(nn.Module):
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
+            folder: Or the name of a model that comes with this package (`ddt_tokenizer.shipped`).
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `encode` computes: "32", or "bf16".
 
@@ -128,6 +130,7 @@ class DDTTokenizer(nn.Module):
                 no such precision.
         """
         check_setting("precision", Precision, precision)
+        folder = folder_of(folder, "tokenizer")
         config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")

@@ -3,6 +3,9 @@
 Shape letters: B batch, C channels; H, W pixels; h, w latents.
 """
 
+import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,6 +92,25 @@ def standardise(vae: "AutoencoderTiny", images: Tensor) -> None:
     """
     z = vae.encode(images).latents.float()
     vae.register_to_config(shift_factor=float(z.mean()), scaling_factor=1 / max(float(z.std()), 1e-6))
+
+
+def save_vae(vae: "AutoencoderTiny", folder: str | Path) -> None:
+    """Write a folder of diffusers, which loads without a warning and has the mode that the umask says.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> save_vae(build_vae(VAEConfig(channels=4, downscale=4, width=8, depth=1)), folder)
+        >>> sorted(file.name for file in Path(folder).iterdir())
+        ['config.json', 'diffusion_pytorch_model.safetensors']
+    """
+    vae.save_pretrained(folder)
+    config = Path(folder) / "config.json"
+    settings = json.loads(config.read_text())
+    settings.pop("block_out_channels", None)  # diffusers writes it, and is surprised when it reads it
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    for weights in Path(folder).glob("*.safetensors"):  # safetensors lets nobody else read
+        shutil.copymode(config, weights)
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
