@@ -250,8 +250,10 @@ def test_who_hangs_up_within_a_stream_leaves_no_slot(engine, address, steps):
                 heard += connection.recv(2**16)
             assert len(engine.batch.rows) == 1
         assert until(lambda: engine.pending == 0)
-        steps.release()
+        steps.release(2)  # the one that is under way, and the one in which the row leaves
         assert until(lambda: not engine.batch.rows)
+        while steps.acquire(blocking=False):
+            pass
 
 
 def test_a_step_that_fails_ends_its_answers_and_nothing_else(engine, client, monkeypatch, caplog):
