@@ -1,5 +1,7 @@
 """The encoder's blocks and positions against diffusers and their own promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
@@ -8,6 +10,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_em
 from ddt_tokenizer import Encoder, EncoderConfig, TokenizerConfig
 from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
 from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, spread_points, token_positions
+from ddt_tokenizer.scales import inside
 
 FORMS = {
     "joint": {},
@@ -230,3 +233,21 @@ def test_a_causal_query_depends_on_coarser_ones_alone(form, start):
 def test_spatial_ids_have_no_causal_queries():
     with pytest.raises(ValueError, match="causal=false"):
         EncoderConfig(mode="spatial", causal=True)
+
+
+@pytest.mark.parametrize(("grid", "count"), [((4, 4), 16), ((2, 6), 8), ((5, 3), 20)])
+def test_a_local_query_knows_of_nothing_outside_its_table(grid, count):
+    torch.manual_seed(0)
+    config = EncoderConfig(patch_size=2, width=16, depth=3, num_heads=2, num_tokens=count, start="haar", local=True)
+    encoder, (covered, _) = Encoder(config, grid), inside(count, *grid)
+    with torch.no_grad():  # as after training
+        encoder.scales.add_(torch.randn_like(encoder.scales))
+    latents = torch.randn(1, 3, 2 * grid[0], 2 * grid[1], requires_grad=True)
+    vectors = encoder(latents)
+    for query, vector in enumerate(vectors[0]):
+        (slope,) = torch.autograd.grad((vector * torch.randn(16)).sum(), latents, retain_graph=True)
+        seen = slope[0].abs().sum(0).unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).sum((1, 3)) > 0
+        assert torch.equal(seen.flatten(), covered[query])
+    for settings in ({"start": None}, {"causal": True}):
+        with pytest.raises(ValueError, match="local=true needs start=haar"):
+            Encoder(replace(config, **settings), grid)

@@ -159,3 +159,69 @@ def test_a_revived_code_is_given_time(quantizer):
     for _ in range(10):  # nothing falls to it
         quantizer(cluster.expand(32, 8, -1) + 0.001 * torch.randn(32, 8, 24))
     assert torch.allclose(quantizer.codebook[5], revived, atol=1e-4)
+
+
+def in_ball(**settings):
+    torch.manual_seed(0)
+    return VectorQuantizer(24, VectorConfig(codebook_size=32, code_width=6, space="ball", **settings))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_in_a_ball_ids_are_those_of_the_cheapest_entry(rate):
+    quantizer = in_ball(rate=rate).train()
+    quantizer(torch.randn(64, 8, 24))
+    quantizer.eval()
+    vectors = torch.randn(4, 8, 24) * torch.rand(4, 8, 1)
+    z = quantizer.to_code_space(vectors)
+    assert (z.norm(dim=-1) < 1).all() and z.norm(dim=-1).std() > 0.05
+    shares = (quantizer.counts + 0.2 * quantizer.counts.mean()).log()
+    cost = (z[:, :, None] - quantizer.codebook).square().sum(-1) / 2 - rate * shares
+    assert torch.equal(quantizer(vectors).ids, cost.argmin(-1))
+
+
+def test_in_a_ball_entries_are_means_and_short_tokens_stay_short():
+    quantizer = in_ball(decay=0.0, dead_share=0.0).train()
+    vectors = torch.randn(64, 8, 24) * torch.rand(64, 8, 1)
+    quantizer(vectors)
+    z = quantizer.to_code_space(vectors)
+    before = quantizer.lookup(z)
+    quantizer(vectors)
+    for entry in before.unique():
+        torch.testing.assert_close(quantizer.codebook[entry], z[before == entry].mean(0))
+    lengths = quantizer.codebook.norm(dim=-1)
+    assert torch.allclose(quantizer.embed(torch.arange(32)).norm(dim=-1), 6**0.5 * lengths)
+
+
+def test_sparsity_keeps_short_what_is_of_no_use_and_a_rate_writes_it_in_one_word():
+    """Of four tokens the first two are drawn from."""
+    found = []
+    for sparsity in (0.0, 0.2):
+        torch.manual_seed(0)
+        config = VectorConfig(codebook_size=32, code_width=4, space="ball", sparsity=sparsity, rate=0.01)
+        quantizer, mix = VectorQuantizer(8, config), torch.nn.Parameter(torch.randn(4, 8, 8) / 3)
+        optimizer = torch.optim.Adam([*quantizer.parameters(), mix], lr=1e-2)
+        for _ in range(400):
+            x = torch.randn(64, 4, 8)
+            tokens, _, loss = quantizer.train()(torch.einsum("bki,kij->bkj", x, mix))
+            loss = loss + (tokens[:, :2] - x[:, :2, :4]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        ids = quantizer.eval()(torch.einsum("bki,kij->bkj", torch.randn(256, 4, 8), mix)).ids
+        found.append([column.unique().numel() for column in ids.unbind(1)])
+    assert min(found[0][:2]) > 20 and min(found[0][2:]) > 1
+    assert min(found[1][:2]) > 20 and found[1][2:] == [1, 1]
+
+
+def test_while_not_quantized_noise_is_added_in_training_alone():
+    quantizer, vectors = in_ball(noise=0.1), torch.randn(500, 8, 24)
+    with torch.no_grad():
+        plain = quantizer.eval().continuous(vectors)
+        noisy = quantizer.train().continuous(vectors)
+    assert torch.equal(plain, quantizer.normalise(quantizer.to_code_space(vectors)))
+    assert abs(float((noisy - plain).std()) / 6**0.5 - 0.1) < 0.005
+
+
+def test_sparsity_needs_a_ball():
+    with pytest.raises(ValueError, match=r"sparsity \(0.1\) needs .*space=ball"):
+        VectorConfig(sparsity=0.1)

@@ -61,8 +61,6 @@ class EncoderBlock(nn.Module):
         heads: H of each stream.
         mlp_ratio: Hidden width of the MLPs over D.
         one_way: Whether the image takes no notice of the queries.
-        causal: Whether queries see patches and the queries from their own index on, the coarser ones, and patches see
-            patches (Semanticist, arXiv:2503.08685, orders its tokens so).
         affine: Whether the norms before attention and MLP learn a scale and a shift.
         qk_norm: Whether attention's queries and keys are normalised (RMSNorm).
         modulated: Whether the query stream is modulated by the place of each token.
@@ -76,14 +74,13 @@ class EncoderBlock(nn.Module):
         mlp_ratio: float = 4.0,
         *,
         one_way: bool = False,
-        causal: bool = False,
         affine: bool = True,
         qk_norm: bool = True,
         modulated: bool = False,
         updated: tuple[str, ...] = (IMAGE, QUERIES),
     ):
         super().__init__()
-        self.widths, self.heads, self.updated, self.causal = widths, heads, updated, causal
+        self.widths, self.heads, self.updated = widths, heads, updated
         attending = [name for name in widths if name in updated or not one_way]
         layer_norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=affine)
         head_norm = partial(nn.RMSNorm, eps=1e-6) if qk_norm else nn.Identity
@@ -102,13 +99,13 @@ class EncoderBlock(nn.Module):
         self.image_kv = nn.Linear(widths[IMAGE], 2 * widths[QUERIES]) if one_way else None
         self.modulation = TokenModulation(widths[QUERIES]) if modulated else None
 
-    def forward(self, streams: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Update the streams, each [B, L, D]."""
+    def forward(self, streams: dict[str, Tensor], visible: Tensor | None = None) -> dict[str, Tensor]:
+        """Update the streams, each [B, L, D], in order; `visible` bool [S, S] says which position sees which."""
         inputs = {name: norm(streams[name]) for name, norm in self.norm.items()}
         if self.modulation is not None:
             attention, mlp = self.modulation(streams[QUERIES].shape[1])
             inputs[QUERIES] = attention.shifted(inputs[QUERIES])
-        mixed = self.mix_jointly(inputs) if self.image_kv is None else self.mix_one_way(inputs)
+        mixed = (self.mix_jointly if self.image_kv is None else self.mix_one_way)(inputs, visible)
 
         # Residual branches: attention, then the MLP.
         streams = dict(streams)
@@ -122,16 +119,15 @@ class EncoderBlock(nn.Module):
                 streams[name] = x + self.mlp[name](self.mlp_norm[name](x))
         return streams
 
-    def mix_jointly(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Let every position attend to all positions of all streams [B, L, D], or as `causal` says."""
+    def mix_jointly(self, inputs: dict[str, Tensor], visible: Tensor | None = None) -> dict[str, Tensor]:
+        """Let every position attend to all positions of all streams [B, L, D], or to those that it sees."""
         parts = [self._normed(name, *self._split(name, self.qkv[name](x))) for name, x in inputs.items()]
         lengths = [x.shape[1] for x in inputs.values()]
-        visible = _coarser(*lengths, inputs[IMAGE].device) if self.causal else None
         mixed = _attend(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)), visible)
         return dict(zip(inputs, mixed.split(lengths, dim=1), strict=True))
 
-    def mix_one_way(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Let patches [B, L, D] attend to patches, and queries [B, K, D'] to patches and queries."""
+    def mix_one_way(self, inputs: dict[str, Tensor], visible: Tensor | None = None) -> dict[str, Tensor]:
+        """Let patches [B, L, D] attend to patches, and queries [B, K, D'] to patches and the queries they see."""
         mixed = {}
         if IMAGE in self.updated:
             parts = self._split(IMAGE, self.qkv[IMAGE](inputs[IMAGE]))
@@ -139,9 +135,8 @@ class EncoderBlock(nn.Module):
         q, k, v = self._split(QUERIES, self.qkv[QUERIES](inputs[QUERIES]))
         image_k, image_v = self._split(QUERIES, self.image_kv(inputs[IMAGE]))
         k, v = torch.cat([image_k, k], dim=1), torch.cat([image_v, v], dim=1)
-        patches = image_k.shape[1]
-        visible = _coarser(patches, q.shape[1], q.device)[patches:] if self.causal else None
-        mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v), visible)
+        seen = None if visible is None else visible[image_k.shape[1] :]
+        mixed[QUERIES] = _attend(*self._normed(QUERIES, q, k, v), seen)
         return mixed
 
     def _split(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
@@ -152,8 +147,13 @@ class EncoderBlock(nn.Module):
         return self.q_norm[name](q).to(v.dtype), self.k_norm[name](k).to(v.dtype), v
 
 
-def _coarser(patches: int, queries: int, device: torch.device) -> Tensor:
-    """Show patches to all, and queries to themselves and those of a lower index: bool [L + K, L + K]."""
+def coarser(patches: int, queries: int, device: torch.device) -> Tensor:
+    """Show patches to all, and queries to themselves and those of a lower index: bool [L + K, L + K].
+
+    Example:
+        >>> coarser(1, 2, "cpu").int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
     rank = torch.cat([torch.full((patches,), queries, device=device), torch.arange(queries, device=device)])
     return rank >= rank[:, None]
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
+from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock, coarser
 from ddt_tokenizer.identity import identity
 from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, Tokens, check_settings
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
-from ddt_tokenizer.scales import Start, haar_tables, on_grid
+from ddt_tokenizer.scales import Start, haar_tables, inside, on_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,9 @@ class EncoderConfig:
     attention: Literal["joint", "one_way"] = "joint"  # one_way: the image takes no notice of the queries
     # Whether a query sees no finer query, and the image none, so that an id does not depend on finer ones.
     causal: bool = False
+    # Whether a query sees only what lies inside its table, finer queries and patches, so that an id depends on nothing
+    # else; needs start=haar.
+    local: bool = False
     image_width: PositiveInt | None = None  # of the patches, None for `width`; another one needs one_way
     image_heads: PositiveInt | None = None  # of the patches, None for `num_heads`
     # How a query knows its place: by what it learns, by sines and cosines added to that, or by token-aware adaLN.
@@ -118,6 +121,8 @@ class Encoder(nn.Module):
         super().__init__()
         if config.start is not None and grid is None:
             raise ValueError(f"an encoder with start={config.start} needs the grid of patches that it starts on")
+        if config.local and (config.start != "haar" or config.causal):
+            raise ValueError(f"local=true needs start=haar, not {config.start}, and leaves nothing to be causal")
         self.config, self.start_grid = config, grid
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
         widths, heads = {IMAGE: config.patch_width}, {IMAGE: config.patch_heads}
@@ -133,7 +138,6 @@ class Encoder(nn.Module):
                 heads,
                 config.mlp_ratio,
                 one_way=config.attention == "one_way",
-                causal=config.causal,
                 affine=config.affine_norms,
                 qk_norm=config.qk_norm,
                 modulated=config.query_position == "adaln",
@@ -204,12 +208,17 @@ class Encoder(nn.Module):
                 queries = queries + sincos(order, config.width).to(queries)
             streams[QUERIES] = queries.expand(len(latents), -1, -1)
             if config.start == "haar":
-                streams[QUERIES] = queries + on_grid(self.scales, h, w).to(patches.dtype) @ patches * (
-                    self.scales[0].numel() / (h * w)
-                )
+                tables = on_grid(self.scales, h, w)
+                if config.local:
+                    tables = tables * inside(config.num_tokens, h, w)[0].to(tables)
+                streams[QUERIES] = queries + tables.to(patches.dtype) @ patches * (self.scales[0].numel() / (h * w))
 
+        # Attention.
+        visible = coarser(h * w, config.num_tokens, latents.device) if config.causal else None
+        if config.local:
+            visible = inside(config.num_tokens, h, w)[1].to(latents.device)
         for block in self.blocks:
-            streams = block(streams)
+            streams = block(streams, visible)
         vectors = streams[self.read]
 
         # Without queries: patches in the order in which a decoder with the same start places their tokens.

@@ -90,7 +90,8 @@ class TokenizerTraining(LightningModule):
         vectors = self.tokenizer.encoder(latents)
         ids = {}
         if self.global_step < self.config.continuous_steps:
-            tokens, commitment = self.tokenizer.quantizer.continuous(vectors), vectors.new_zeros(())
+            quantizer = self.tokenizer.quantizer
+            tokens, commitment = quantizer.continuous(vectors), quantizer.prior(vectors)
         else:
             tokens, ids["ids"], commitment = self.tokenizer.quantizer(vectors)
         whole = {"nested": False} if self.global_step < self.config.whole_steps else {}

@@ -62,6 +62,9 @@ class Quantizer(Protocol):
     def continuous(self, vectors: Tensor) -> Tensor:
         """Turn vectors [B, K, width] into tokens [B, K, D] as they would be without quantization."""
 
+    def prior(self, vectors: Tensor) -> Tensor:
+        """Compute what training adds to the loss of vectors [B, K, width], quantized or not: a scalar."""
+
     def __call__(self, vectors: Tensor) -> Quantized:
         """Quantize vectors [B, K, width] with gradients; in training mode a codebook follows them."""
 
@@ -86,6 +89,9 @@ class ComputedCodes(nn.Module):
 
     def continuous(self, vectors: Tensor) -> Tensor:
         return self.normalise(self.to_code_space(vectors))
+
+    def prior(self, vectors: Tensor) -> Tensor:
+        return vectors.new_zeros(())
 
 
 def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:

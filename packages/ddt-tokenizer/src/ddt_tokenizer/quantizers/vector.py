@@ -1,4 +1,4 @@
-"""Vector quantizer: unit vectors to the nearest entry of a codebook that follows them by moving averages.
+"""Vector quantizer: vectors to the nearest entry of a codebook that follows them by moving averages.
 
 Shape letters: B batch, K tokens, N = B * K vectors (of one rank), D code width, V codebook size.
 """
@@ -17,6 +17,7 @@ from ddt_tokenizer.quantizers.diversity import diversity_loss, perplexity
 from ddt_tokenizer.quantizers.nearest import nearest
 from ddt_tokenizer.quantizers.quantizer import Quantized, linear_fp32
 from ddt_tokenizer.ranks import from_first, gathered, num_ranks, rows, summed
+from ddt_tokenizer.seeding import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,18 @@ class VectorConfig:
     # Entropy-constrained VQ: choose argmax <z, e> + rate * log p(e), p(e) being the share of e in all ids. 0 turns it
     # off. Above 0 a common entry wins over a rare one that is hardly nearer: what looks alike is written alike.
     rate: NonNegativeFloat = 0.0
+    # Where vectors and codes lie. "sphere": all have length one. "ball": up to one, and the shorter a token, the less
+    # it says, so that an id can say "nothing".
+    space: Literal["sphere", "ball"] = "sphere"
+    sparsity: NonNegativeFloat = 0.0  # weight of the mean length, which in a ball keeps short what is of no use
+    # Standard deviation of what is added to vectors in training as long as they are not quantized: without it a short
+    # vector would say as much as a long one.
+    noise: NonNegativeFloat = 0.0
 
     def __post_init__(self):
         check_settings(self)
+        if self.sparsity and self.space == "sphere":
+            raise ValueError(f"sparsity ({self.sparsity}) needs vectors that differ in length; set space=ball")
 
     def build(self, width: int, num_tokens: int) -> "VectorQuantizer":
         return VectorQuantizer(width, self, num_tokens)
@@ -91,20 +101,27 @@ class VectorQuantizer(nn.Module):
         return super()._apply(moved, recurse)
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
-        """Project [B, K, width] to unit vectors [B, K, D], fp32."""
-        return F.normalize(linear_fp32(self.project, vectors), dim=-1)
+        """Project [B, K, width] to vectors [B, K, D] of length one, or in a ball of less, fp32."""
+        z = linear_fp32(self.project, vectors)
+        if self.config.space == "ball":
+            return z * (1 + z.square().sum(-1, keepdim=True)).rsqrt()
+        return F.normalize(z, dim=-1)
 
     def lookup(self, z: Tensor) -> Tensor:
-        """Find the nearest entry of unit vectors [..., D]: int64 [...].
+        """Find the nearest entry of vectors [..., D]: int64 [...].
 
-        With `rate` the entry e of the largest <z, e> + rate * log share(e): entropy-constrained vector quantization
-        (Chou, Lookabaugh, Gray 1989, doi:10.1109/29.17498).
+        With `rate` the entry e of the smallest |z - e|^2 / 2 - rate * log share(e): entropy-constrained vector
+        quantization (Chou, Lookabaugh, Gray 1989, doi:10.1109/29.17498).
         """
-        vectors, entries = z.flatten(0, -2), self.codebook
-        if self.config.rate:  # one more dimension, in which all vectors are 1
+        vectors, entries, offsets = z.flatten(0, -2), self.codebook, None
+        if self.config.rate:
             floor = self.config.dead_share * self.counts.mean() + 1e-6  # a dead entry can come back
+            offsets = self.config.rate * (self.counts + floor).log()
+        if self.config.space == "ball":
+            offsets = (0 if offsets is None else offsets) - entries.square().sum(-1) / 2
+        if offsets is not None:  # one more dimension, in which all vectors are 1
             vectors = F.pad(vectors, (0, 1), value=1.0)
-            entries = torch.cat([entries, self.config.rate * (self.counts + floor).log()[:, None]], dim=1)
+            entries = torch.cat([entries, offsets[:, None]], dim=1)
         with torch.autocast(z.device.type, enabled=False):
             return nearest(vectors, entries).view(z.shape[:-1])
 
@@ -113,13 +130,27 @@ class VectorQuantizer(nn.Module):
         return self.normalise(self.codebook[ids])
 
     def normalise(self, codes: Tensor) -> Tensor:
-        """Apply the norm after the codebook (part of decoding in DDT and Selftok) to [..., D]."""
+        """Apply the norm after the codebook (part of decoding in DDT and Selftok) to [..., D].
+
+        In a ball only its scale and shift, since a norm would make a short token long.
+        """
         weight, bias = self.norm.weight.float(), self.norm.bias.float()
+        if self.config.space == "ball":
+            return codes * (codes.shape[-1] ** 0.5 * weight) + bias
         with torch.autocast(codes.device.type, enabled=False):
             return F.layer_norm(codes, codes.shape[-1:], weight, bias, self.norm.eps)
 
     def continuous(self, vectors: Tensor) -> Tensor:
-        return self.normalise(self.to_code_space(vectors))
+        z = self.to_code_space(vectors)
+        if self.training and self.config.noise:
+            z = z + self.config.noise * Rows.of_batch(len(z), z.device).noise(*z.shape[1:])
+        return self.normalise(z)
+
+    def prior(self, vectors: Tensor) -> Tensor:
+        """Compute the group lasso of vectors [B, K, width] (Yuan, Lin 2006, doi:10.1111/j.1467-9868.2005.00532.x)."""
+        if not self.config.sparsity:
+            return vectors.new_zeros(())
+        return self.config.sparsity * (self.to_code_space(vectors).square().sum(-1) + 1e-6).sqrt().mean()
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize query vectors [B, K, width]; gradients pass straight through to them."""
@@ -130,6 +161,7 @@ class VectorQuantizer(nn.Module):
         ids = self.lookup(z)
         codes = self.codebook[ids]
         loss = self.config.commitment * (codes - z).square().mean()
+        loss = loss + self.prior(vectors)
         tokens = self.normalise(z + (codes - z).detach())
         if self.training:
             before = self.codebook.clone() if self.config.diversity else None
@@ -141,7 +173,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _start(self, z: Tensor, iterations: int = 10) -> None:
-        """Initialise the codebook by spherical k-means of the vectors [N, D] of all ranks."""
+        """Initialise the codebook by k-means, on a sphere spherical, of the vectors [N, D] of all ranks."""
         size, total = self.config.codebook_size, len(z) * num_ranks()
         picks = torch.randperm(total, device=z.device)[:size]
         picks = torch.cat([picks, torch.randint(total, (size - len(picks),), device=z.device)])
@@ -152,7 +184,7 @@ class VectorQuantizer(nn.Module):
         for _ in range(iterations):
             ids = self.lookup(z)
             counts, sums = self._count(gathered(ids)), self._add(z, ids)
-            self.codebook.copy_(torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), self.codebook))
+            self.codebook.copy_(torch.where(counts[:, None] > 0, self._means(sums, counts), self.codebook))
         self.counts.fill_(total / size)
         self.sums.copy_(self.codebook * self.counts[:, None])
 
@@ -164,26 +196,31 @@ class VectorQuantizer(nn.Module):
         """Add up the vectors [N, D] of each entry over all ranks: [V, D]."""
         return summed(torch.zeros_like(self.sums).index_add_(0, ids, z))
 
+    def _means(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """Turn sums [V, D] of vectors, and their counts [V], into entries."""
+        if self.config.space == "sphere":  # the length does not matter, so the counts (and their smoothing) cancel
+            return F.normalize(sums, dim=-1)
+        return sums / counts[:, None].clamp(min=1e-12)
+
     @torch.no_grad()
     def _update(self, z: Tensor, ids: Tensor, first: bool) -> None:
         """Move the codebook towards the vectors [B, K, D] assigned to it, and revive dead entries."""
         everyone = gathered(ids)  # [B * ranks, K]
         flat, flat_ids = z.flatten(0, 1), ids.flatten()
-        similarity = (self.codebook[flat_ids] * flat).sum(-1)
+        distance = (self.codebook[flat_ids] - flat).square().sum(-1)
         counts, sums = self._count(everyone.flatten()), self._add(flat, flat_ids)
         if not sums.isfinite().all():
             return
         self.counts.lerp_(counts, 1 - self.config.decay)
         self.sums.lerp_(sums, 1 - self.config.decay)
-        # The mean's length does not matter on the sphere, so the counts (and their Laplace smoothing) cancel.
-        self.codebook.copy_(F.normalize(self.sums, dim=-1))
+        self.codebook.copy_(self._means(self.sums, self.counts))
         if self.histogram is not None:
             self._record(everyone, 0.3 if first else self.config.decay)
 
         uniform = everyone.numel() / self.config.codebook_size
         dead = (self.counts < self.config.dead_share * uniform).nonzero().flatten()[: everyone.numel()]
         if len(dead):
-            new = rows(flat, self._donors(len(dead), similarity, everyone))
+            new = rows(flat, self._donors(len(dead), distance, everyone))
             self.codebook[dead] = new
             self.counts[dead] = self.config.revived_share * uniform  # time to gather vectors of its own
             self.sums[dead] = new * self.counts[dead, None]
@@ -195,10 +232,10 @@ class VectorQuantizer(nn.Module):
         seen = torch.full((ids.numel(),), (1 - decay) / len(ids), device=ids.device)
         self.histogram.mul_(decay).view(-1).index_add_(0, places.flatten(), seen)
 
-    def _donors(self, count: int, similarity: Tensor, ids: Tensor) -> Tensor:
+    def _donors(self, count: int, distance: Tensor, ids: Tensor) -> Tensor:
         """Choose the vectors that replace dead entries, as rows of all ranks' vectors: [count]."""
         if self.config.replacement == "worst":
-            return gathered(similarity).topk(count, largest=False).indices
+            return gathered(distance).topk(count).indices
         images, positions = ids.shape
         image = torch.randint(images, (count,), device=ids.device)
         if self.config.replacement == "random":
