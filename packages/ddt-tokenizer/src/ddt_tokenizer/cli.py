@@ -27,6 +27,7 @@ from ddt_tokenizer.lock import locked
 from ddt_tokenizer.manifest import MANIFEST, Manifest
 from ddt_tokenizer.precision import Precision, slower_here
 from ddt_tokenizer.shards import read_ids, write_ids
+from ddt_tokenizer.shipped import folder_of, shipped
 from ddt_tokenizer.terminal import printable
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             _check_out(options.out)
         if (options.tokenizer / "tokenizer" / "config.json").is_file():  # a run that trained it
             options.tokenizer /= "tokenizer"
+        options.tokenizer = folder_of(options.tokenizer, "tokenizer")
         how = {name: getattr(options, name) for name in ("vae", "precision") if hasattr(options, name)}
         tokenizer = DDTTokenizer.from_pretrained(options.tokenizer, **how)
         if options.verb == "info":
@@ -70,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="ddt-tokenizer", description="Write pictures as discrete diffusion timestep tokens."
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    folder = "folder with config.json and model.safetensors"
+    folder = f"a run, a folder with config.json and model.safetensors, or by name: {', '.join(shipped())}"
     sources = "pictures, folders of pictures, or one shard folder"
     encode = verbs.add_parser("encode", help="write the ids of pictures to an .npz file or to shards")
     encode.add_argument("sources", nargs="+", type=Path, help=sources)
-    encode.add_argument("--tokenizer", required=True, type=Path, help=folder)
+    encode.add_argument("--tokenizer", default=Path("ddt-small-64"), type=Path, help=f"{folder} (default %(default)s)")
     encode.add_argument(
         "--out",
         required=True,
