@@ -15,6 +15,7 @@ from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision, recorded
+from ddt_tokenizer.shipped import shipped
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores; a
 # `precision` other than "32" is part of their protocol.
@@ -152,8 +153,8 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
 
     Args:
         source: Folder of a run (`ddt train-tokenizer` gives its codec, `ddt train-renderer` that of its tokenizer with
-            the renderer, `ddt pretrain` and `ddt sft` an `Assistant`), or `file.py:function` whose function returns an
-            object with the methods of this module.
+            the renderer, `ddt pretrain` and `ddt sft` an `Assistant`), the name of a codec that comes with the
+            packages, or `file.py:function` whose function returns an object with the methods of this module.
         guidance, temperature: Of drawing, for runs.
         precision: In which a run computes.
 
@@ -168,6 +169,8 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
         if not callable(make := load_named(source)):
             raise ValueError(f"'{function}' of '{file}' is no function that returns the model")
         return make()
+    if not Path(source).exists() and source in shipped():
+        return Codec.from_pretrained(source, pick_device_for(precision), precision=precision)
     run = run_of(source)
     if (run / "renderer" / "config.json").is_file():
         return load_renderer_run(run, pick_device_for(precision), precision)
