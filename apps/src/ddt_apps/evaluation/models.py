@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
