@@ -80,13 +80,14 @@ class Watch:
 
 
 class Guard:
-    """Lets only requests with the right key through, but for those after the server's health."""
+    """Lets only requests with the right key through, but for the server's health and the page, which asks for the key."""
 
     def __init__(self, app: ASGIApp, key: str):
         self.app, self.key = app, key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
+        open_to_all = scope["path"] in ("/", "/health") or scope["path"].startswith("/web/")
+        if scope["type"] == "http" and not open_to_all:
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key):
                 refused = RequestError(
