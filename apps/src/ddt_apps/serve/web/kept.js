@@ -28,9 +28,10 @@ export function last(model) {
   return kept(model)[0];
 }
 
-/** Keep {prompt, ids, seed, ...settings}. */
+/** Keep {prompt, ids, seed, ...settings}; the same picture once. */
 export function keep(model, entry) {
-  write([{ ...entry, of: model.fingerprint, at: Date.now() }, ...all()]);
+  const [own, name] = [{ ...entry, of: model.fingerprint, at: Date.now() }, (each) => `${each.of} ${each.prompt} ${each.ids}`];
+  write([own, ...all().filter((each) => name(each) !== name(own))]);
 }
 
 export function forget(entry) {

@@ -12,7 +12,7 @@ export class View {
     [this.image, this.empty, this.strip, this.label, this.caption, this.actions] = [
       "img", ".empty", ".strip", ".keep", "figcaption", ".actions",
     ].map((each) => this.figure.querySelector(each));
-    [this.said, this.slider] = [this.label.querySelector("output"), this.label.querySelector("input")];
+    [this.said, this.slider] = [this.label.querySelector(".said"), this.label.querySelector("input")];
     this.empty.textContent = empty;
     this.image.classList.toggle("px", model.tiny);
     this.drawn = new Map();
