@@ -6,7 +6,7 @@ import { Settings } from "./settings.js";
 import { View } from "./view.js";
 import { enterSends, working } from "./work.js";
 
-export const EXAMPLES = ["a red fox on a white background", "a blue fish left of a yellow star", "a green tree on a black background"];
+export const EXAMPLES = ["a red fox", "a green tree on a white background", "a blue fish left of a yellow star"];
 
 export function draw(model, go) {
   const [form, prompt, examples, button, status, more, place] = ["form", "prompt", "examples", "go", "status", "more", "view"].map(

@@ -49,12 +49,14 @@ export function edit(model, go) {
     if (able && !question) return fail(new Error("Write a question first."));
     const content = [{ type: "image_url", image_url: { url: picker.picture.url } }];
     if (able) content.push({ type: "text", text: question });
-    const asked = { messages: [{ role: "user", content }], modalities: ["text"] };
+    const body = { messages: [{ role: "user", content }], modalities: ["text"] };
     working({ button: asking, status }, async (how) => {
       how.say("Reading the picture ...");
       let text = "";
-      for await (const event of events("v1/chat/completions", asked, how)) text += event.choices[0]?.delta.content ?? "";
-      answer.textContent = text.trim() || "(the model says nothing)";
+      for await (const event of events("v1/chat/completions", body, how)) text += event.choices[0]?.delta.content ?? "";
+      const asked = document.createElement("small");
+      asked.textContent = able ? question : "";
+      answer.replaceChildren(asked, text.trim() || "(the model says nothing)");
       answer.hidden = false;
     });
   });
