@@ -1,13 +1,16 @@
 """The page of ddt serve in a real browser, headless Chromium, on a phone and a desktop: what a visitor does with it."""
 
 import base64
+import io
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_serve import running, tiny_pair
 
 from ddt_apps.serve.engine import Engine
@@ -19,6 +22,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
+phone_only = pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
+desktop_only = pytest.mark.parametrize("page", [DESKTOP], ids=["desktop"], indirect=True)
 TABS = ("Draw", "Edit", "Chat", "Swap ids", "Compare", "Gallery")
 
 
@@ -72,8 +77,8 @@ def test_a_picture_is_drawn_and_redrawn_from_fewer_ids(page, address, engine):
     expect(page.locator("#about")).to_have_text("tiny: 16 px, 8 ids a picture")
     seen = page.evaluate_handle(
         """() => { const seen = []; const image = document.querySelector("#draw-view img");
-        new MutationObserver(() => seen.at(-1) === image.alt || seen.push(image.alt)).observe(image, {attributes: true});
-        return seen; }"""
+        const see = () => seen.at(-1) === image.alt || seen.push(image.alt);
+        new MutationObserver(see).observe(image, {attributes: true}); return seen; }"""
     )
     page.get_by_role("button", name="a green tree on a white background").click()
     image = page.get_by_role("img", name="a green tree on a white background")
@@ -105,6 +110,7 @@ def test_a_link_draws_the_same_picture(page, address):
     expect(page.locator("#draw-view img")).to_have_attribute("src", source)
 
 
+@desktop_only
 def test_settings_reach_the_server_and_what_is_wrong_is_said(page, address):
     page.expected = ["400 (Bad Request)"]
     draw(page, address)
@@ -121,9 +127,10 @@ def test_settings_reach_the_server_and_what_is_wrong_is_said(page, address):
     expect(page.locator("#draw-status.bad")).to_contain_text("prompt")
 
 
+@desktop_only
 def test_esc_stops_and_frees_the_slot(page, address, engine, monkeypatch):
     step = engine.batch.step
-    monkeypatch.setattr(engine.batch, "step", lambda: (page_waits(), step())[1])
+    monkeypatch.setattr(engine.batch, "step", lambda: (time.sleep(0.2), step())[1])
     page.goto(address)
     page.get_by_label("What shall it draw?").fill("a red fox")
     page.get_by_role("button", name="Draw", exact=True).click()
@@ -139,12 +146,7 @@ def test_esc_stops_and_frees_the_slot(page, address, engine, monkeypatch):
     assert engine.pending == 0
 
 
-def page_waits():
-    import time
-
-    time.sleep(0.2)
-
-
+@phone_only
 def test_a_busy_server_is_asked_again(page, address, engine, monkeypatch):
     page.expected = ["429 (Too Many Requests)"]
     monkeypatch.setattr(engine, "most", 0)
@@ -157,10 +159,6 @@ def test_a_busy_server_is_asked_again(page, address, engine, monkeypatch):
 
 def png(seed=0):
     """A picture to upload."""
-    import io
-
-    from PIL import Image
-
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "png")
@@ -168,7 +166,9 @@ def png(seed=0):
 
 
 def upload(picker, seed=0):
-    picker.locator("input[type=file]").set_input_files({"name": "fox.png", "mimeType": "image/png", "buffer": png(seed)})
+    picker.locator("input[type=file]").set_input_files(
+        {"name": "fox.png", "mimeType": "image/png", "buffer": png(seed)}
+    )
     expect(picker.locator("img")).to_be_visible()
 
 
@@ -189,6 +189,7 @@ def test_a_picture_is_edited_and_asked_about(page, address):
     expect(page.locator("#edit-answer")).to_have_text(re.compile(r"\S"))
 
 
+@desktop_only
 def test_a_picture_is_pasted(page, address):
     page.goto(address)
     page.get_by_role("tab", name="Edit").click()
@@ -238,12 +239,7 @@ def test_ids_are_swapped_between_two_pictures(page, address, engine):
     expect(page.locator("#swap-first figcaption")).to_have_text("A with ids 1 to 8 of B")
     with page.expect_request("**/v1/detokenize") as asked:
         page.get_by_role("button", name="Coarse half").click()
-    codec = engine.codec
-    from io import BytesIO
-
-    from PIL import Image
-
-    a, b = codec.encode([Image.open(BytesIO(png(seed))) for seed in (1, 2)]).tolist()
+    a, b = engine.codec.encode([Image.open(io.BytesIO(png(seed))) for seed in (1, 2)]).tolist()
     assert asked.value.post_data_json["ids"] == [a[:4] + b[4:], b[:4] + a[4:]]
     expect(page.locator("#swap-second figcaption")).to_have_text("B with ids 1 to 4 of A")
     expect(page.locator("#swap-second img")).to_be_visible()
@@ -275,6 +271,7 @@ def test_the_gallery_keeps_ids_and_draws_them_again(page, address):
     expect(page.locator("#gallery-about")).to_contain_text("Nothing yet")
 
 
+@desktop_only
 def test_tabs_go_by_arrow_keys_and_are_kept_in_the_address(page, address):
     page.goto(address)
     page.get_by_role("tab", name="Draw").focus()
@@ -290,6 +287,7 @@ def test_tabs_go_by_arrow_keys_and_are_kept_in_the_address(page, address):
     expect(page.get_by_role("tab", name="Gallery")).to_have_attribute("aria-selected", "true")
 
 
+@phone_only
 def test_a_key_is_asked_for_and_kept_for_the_tab(page, engine):
     page.expected = ["401 (Unauthorized)"]
     with running(engine, api_key="s3cret") as address:
@@ -301,6 +299,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(page, engine):
         expect(page.locator("#draw-status")).to_have_text(re.compile(r"8 ids in"))
 
 
+@phone_only
 def test_a_server_that_is_gone_is_told(page, engine):
     page.expected = ["ERR_CONNECTION_REFUSED"]
     with running(engine) as address:
@@ -310,6 +309,7 @@ def test_a_server_that_is_gone_is_told(page, engine):
     expect(page.locator("#draw-status.bad")).to_have_text("The server cannot be reached. Is it still running?")
 
 
+@phone_only
 def test_a_model_that_only_draws_says_so(page):
     with Engine(*tiny_pair("caption"), slots=2, waiting=3) as engine, running(engine) as address:
         page.goto(address)
@@ -333,6 +333,8 @@ def test_axe_finds_nothing(page, address, scheme):
         page.get_by_role("tab", name=name).click()
         page.wait_for_load_state("networkidle")
         page.evaluate(Path(AXE).read_text())
-        found = page.evaluate("axe.run().then((found) => found.violations.map((each) => [each.id, each.impact, "
-                              "each.nodes.map((node) => node.html + node.failureSummary).join()]))")
+        found = page.evaluate(
+            "axe.run().then((found) => found.violations.map((each) => [each.id, each.impact, "
+            "each.nodes.map((node) => node.html + node.failureSummary).join()]))"
+        )
         assert found == [], (name, found)

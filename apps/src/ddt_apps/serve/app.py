@@ -19,7 +19,7 @@ from ddt_apps.serve.callers import Callers
 from ddt_apps.serve.chat import completions
 from ddt_apps.serve.engine import Engine
 from ddt_apps.serve.images import edits, generations
-from ddt_apps.serve.page import page, web
+from ddt_apps.serve.page import WEB, page
 from ddt_apps.serve.tokens import detokenize, tokenize
 from ddt_apps.serve.watching import BodyLimit, Figures, Guard, Watch
 
@@ -44,7 +44,7 @@ def build_app(
     """
     routes = [
         Route("/", page),
-        Mount("/web", web()),
+        Mount("/web", WEB),
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),

@@ -1,15 +1,13 @@
 """The page at /: plain files of the folder `web`, which call this server's own API and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-WEB = Path(__file__).with_name("web")
-# Scripts and styles are files of this server, never text within the page; pictures come as data, or from the clipboard.
+# Scripts and styles are files of this server, never text within the page; pictures are data, or from the clipboard.
 POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -29,21 +27,19 @@ HEADERS = {
 }
 
 
+class Web(StaticFiles):
+    """Serves the files of the page, each with `HEADERS`."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return a file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(HEADERS)
+        return response
+
+
+WEB = Web(directory=Path(__file__).with_name("web"))
+
+
 async def page(request: Request) -> Response:
     """Send the page itself."""
-    return FileResponse(WEB / "index.html", headers=HEADERS)
-
-
-def web() -> ASGIApp:
-    """Return what serves the files of the page, with the same headers."""
-    files = StaticFiles(directory=WEB)
-
-    async def served(scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await files(scope, receive, sending)
-
-    return served
+    return await WEB.get_response("index.html", request.scope)

@@ -44,7 +44,7 @@ def serve(
     logging.getLogger("ddt_apps.serve").setLevel(logging.INFO)
     with _bound(host, port) as listening:  # before the model is loaded, which takes its time
         lm, codec = load_pair(model, tokenizer, precision)
-        name, hosts = run_of(model).resolve().name, [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
+        name, hosts = run_of(model).resolve().name, LOOPBACK if host in LOOPBACK else ["*"]
         with Engine(lm, codec, slots, waiting) as engine:
             app = build_app(engine, name, api_key, origins, hosts, log_prompts)
             config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)

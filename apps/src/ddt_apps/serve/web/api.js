@@ -14,16 +14,24 @@ export function rememberKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+function keyOfTab() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null; // of a browser that keeps nothing
+  }
+}
+
 /** Send a request (GET without a body) and return its answer; `say` is told in words while it waits. */
 export async function send(path, body, { signal, say = () => {} } = {}) {
-  const key = sessionStorage.getItem(KEY);
+  const key = keyOfTab();
   const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
   const asked = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
   for (let left = TRIES; ; left--) {
     const answer = await reached(path, asked);
     if (answer.ok) return answer;
     const message = await wordsOf(answer);
-    if (answer.status === 401) dispatchEvent(new Event("key-missing"));
+    if (answer.status === 401) dispatchEvent(new Event("unauthorized"));
     if (answer.status !== 429 || left === 1) throw new Refused(message, answer.status);
     await pause(Number(answer.headers.get("Retry-After")) || 1, signal, say);
   }

@@ -6,8 +6,8 @@ import { View } from "./view.js";
 import { enterSends, working } from "./work.js";
 
 export function compare(model) {
-  const [form, prompt, button, status] = ["form", "prompt", "go", "status"].map((each) =>
-    document.getElementById(`compare-${each}`),
+  const [form, prompt, button, status] = ["compare-form", "compare-prompt", "compare-go", "compare-status"].map((id) =>
+    document.getElementById(id),
   );
   const fail = (error) => (status.textContent = error.message);
   const sides = ["a", "b"].map((side) => ({

@@ -1,7 +1,7 @@
 // Draw: a prompt, a picture that sharpens while its ids are written, and a slider over the ids kept.
 
 import { keep } from "./kept.js";
-import { copyAddress, fromAddress, toAddress } from "./link.js";
+import { copyAddress, toAddress } from "./link.js";
 import { Settings } from "./settings.js";
 import { View } from "./view.js";
 import { enterSends, working } from "./work.js";
@@ -9,13 +9,13 @@ import { enterSends, working } from "./work.js";
 export const EXAMPLES = ["a red fox", "a green tree on a white background", "a blue fish left of a yellow star"];
 
 export function draw(model, go) {
-  const [form, prompt, examples, button, status, more, place] = ["form", "prompt", "examples", "go", "status", "more", "view"].map(
-    (each) => document.getElementById(`draw-${each}`),
-  );
+  const [form, prompt, examples, button, status, more, place] = [
+    "draw-form", "draw-prompt", "draw-examples", "draw-go", "draw-status", "draw-more", "draw-view",
+  ].map((id) => document.getElementById(id));
   const say = (words) => (status.textContent = words);
   const settings = new Settings(document.getElementById("draw-settings"), { ...model.defaults.draw, steps: model.steps });
   const view = new View(place, model, {
-    empty: "The picture appears here, coarse at first.",
+    empty: `The picture appears here${model.coarseFirst ? ", coarse at first" : ""}.`,
     kept: (count) => toAddress({ keep: count < model.count ? count : null }),
     fail: (error) => say(error.message),
   });
@@ -44,7 +44,7 @@ export function draw(model, go) {
   function begin(chosen, shown) {
     const words = prompt.value;
     return working({ button, status, panel: view.figure }, async (how) => {
-      how.say("Waiting for the first ids ...");
+      how.say(model.coarseFirst ? "Waiting for the first ids ..." : "Drawing ...");
       const begun = performance.now();
       const show = (url, count) => {
         view.partial(url, `${words} (${count} of ${model.count} ids)`);
@@ -72,7 +72,7 @@ export function draw(model, go) {
     settings.values = rest;
     more.open = Object.keys(settings.values).length > 0;
     const kept = shown >= 1 && shown < model.count ? Math.round(shown) : undefined;
-    if (seed !== undefined && !fromAddress().tab) begin({ ...settings.values, seed }, kept);
+    if (seed !== undefined && !given.tab) begin({ ...settings.values, seed }, kept);
   };
 
   return {

@@ -30,7 +30,7 @@ export function edit(model, go) {
     const chosen = settings.values;
     answer.hidden = true;
     working({ button, status, panel: view.figure }, async (how) => {
-      how.say("Waiting for the first ids ...");
+      how.say(model.coarseFirst ? "Waiting for the first ids ..." : "Drawing ...");
       const show = (url, count) => {
         view.partial(url, `${words} (${count} of ${model.count} ids)`);
         how.say(`${count} of ${model.count} ids ...`);

@@ -6,8 +6,8 @@ const AT_ONCE = 24; // shown, until more are asked for
 const BATCH = 16; // pictures of a request
 
 export function gallery(model, go) {
-  const [about, clear, status, list] = ["about", "clear", "status", "list"].map((each) =>
-    document.getElementById(`gallery-${each}`),
+  const [about, clear, status, list] = ["gallery-about", "gallery-clear", "gallery-status", "gallery-list"].map((id) =>
+    document.getElementById(id),
   );
   const urls = new Map(); // by time and ids
   let most = AT_ONCE;

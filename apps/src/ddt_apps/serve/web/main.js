@@ -13,7 +13,7 @@ import { tabs } from "./tabs.js";
 
 const [about, trouble, key] = ["about", "trouble", "key"].map((id) => document.getElementById(id));
 
-addEventListener("key-missing", () => key.open || key.showModal());
+addEventListener("unauthorized", () => key.open || key.showModal());
 document.getElementById("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   rememberKey(document.getElementById("key-value").value.trim());
@@ -47,6 +47,6 @@ function begin(model) {
       return take?.(...what);
     };
   }
-  open(given.tab ?? "draw");
   if (given.prompt) go.shared(given);
+  open(given.tab ?? "draw");
 }

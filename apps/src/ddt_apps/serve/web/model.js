@@ -13,6 +13,7 @@ export class Model {
     this.fingerprint = ddt.fingerprint;
     this.tasks = ddt.tasks;
     this.defaults = ddt.defaults;
+    this.coarseFirst = ddt.visual_order === "coarse_to_fine"; // so that it can be seen on its way
     this.tiny = this.size < 128; // its pictures are enlarged without smoothing
   }
 
