@@ -17,6 +17,7 @@ from ddt_apps.serve.engine import Engine
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
+expect.set_options(timeout=20_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -52,7 +53,7 @@ def page(request, browser):
     """A fresh visitor. At the end: nothing was said on the console, nothing asked of another server."""
     context = browser.new_context(viewport=request.param, permissions=["clipboard-read", "clipboard-write"])
     page, said, asked = context.new_page(), [], set()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(20_000)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.add(request.url.split("/")[2] if "://" in request.url else "inside"))
@@ -64,8 +65,13 @@ def page(request, browser):
     assert all(host.startswith(("127.0.0.1", "localhost")) for host in asked - {"inside"}) and wide <= 0
 
 
-def draw(page, address, prompt="a red fox"):
+def visit(page, address):
     page.goto(address)
+    page.locator("main:not([inert])").wait_for()
+
+
+def draw(page, address, prompt="a red fox"):
+    visit(page, address)
     page.get_by_label("What shall it draw?").fill(prompt)
     page.get_by_label("What shall it draw?").press("Enter")
     expect(page.locator("#draw-status")).to_have_text(re.compile(r"8 ids in"))
@@ -73,7 +79,7 @@ def draw(page, address, prompt="a red fox"):
 
 
 def test_a_picture_is_drawn_and_redrawn_from_fewer_ids(page, address, engine):
-    page.goto(address)
+    visit(page, address)
     expect(page.locator("#about")).to_have_text("tiny: 16 px, 8 ids a picture")
     seen = page.evaluate_handle(
         """() => { const seen = []; const image = document.querySelector("#draw-view img");
@@ -106,7 +112,7 @@ def test_a_link_draws_the_same_picture(page, address):
     assert re.search(r"#prompt=a\+red\+fox&seed=\d+&keep=7$", link) and link == page.url
     page.evaluate("localStorage.clear()")
     page.goto("about:blank")
-    page.goto(link)
+    visit(page, link)
     expect(page.locator("#draw-view img")).to_have_attribute("src", source)
 
 
@@ -131,7 +137,7 @@ def test_settings_reach_the_server_and_what_is_wrong_is_said(page, address):
 def test_esc_stops_and_frees_the_slot(page, address, engine, monkeypatch):
     step = engine.batch.step
     monkeypatch.setattr(engine.batch, "step", lambda: (time.sleep(0.2), step())[1])
-    page.goto(address)
+    visit(page, address)
     page.get_by_label("What shall it draw?").fill("a red fox")
     page.get_by_role("button", name="Draw", exact=True).click()
     expect(page.locator("#draw-status")).to_contain_text("of 8 ids ...")
@@ -150,7 +156,7 @@ def test_esc_stops_and_frees_the_slot(page, address, engine, monkeypatch):
 def test_a_busy_server_is_asked_again(page, address, engine, monkeypatch):
     page.expected = ["429 (Too Many Requests)"]
     monkeypatch.setattr(engine, "most", 0)
-    page.goto(address)
+    visit(page, address)
     page.get_by_label("What shall it draw?").press("Enter")
     expect(page.locator("#draw-status")).to_contain_text("busy; trying again in")
     monkeypatch.setattr(engine, "most", 5)
@@ -173,7 +179,7 @@ def upload(picker, seed=0):
 
 
 def test_a_picture_is_edited_and_asked_about(page, address):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Edit").click()
     page.get_by_role("button", name="Change it").click()
     expect(page.locator("#edit-status")).to_contain_text("Choose a picture first")
@@ -191,7 +197,7 @@ def test_a_picture_is_edited_and_asked_about(page, address):
 
 @desktop_only
 def test_a_picture_is_pasted(page, address):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Edit").click()
     page.evaluate(
         """async (data) => { const file = new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], "pasted.png",
@@ -207,7 +213,7 @@ def test_a_picture_is_pasted(page, address):
 
 
 def test_chat_has_pictures_both_ways_and_remembers(page, address):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Chat").click()
     field = page.get_by_label("Your message")
     upload(page.locator("#chat-picture"))
@@ -229,7 +235,7 @@ def test_chat_has_pictures_both_ways_and_remembers(page, address):
 
 
 def test_ids_are_swapped_between_two_pictures(page, address, engine):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Swap ids").click()
     expect(page.locator("#swap-range")).to_have_attribute("disabled", "")
     for side, seed in (("a", 1), ("b", 2)):
@@ -246,7 +252,7 @@ def test_ids_are_swapped_between_two_pictures(page, address, engine):
 
 
 def test_two_settings_are_compared_with_one_seed(page, address):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Compare").click()
     bodies = []
     page.on("request", lambda request: "generations" in request.url and bodies.append(request.post_data_json))
@@ -260,7 +266,7 @@ def test_two_settings_are_compared_with_one_seed(page, address):
 def test_the_gallery_keeps_ids_and_draws_them_again(page, address):
     image = draw(page, address)
     source = image.get_attribute("src")
-    page.reload()
+    visit(page, page.url)
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#gallery-list img")).to_have_attribute("src", re.compile("^data:"))
     assert len(page.evaluate("localStorage['ddt-gallery']")) < 300
@@ -273,7 +279,7 @@ def test_the_gallery_keeps_ids_and_draws_them_again(page, address):
 
 @desktop_only
 def test_tabs_go_by_arrow_keys_and_are_kept_in_the_address(page, address):
-    page.goto(address)
+    visit(page, address)
     page.get_by_role("tab", name="Draw").focus()
     for name in (*TABS[1:], TABS[0]):
         page.keyboard.press("ArrowRight")
@@ -303,7 +309,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(page, engine):
 def test_a_server_that_is_gone_is_told(page, engine):
     page.expected = ["ERR_CONNECTION_REFUSED"]
     with running(engine) as address:
-        page.goto(address)
+        visit(page, address)
         expect(page.locator("#about")).to_have_text("tiny: 16 px, 8 ids a picture")
     page.get_by_label("What shall it draw?").press("Enter")
     expect(page.locator("#draw-status.bad")).to_have_text("The server cannot be reached. Is it still running?")
@@ -312,7 +318,7 @@ def test_a_server_that_is_gone_is_told(page, engine):
 @phone_only
 def test_a_model_that_only_draws_says_so(page):
     with Engine(*tiny_pair("caption"), slots=2, waiting=3) as engine, running(engine) as address:
-        page.goto(address)
+        visit(page, address)
         page.get_by_role("tab", name="Edit").click()
         expect(page.get_by_text("This model was not tuned on instructions")).to_be_visible()
         expect(page.get_by_role("button", name="Change it")).to_be_disabled()

@@ -11,7 +11,7 @@ import { Model } from "./model.js";
 import { swap } from "./swap.js";
 import { tabs } from "./tabs.js";
 
-const [about, trouble, key] = ["about", "trouble", "key"].map((id) => document.getElementById(id));
+const [about, trouble, key, main] = ["about", "trouble", "key", "main"].map((id) => document.getElementById(id));
 
 addEventListener("unauthorized", () => key.open || key.showModal());
 document.getElementById("key-form").addEventListener("submit", (event) => {
@@ -49,4 +49,5 @@ function begin(model) {
   }
   if (given.prompt) go.shared(given);
   open(given.tab ?? "draw");
+  main.inert = false;
 }

@@ -76,6 +76,7 @@ export function swap(model) {
         keep(model, { prompt, ids, seed });
         await [a, b][i].set({ url, ids, alt: prompt });
       }
+      for (const each of [a, b]) each.refresh();
     }),
   );
 
