@@ -86,10 +86,10 @@ def test_a_picture_is_drawn_and_redrawn_from_fewer_ids(page, address, engine):
         const see = () => seen.at(-1) === image.alt || seen.push(image.alt);
         new MutationObserver(see).observe(image, {attributes: true}); return seen; }"""
     )
-    page.get_by_role("button", name="a green tree on a white background").click()
-    image = page.get_by_role("img", name="a green tree on a white background")
+    page.get_by_role("button", name="two yellow stars").click()
+    image = page.get_by_role("img", name="two yellow stars")
     expect(page.locator("#draw-status")).to_have_text(re.compile(r"8 ids in"))
-    prompt = "a green tree on a white background"
+    prompt = "two yellow stars"
     assert seen.json_value()[-4:] == [*(f"{prompt} ({n} of 8 ids)" for n in (1, 2, 4)), prompt]
     whole = image.get_attribute("src")
     slider = page.locator("#draw-view").get_by_label("Ids kept")

@@ -6,7 +6,7 @@ import { Settings } from "./settings.js";
 import { View } from "./view.js";
 import { enterSends, working } from "./work.js";
 
-export const EXAMPLES = ["a red fox", "a green tree on a white background", "a blue fish left of a yellow star"];
+export const EXAMPLES = ["a red fox", "two yellow stars", "a blue fish left of a bell"];
 
 export function draw(model, go) {
   const [form, prompt, examples, button, status, more, place] = [
@@ -44,6 +44,7 @@ export function draw(model, go) {
   function begin(chosen, shown) {
     const words = prompt.value;
     return working({ button, status, panel: view.figure }, async (how) => {
+      view.figure.scrollIntoView({ block: "nearest" }); // on a phone it may stand below
       how.say(model.coarseFirst ? "Waiting for the first ids ..." : "Drawing ...");
       const begun = performance.now();
       const show = (url, count) => {

@@ -36,12 +36,12 @@ export async function working({ button, status, panel }, work) {
   }
 }
 
-/** Let Enter in a text field send its form, and Shift+Enter begin a line. */
+/** Let Enter in a text field send its form, unless that is at work, and Shift+Enter begin a line. */
 export function enterSends(field) {
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    field.form.requestSubmit();
+    if (!field.form.querySelector(".go").stop) field.form.requestSubmit();
   });
 }
 
