@@ -44,8 +44,12 @@ export class Picker {
   }
 
   async fromKept(entry) {
-    const [url] = await this.model.fromIds([entry.ids], { steps: entry.steps });
-    await this.set({ url, ids: entry.ids, alt: entry.prompt });
+    try {
+      const [url] = await this.model.fromIds([entry.ids], { steps: entry.steps });
+      await this.set({ url, ids: entry.ids, alt: entry.prompt });
+    } catch (error) {
+      this.say(error.message, true);
+    }
   }
 
   /** Take {url, alt, ids}, or null: nothing. */

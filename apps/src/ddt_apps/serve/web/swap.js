@@ -86,7 +86,7 @@ export function swap(model) {
       for (const each of [a, b]) each.refresh();
       const entries = kept(model);
       if (a.picture || b.picture || entries.length < 2) return;
-      await Promise.all([a.fromKept(entries[0]), b.fromKept(entries[1])]).catch((error) => (status.textContent = error.message));
+      await Promise.all([a.fromKept(entries[0]), b.fromKept(entries[1])]);
     },
   };
 }
