@@ -51,13 +51,13 @@ def client_of(engine, name="tiny", base_url="http://testserver", **settings):
 
 
 @contextmanager
-def running(engine, name="tiny"):
+def running(engine, name="tiny", **settings):
     """Serve on a free port of this machine; yields the address."""
     import uvicorn
 
     from ddt_apps.serve.app import build_app
 
-    app = build_app(engine, name)
+    app = build_app(engine, name, **settings)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=60))
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -60,24 +60,28 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu", preci
     raise FileNotFoundError(f"no tokenizer run of fingerprint {wanted} in '{named}' or beside '{run}'; put it there")
 
 
-def load_pair(run: Path, tokenizer: Path | None, precision: Precision = "32") -> tuple[MultimodalLM, Codec]:
+def load_pair(
+    run: Path, tokenizer: Path | None, precision: Precision = "32", renderer: Path | None = None
+) -> tuple[MultimodalLM, Codec]:
     """Load a language model run and the codec whose ids it was trained on.
 
     Args:
         run: Folder of a `ddt pretrain` or `ddt sft` run.
         tokenizer: Folder of the tokenizer run; None looks for one of the right fingerprint beside the run.
         precision: In which both compute.
+        renderer: Folder of a `ddt train-renderer` run of that tokenizer, to draw in the decoder's place.
 
     Raises:
-        FileNotFoundError: If the run or a fitting tokenizer is missing.
+        FileNotFoundError: If a run or a fitting tokenizer is missing.
+        ValueError: If they do not belong together.
     """
     lm, device = load_language_model(run, precision), pick_device_for(precision)
     lm.model.to(device)
     if tokenizer is not None:
-        return lm, Codec.from_pretrained(tokenizer, device, precision=precision)
+        return lm, Codec.from_pretrained(tokenizer, device, renderer=renderer, precision=precision)
     for folder in [*_beside(run), *shipped()]:
         if _fingerprint(folder) == lm.visual_fingerprint:
-            return lm, Codec.from_pretrained(folder, device, precision=precision)
+            return lm, Codec.from_pretrained(folder, device, renderer=renderer, precision=precision)
     raise FileNotFoundError(
         f"no tokenizer run of fingerprint {lm.visual_fingerprint} beside '{run}'; name its folder with --tokenizer"
     )

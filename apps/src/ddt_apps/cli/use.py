@@ -203,6 +203,9 @@ def chat(
 def serve(
     model: Annotated[Path, typer.Argument(help="Folder of a trained language model run, such as runs/demo/sft.")],
     tokenizer: AnyTokenizer = None,
+    renderer: Annotated[
+        Path | None, typer.Option(help="Folder of a trained renderer run, to draw in the decoder's place.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", callback=at_least(0))] = 8000,
     slots: Annotated[int, typer.Option(help="Answers written at once.", callback=at_least(1))] = 8,
@@ -219,9 +222,9 @@ def serve(
     precision: Precision = "32",
     device: Device = "auto",
 ) -> None:
-    """Serve a model over HTTP, in the words of OpenAI's API: pictures, edits, chat, ids.
+    """Serve a model over HTTP: a page to draw, edit and chat on, and OpenAI's API: pictures, edits, chat, ids.
 
-    Example: [bold]ddt serve runs/demo/sft[/], then: curl http://127.0.0.1:8000/v1/models
+    Example: [bold]ddt serve runs/demo/sft[/], then open http://127.0.0.1:8000
 
     With the openai package: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="-").images.generate(prompt="a fox").
     POST /v1/images/generations (stream=true with partial_images), /v1/images/edits, /v1/chat/completions, /v1/tokenize,
@@ -231,4 +234,4 @@ def serve(
         from ddt_apps.serve import server
     except ModuleNotFoundError as error:
         raise ValueError(f"ddt serve needs {error.name}: pip install './apps[serve]'") from error
-    server.serve(model, tokenizer, host, port, slots, queue, api_key, cors or [], log_prompts, precision)
+    server.serve(model, tokenizer, renderer, host, port, slots, queue, api_key, cors or [], log_prompts, precision)

@@ -9,16 +9,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
 
-from ddt_apps.serve.asked import RequestError
+from ddt_apps.serve.asked import Edit, Generation, RequestError
 from ddt_apps.serve.bodies import MAX_BODY, Served, served
+from ddt_apps.serve.callers import Callers
 from ddt_apps.serve.chat import completions
 from ddt_apps.serve.engine import Engine
 from ddt_apps.serve.images import edits, generations
+from ddt_apps.serve.page import WEB, page
 from ddt_apps.serve.tokens import detokenize, tokenize
 from ddt_apps.serve.watching import BodyLimit, Figures, Guard, Watch
 
@@ -36,13 +37,14 @@ def build_app(
     Args:
         engine: At work, for as long as the application is used.
         name: Of the model.
-        api_key: That every request must have, but for /health; None: no one needs one.
-        origins: Of web pages that may use it from a browser (CORS).
+        api_key: That every request must have, but for /health and the page, which asks for it; None: no one needs one.
+        origins: Of web pages of others that may use it from a browser (CORS).
         hosts: Names under which it may be called; others, such as a web page's own that was pointed here, are refused.
         log_prompts: Write prompts into the log.
     """
     routes = [
         Route("/", page),
+        Mount("/web", WEB),
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
@@ -56,7 +58,7 @@ def build_app(
     figures = Figures(engine)
     middleware = [
         Middleware(Watch, figures=figures, paths=frozenset(route.path for route in routes)),
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        Middleware(Callers, hosts=hosts, origins=origins),
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         *([Middleware(Guard, key=api_key)] if api_key else []),
         Middleware(BodyLimit, most=MAX_BODY),
@@ -70,11 +72,6 @@ def build_app(
 
 def _cors(origins: Sequence[str]) -> dict[str, Sequence[str]]:
     return {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
-
-
-async def page(request: Request) -> Response:
-    """Show what is here. A page to play with takes this place."""
-    return PlainTextResponse(f"ddt serve, model {served(request).name}: see /v1/models, /health, /metrics\n")
 
 
 async def health(request: Request) -> Response:
@@ -102,7 +99,12 @@ async def model(request: Request) -> Response:
 
 def _described(request: Request) -> dict:
     lm, codec = served(request).engine.lm, served(request).engine.codec
-    own = {"template": lm.template, "image_size": codec.image_size, **codec.identity}
+    tuned, settings = lm.template == "instruction", ("guidance", "temperature")
+    own = {"template": lm.template, "image_size": codec.image_size, "num_steps": codec.num_steps, **codec.identity}
+    own |= {"visual_order": lm.vocabulary.visual_order}
+    own |= {"tasks": ["draw", "edit", "ask", "chat"] if tuned else ["draw", "caption"]}
+    asked = {"draw": Generation, "edit": Edit} if tuned else {"draw": Generation}
+    own |= {"defaults": {task: {name: getattr(kind, name) for name in settings} for task, kind in asked.items()}}
     about = {"id": served(request).name, "object": "model", "created": request.app.state.begun, "owned_by": "ddt"}
     return {**about, "ddt": own}
 

@@ -63,7 +63,7 @@ def _task(engine: Engine, asked: Generation, prompt: Sequence[str | Tensor]) -> 
     """Translate quality and partial images into ids, which a model that writes coarse ones first need not finish."""
     seed = random.randrange(2**31) if asked.seed is None else asked.seed
     share, steps, keep, previews = SHARES[asked.quality], asked.steps, None, frozenset()
-    if share > 1 and steps is None and engine.codec.num_steps > 1:
+    if share > 1 and steps is None and engine.codec.num_steps > 1 and not engine.codec.renderer:
         steps = math.ceil(engine.codec.num_steps / share)
     if engine.lm.vocabulary.visual_order == "coarse_to_fine":
         whole = engine.codec.num_tokens

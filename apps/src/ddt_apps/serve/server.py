@@ -20,6 +20,7 @@ GRACE = 10  # seconds that answers in work have to end, when the server is stopp
 def serve(
     model: Path,
     tokenizer: Path | None = None,
+    renderer: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     slots: int = 8,
@@ -32,6 +33,7 @@ def serve(
     """Serve a trained model until Ctrl-C or SIGTERM; answers in work have `GRACE` seconds to end.
 
     Args:
+        renderer: Of a renderer run, which draws in the decoder's place.
         port: 0 takes a free one.
         slots, waiting: See `Engine`.
         api_key, origins, log_prompts: See `build_app`.
@@ -43,8 +45,8 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("ddt_apps.serve").setLevel(logging.INFO)
     with _bound(host, port) as listening:  # before the model is loaded, which takes its time
-        lm, codec = load_pair(model, tokenizer, precision)
-        name, hosts = run_of(model).resolve().name, [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
+        lm, codec = load_pair(model, tokenizer, precision, renderer)
+        name, hosts = run_of(model).resolve().name, LOOPBACK if host in LOOPBACK else ["*"]
         with Engine(lm, codec, slots, waiting) as engine:
             app = build_app(engine, name, api_key, origins, hosts, log_prompts)
             config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
@@ -57,14 +59,16 @@ def welcome(host: str, port: int, name: str, needs_key: bool) -> str:
 
     Example:
         >>> print(welcome("127.0.0.1", 8000, "sft", needs_key=False))
-        serving sft on http://127.0.0.1:8000/v1, as OpenAI's API; Ctrl-C stops it. Try:
+        serving sft on http://127.0.0.1:8000, a page for your browser; Ctrl-C stops it
+        OpenAI's API is at http://127.0.0.1:8000/v1, for example:
         curl http://127.0.0.1:8000/v1/images/generations --json '{"prompt": "a red fox"}'
     """
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     lines = [
-        f"serving {name} on {address}, as OpenAI's API; Ctrl-C stops it. Try:",
-        f'curl {address}/images/generations{key} --json \'{{"prompt": "a red fox"}}\'',
+        f"serving {name} on {address}, a page for your browser; Ctrl-C stops it",
+        f"OpenAI's API is at {address}/v1, for example:",
+        f'curl {address}/v1/images/generations{key} --json \'{{"prompt": "a red fox"}}\'',
     ]
     if not needs_key and host not in LOOPBACK:
         lines.append("whoever can reach this address can use it; DDT_API_KEY asks for a key")

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ddt_apps.serve.asked import RequestError
 from ddt_apps.serve.engine import Engine
 
+OPEN = re.compile(r"/(health|web/.*)?$")  # the page asks for the key
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 logger = logging.getLogger(__name__)
 
@@ -80,13 +82,13 @@ class Watch:
 
 
 class Guard:
-    """Lets only requests with the right key through, but for those after the server's health."""
+    """Lets only requests with the right key through, but for those that `OPEN` matches: health, and the page."""
 
     def __init__(self, app: ASGIApp, key: str):
         self.app, self.key = app, key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
+        if scope["type"] == "http" and not OPEN.match(scope["path"]):
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key):
                 refused = RequestError(
