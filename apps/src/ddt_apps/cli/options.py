@@ -115,7 +115,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of CONFIG, such as steps=500."),
 ]
-Tokenizer = Annotated[Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer.")]
+SHIPPED = Path("ddt-small-64")  # in the wheels of ddt-tokenizer and ddt-decoder
+Tokenizer = Annotated[
+    Path, typer.Option(help="Folder of a trained tokenizer run, such as runs/demo/tokenizer, or one that comes along.")
+]
 Vae = Annotated[
     str, typer.Option(help="Folder or Hub id of a diffusers AutoencoderKL or AutoencoderTiny.", callback=paths)
 ]

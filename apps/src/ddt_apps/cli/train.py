@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ddt_apps.cli.options import (
+    SHIPPED,
     BatchSize,
     Config,
     Device,
@@ -127,8 +128,8 @@ def tokenize(
         str,
         typer.Argument(help="Folder of picture shards, or of shards with latents; or a URL of one.", callback=paths),
     ],
-    tokenizer: Tokenizer,
     out: Annotated[Path, out_folder("Folder of id shards to make.")],
+    tokenizer: Tokenizer = SHIPPED,
     latents: Annotated[
         bool, typer.Option("--latents", help="Keep the latents of a VAE too, so that the next tokenizer needs none.")
     ] = False,

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from ddt_apps.cli.options import Device, Json, Out, Precision, Seed, Tokenizer, at_least, finite, out_folder, say_json
+from ddt_apps.cli.options import (
+    SHIPPED,
+    Device,
+    Json,
+    Out,
+    Precision,
+    Seed,
+    Tokenizer,
+    at_least,
+    finite,
+    out_folder,
+    say_json,
+)
 from ddt_apps.run.terminal import harmless
 
 AnyTokenizer = Annotated[
@@ -17,8 +29,8 @@ Image = Annotated[Path, typer.Argument(help="A picture: jpg, png or webp.")]
 
 def reconstruct(
     images: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    tokenizer: Tokenizer,
     out: Out,
+    tokenizer: Tokenizer = SHIPPED,
     renderer: Annotated[
         Path | None, typer.Option(help="Folder of a trained renderer run, to draw in its place.")
     ] = None,
@@ -46,7 +58,7 @@ def reconstruct(
 ) -> None:
     """Draw pictures from their ids alone, beside the originals and from the first 1, 2, 4, ... ids.
 
-    Example: [bold]ddt reconstruct fox.png --tokenizer runs/demo/tokenizer --out fox-again.png[/]
+    Example: [bold]ddt reconstruct fox.png --out fox-again.png[/]
 
     With --swap bell.png the fox is drawn with the first 1, 2, 4, ... ids of the bell, or those of --swap-range 8 12.
     """
