@@ -76,7 +76,7 @@ def on_grid(tables: Tensor, height: int, width: int) -> Tensor:
 
 @cache
 def inside(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Tell which patches K tables cover, bool [K, h * w], and which positions lie inside which, bool [S, S].
+    """Compute which patches K tables cover, bool [K, h * w], and which positions lie inside which, bool [S, S].
 
     Positions are the patches, then the tables; a patch stands for the smallest rectangle around it. What sees only what
     is inside it knows, through however many blocks, of nothing outside.
