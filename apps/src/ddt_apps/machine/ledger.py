@@ -16,6 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+import ddt_decoder.attend
+import ddt_llm.attend
+import ddt_tokenizer.attend
+
 aten = torch.ops.aten
 FUSED = aten._scaled_dot_product_flash_attention_for_cpu
 # Counted as the fused attentions that torch has formulas for.
@@ -129,17 +133,21 @@ class Halved:
 
     Args:
         on: Whether it does so, but for blocks of `autocast(enabled=False)`.
+
+    Attributes:
+        copies: Of weights that learn, which are copied once until this is cleared.
     """
 
     def __init__(self, on: bool):
         self.on = on
+        self.copies: dict[Tensor, Tensor] = {}
 
     def of(self, product: Any) -> Any:
         """Return what takes the place of a product."""
 
         def halved(*args: Any, **kwargs: Any) -> Any:
             if self.on:
-                args, kwargs = tree_map(_halved, (args, kwargs))
+                args, kwargs = tree_map(self._half, (args, kwargs))
             return product(*args, **kwargs)
 
         return halved
@@ -154,13 +162,32 @@ class Halved:
             self.on = before
 
 
-def _halved(value: Any) -> Any:
-    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    def _half(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.bfloat16()
+        if value not in self.copies:
+            self.copies[value] = value.bfloat16()
+        return self.copies[value]
+
+
+ATTENDS = (ddt_tokenizer.attend, ddt_decoder.attend, ddt_llm.attend)
+
+
+def written_out(q: Tensor, k: Tensor) -> bool:
+    """Take the place of `better_written_out`, as if the tensors were on the CPU."""
+    return q.dtype == torch.bfloat16 and k.shape[2] <= ddt_tokenizer.attend.LONGEST
 
 
 @contextmanager
-def on_meta(mixed: bool) -> Iterator[None]:
-    """Let code that asks for values, or for autocast, run on the meta device: masks choose all rows."""
+def on_meta(mixed: bool, cpu: bool = False) -> Iterator[Halved]:
+    """Let code that asks for values, or for autocast, run on the meta device: masks choose all rows.
+
+    Args:
+        mixed: Whether products are taken in bf16.
+        cpu: Whether attention is that of a CPU.
+    """
     halved = Halved(mixed)
     stand_ins = [
         (torch, "autocast", halved.autocast),
@@ -172,12 +199,13 @@ def on_meta(mixed: bool) -> Iterator[None]:
         (adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
         (F, "scaled_dot_product_attention", halved.of(attend)),
         *((owner, name, halved.of(getattr(owner, name))) for owner, name in PRODUCTS),
+        *((module, "better_written_out", written_out) for module in ATTENDS if cpu),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in stand_ins]
     try:
         for owner, name, stand_in in stand_ins:
             setattr(owner, name, stand_in)
-        yield
+        yield halved
     finally:
         for owner, name, theirs in before:
             setattr(owner, name, theirs)
@@ -191,6 +219,8 @@ class Step:
         batch: What `training_step` gets.
         number: Of the step, in the phase that is to be looked at.
         mixed: Whether products are taken in bf16.
+        cpu: Whether attention is that of a CPU.
+        clip: Largest norm of the gradients, if they are clipped.
 
     Attributes:
         weights, gradients, optimizer, activations: Bytes of each at the peak; activations are all that is left.
@@ -198,7 +228,7 @@ class Step:
         of_optimizer: Operators of the optimizer's step.
     """
 
-    def __init__(self, module: Any, batch: Any, number: int, mixed: bool):
+    def __init__(self, module: Any, batch: Any, number: int, mixed: bool, cpu: bool = False, clip: float | None = None):
         configured = module.configure_optimizers()
         optimizers = configured if isinstance(configured, list) else [configured["optimizer"]]
         stand_in = SimpleNamespace(global_step=number, global_rank=0, accumulate_grad_batches=1, precision="32-true")
@@ -220,6 +250,7 @@ class Step:
         def passes() -> bool:
             """Run forward and backward; return whether the module has stepped by itself."""
             loss = module.training_step(batch, 0)
+            halved.copies.clear()
             loss = loss["loss"] if isinstance(loss, dict) else loss
             if loss is not None:
                 loss.backward()
@@ -227,10 +258,12 @@ class Step:
 
         def step() -> None:
             module.on_before_optimizer_step(optimizers[0])
+            if clip:
+                nn.utils.clip_grad_norm_(module.parameters(), clip)
             optimizers[0].step()
 
         self.of_optimizer: Counter = Counter()
-        with on_meta(mixed), ledger:
+        with on_meta(mixed, cpu) as halved, ledger:
             if by_itself := passes():  # from now on optimizers have what they keep
                 module.zero_grad()
                 self.optimizer = ledger.bytes - held

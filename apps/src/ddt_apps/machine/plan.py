@@ -100,7 +100,8 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     if config.batch_size % devices:
         raise ValueError(f"batch_size ({config.batch_size}) must be divisible by devices ({devices})")
     module, batch, number = _parts(config, config.batch_size // devices, ids)
-    step = Step(module, batch, number, precision_of(config, on) == FORMAT)
+    cpu = on is None and pick_device(config.device).type == "cpu"
+    step = Step(module, batch, number, precision_of(config, on) == FORMAT, cpu, config.gradient_clip)
     total, trained = count(module)
     largest = max(p.numel() * p.element_size() for p in module.parameters())
     kept = (step.weights - _spared(config, module), step.gradients, step.optimizer, step.activations)

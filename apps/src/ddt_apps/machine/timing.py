@@ -33,8 +33,9 @@ def seconds_of(operators: Counter, device: torch.device) -> tuple[float, float]:
 
 def _filled(spec: Spec, device: torch.device) -> Tensor:
     shape, strides, dtype = spec
-    tensor = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    return tensor.normal_() if dtype.is_floating_point else tensor.zero_()
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if all(shape) else 0
+    memory = torch.zeros(reach, dtype=dtype, device=device)
+    return (memory.normal_() if dtype.is_floating_point else memory).as_strided(shape, strides)
 
 
 def _time(op: Any, args: tuple, kwargs: dict, device: torch.device) -> float:
@@ -42,14 +43,15 @@ def _time(op: Any, args: tuple, kwargs: dict, device: torch.device) -> float:
     op(*args, **kwargs)  # the first time, kernels and memory are sought
     took, times = 0.0, 0
     while not times or (took < LONG_ENOUGH and times < MOST):
-        _wait(device)
-        began = time.perf_counter()
+        began = clock(device)
         op(*args, **kwargs)
-        _wait(device)
-        took, times = took + time.perf_counter() - began, times + 1
+        took, times = took + clock(device) - began, times + 1
     return took / times
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
+def clock(device: torch.device) -> float:
+    """Return seconds: on a CPU those in which this thread computes, so that the work of others does not count."""
+    if device.type == "cpu":
+        return time.thread_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()
