@@ -85,7 +85,9 @@ def main() -> None:
     options, configs = settings(steps=12, precision="auto", compile="off")
     configs = configs or list(RUNS)
     callback = " callbacks=[plan_accuracy.Clock]"
-    print(f"{'':16}{'memory, planned':>18}{'measured':>10}{'ratio':>7}{'step, planned':>16}{'measured':>10}{'ratio':>7}")
+    print(
+        f"{'':16}{'memory, planned':>18}{'measured':>10}{'ratio':>7}{'step, planned':>16}{'measured':>10}{'ratio':>7}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         folder = os.environ.get("KEEP", folder)
         os.makedirs(folder, exist_ok=True)
@@ -99,21 +101,20 @@ def main() -> None:
                 continue
             ddt(words + callback)
             if needed:
-                took, size = found(ddt(f"plan {words}"))
+                took, size, counted = found(ddt(f"plan {words}"))
                 memory, seconds = map(float, Path("measured").read_text().split())
-                print(
-                    f"{config:16}{size:15.2f} GB{memory / 1e9:7.2f} GB{size / memory * 1e9:7.2f}"
-                    f"{took:14.3g} s{seconds:8.3g} s{took / seconds:7.2f}",
-                    flush=True,
-                )
+                row = [f"{counted:.2f}", f"{size:.2f}", f"{memory / 1e9:.2f} GB", f"{size / memory * 1e9:.2f}"]
+                row += [f"{took:.3g}", f"{seconds:.3g} s", f"{took / seconds:.2f}"]
+                print(f"{config:16}" + "".join(f"{value:>11}" for value in row), flush=True)
             if after:
                 ddt(after)
 
 
-def found(said: str) -> tuple[float, float]:
-    """Return seconds of a step and GB that a plan says."""
-    seconds = re.search(r"together, ([\d.e+-]+) s:", said)[1]
-    return float(seconds), float(re.search(r"memory +([\d.]+) of", said)[1])
+def found(said: str) -> tuple[float, float, float]:
+    """Return what a plan says: seconds of a step, GB, and GB without those of the process."""
+    seconds = float(re.search(r"together, ([\d.e+-]+) s:", said)[1])
+    total = float(re.search(r"memory +([\d.]+) of", said)[1])
+    return seconds, total, total - float(re.search(r"process ([\d.]+)", said)[1])
 
 
 if __name__ == "__main__":
