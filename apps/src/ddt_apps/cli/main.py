@@ -18,6 +18,7 @@ from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Config, Overrides, with_home
 from ddt_apps.run import signals
+from ddt_apps.run.outputs import try_file
 from ddt_apps.run.ranks import tell_error, tells
 from ddt_apps.run.signals import Terminated, unwinding
 from ddt_apps.run.terminal import harmless
@@ -168,8 +169,46 @@ def plan(
     typer.echo(told(settings, on, efficiency, ids))
 
 
+def bench(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG]... [KEY=VALUE]...", help="Of tokenizers and of pretraining, and settings of all of them."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the figures go, as JSON.")] = Path("bench.json"),
+    merge: Annotated[bool, typer.Option("--merge", help="Show files of several machines instead.")] = False,
+    ids: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="V K", help="Codes and ids of an image, for a CONFIG of pretraining that comes first."),
+    ] = None,
+) -> None:
+    """Measure this machine: pictures encoded, decoded in 1, 4 and 25 steps, tokens trained on and written, a second.
+
+    Example: [bold]ddt bench small/tokenizer small/pretrain precision=bf16[/]
+
+    Weights are untrained and inputs random, the code is that of the other verbs. Without CONFIG the tiny and the small
+    ones are measured, in two minutes on a CPU. A CONFIG may be a file or the folder of a run, too. On a CPU, time is
+    that in which the main thread computes, and memory is what a part takes above the libraries. MFU is the share of
+    what products of large matrices reach here, in the same precision. [bold]ddt bench --merge a.json b.json[/] shows
+    machines side by side.
+    """
+    from ddt_apps.machine import bench as benches
+
+    names = [word for word in words or [] if "=" not in word]
+    if merge:
+        typer.echo(benches.told([benches.load(Path(name)) for name in names]))
+        return
+    overrides = [word for word in words or [] if "=" in word]
+    try_file("--out", out, (".json",))
+    found = benches.bench(names or benches.USUAL, overrides, ids)
+    benches.save(found, out)
+    typer.echo(benches.told([found]))
+    typer.echo(f"\nwrote {out}")
+
+
 PANELS = {
-    "Start here": (demo, doctor, plan, show.config),
+    "Start here": (demo, doctor, plan, bench, show.config),
     "Train": (
         train.train_vae,
         train.train_tokenizer,

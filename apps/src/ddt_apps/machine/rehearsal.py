@@ -228,11 +228,18 @@ def high_water(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def matrix_peak(device: torch.device, precision: str) -> float:
+def matrix_peak(device: torch.device, precision: str, size: int = 2048) -> float:
     """Measure floating-point operations a second of matrix products in a precision by Lightning's name."""
-    from ddt_llm.throughput import matrix_flops
-
-    return matrix_flops(device, torch.bfloat16 if precision.startswith("bf16") else torch.float32)
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    times, seconds = 1, 0.0
+    while seconds < 0.2:  # the first product warms up, and all but the last round too
+        times *= 2
+        begin = clock(device)
+        for _ in range(times):
+            left @ right
+        seconds = clock(device) - begin
+    return 2 * size**3 * times / seconds
 
 
 def clock(device: torch.device) -> float:
