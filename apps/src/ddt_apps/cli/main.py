@@ -136,13 +136,13 @@ def doctor(
 
 
 def plan(
-    verb: Annotated[str, typer.Argument(help="train-vae, train-tokenizer, train-renderer, pretrain or sft.")],
+    verb: Annotated[str, typer.Argument(help="train-vae, train-tokenizer, train-renderer, pretrain, sft or tokenize.")],
     config: Config,
     overrides: Overrides = None,
     on: Annotated[
         str | None, typer.Option(help="A device, such as h100; a wrong name lists all. By default this machine.")
     ] = None,
-    efficiency: Annotated[float, typer.Option(help="Share of that device's peak that training reaches.")] = 0.4,
+    efficiency: Annotated[float, typer.Option(help="Share of its peak that is reached, unless it is tried.")] = 0.4,
     ids: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="V K", help="Codes and ids of an image, where data= is not there yet."),
@@ -152,20 +152,24 @@ def plan(
 
     Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=32 strategy=fsdp2 --on h100 --ids 65536 480[/]
 
-    A step is counted on the meta device, so that nothing large is made; for this machine its operators are then timed
-    one by one. CONFIG and KEY=VALUE are those of the verb, but that devices are those of all machines together. Latents
-    are taken as cached: no VAE is counted.
+    A step is counted on the meta device, so that nothing large is made; on this machine a few are then taken, if they
+    fit. CONFIG and KEY=VALUE are those of the verb, but that devices are those of all machines together. Latents are
+    taken as cached, but by tokenize, which wants the CONFIG of a tokenizer and --on.
     """
     from ddt_apps.run.config import load_config
     from ddt_apps.train.settings import SETTINGS
 
-    if verb not in SETTINGS:
-        raise ValueError(f"verb {verb!r} must be {', '.join(SETTINGS)}")
-    settings = load_config(SETTINGS[verb], config, overrides or [])
-    from ddt_apps.machine.plan import DEVICES, told
+    kinds = {**SETTINGS, "tokenize": SETTINGS["train-tokenizer"]}
+    if verb not in kinds:
+        raise ValueError(f"verb {verb!r} must be {', '.join(kinds)}")
+    settings = load_config(kinds[verb], config, overrides or [])
+    from ddt_apps.machine.plan import DEVICES, tokenizing, told
 
-    if on is not None and on not in DEVICES:
+    if on not in DEVICES and (on is not None or verb == "tokenize"):
         raise ValueError(f"--on {on!r} must be {', '.join(DEVICES)}")
+    if verb == "tokenize":
+        typer.echo(tokenizing(settings, on, efficiency))
+        return
     typer.echo(told(settings, on, efficiency, ids))
 
 

@@ -141,10 +141,10 @@ def decode(config: TrainTokenizer, device: torch.device, ids: Any, folder: Path)
 
 def train(config: RunSettings, device: torch.device, ids: Any, folder: Path) -> list[dict[str, Any]]:
     """Steps of Lightning's trainer, as a run takes them; latents are cached."""
-    module, batch = prepare(config, config.batch_size, ids=ids)
+    module, batches = prepare(config, config.batch_size, ids=ids)
     language = isinstance(config, Pretrain)
-    count = batch["input_ids"].numel() if language else len(batch)
-    seconds, most = rehearse(config, module, batch)
+    count = batches[0]["input_ids"].numel() if language else config.batch_size
+    seconds, most = rehearse(config, module, batches)
     row = {"work": "train", "unit": "tokens" if language else "images", "batch": config.batch_size}
     flops = plan(replace(config, devices=1), ids=ids).flops
     return [{**row, "count": count * config.accumulate, "seconds": seconds, "flops": flops, "memory": most}]

@@ -6,17 +6,19 @@ this machine, if it fits, a few are then taken for their time (`ddt_apps.machine
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddt_apps.machine.doctor import memory as memory_of_machine
-from ddt_apps.machine.ledger import Step, count
-from ddt_apps.machine.rehearsal import high_water, matrix_peak, prepare, rehearse
+from ddt_apps.machine.ledger import Ledger, Step, count, on_meta
+from ddt_apps.machine.rehearsal import autoencoder, high_water, matrix_peak, prepare, rehearse
 from ddt_apps.run.compiling import blocks
 from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.settings import LanguageRun, TrainTokenizer, TrainVAE
+from ddt_tokenizer import LatentConfig
 
 GB = 1e9
 FOUR_BITS = 0.5 + 1 / 64 + 4 / 64 / 256  # bytes of a weight, with a scale for 64 of them, and one for 256 scales
@@ -85,7 +87,7 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     devices = 1 if config.devices == "auto" else config.devices
     if config.batch_size % devices:
         raise ValueError(f"batch_size ({config.batch_size}) must be divisible by devices ({devices})")
-    module, batch = prepare(config, config.batch_size // devices, "meta", ids)
+    module, (batch, *_) = prepare(config, config.batch_size // devices, "meta", ids)
     cpu = on is None and pick_device(config.device).type == "cpu"
     step = Step(module, batch, precision_of(config, on) == FORMAT, cpu, config.gradient_clip)
     total, trained = count(module)
@@ -148,6 +150,52 @@ def smaller(config: RunSettings) -> Iterator[tuple[str, RunSettings]]:
         from ddt_llm.lora import LoRAConfig
 
         yield adding("lora.rank=64", lora=LoRAConfig(rank=64))
+    pretrained = isinstance(config, LanguageRun) and getattr(config, "backbone", "") != "tiny"
+    if pretrained and config.bits == 32 and not config.sharded:
+        yield adding("lora.bits=4", lora=replace(config.lora, bits=4))
+
+
+def tokenizing(config: TrainTokenizer, on: str, efficiency: float) -> str:
+    """Tell how long one device makes ids of pictures, its autoencoder included, by which N jobs can be reckoned.
+
+    The autoencoder computes in fp32, for which half of the peak is reckoned, as in TF32.
+
+    Args:
+        efficiency: Share of the device's peak that is reached.
+
+    Raises:
+        ValueError: If the autoencoder of the latents is not known.
+    """
+    from ddt_tokenizer import DDTTokenizer
+
+    device, rows, codec = DEVICES[on], 32, config.codec
+    latents = config.vae and Path(config.vae).is_dir()
+    codec = replace(codec, latents=LatentConfig.from_vae(config.vae)) if latents else codec
+    space, vae = codec.latents, None
+    with torch.device("meta"):
+        tokenizer = DDTTokenizer(codec.tokenizer).eval()
+        tokenizer.precision = "bf16"
+        if not space.pixels:
+            vae = autoencoder(config.vae, space)
+        networks = [tokenizer] if vae is None else [tokenizer, vae]
+        weights = sum(_size(network) for network in networks)
+        side = codec.image_size // space.downscale
+        with torch.no_grad(), Ledger() as of_vae:
+            pictures = torch.empty(rows, 3, codec.image_size, codec.image_size)
+            if vae is not None:
+                vae.encode(pictures)
+        with torch.no_grad(), on_meta(mixed=True), Ledger() as of_encoder:
+            tokenizer.encode_latents(torch.empty(rows, space.channels, side, side))
+    of_vae_flops, flops = of_vae.flops / rows, of_encoder.flops / rows
+    rate = device.peak * 1e12 * efficiency / (2 * of_vae_flops + flops)
+    memory, hours = weights + max(of_vae.peak, of_encoder.peak), 1e6 / rate / 3600
+    return (
+        f"tokenize on {on}, {rows} pictures of {codec.image_size} px at once\n"
+        f"memory    {memory / GB:.3g} of {device.memory} GB: weights {weights / GB:.2f}\n"
+        f"a picture {flops / 1e12:.3g} TFLOP in bf16, and of the autoencoder {of_vae_flops / 1e12:.3g} in fp32: "
+        f"{rate:,.4g} pictures/s ({efficiency:.0%} of its peak)\n"
+        f"a million {hours:.3g} hours of one device, {hours * device.watts / 1000:.3g} kWh"
+    )
 
 
 def told(config: RunSettings, on: str | None, efficiency: float, ids: tuple[int, int] | None = None) -> str:
@@ -176,7 +224,7 @@ def told(config: RunSettings, on: str | None, efficiency: float, ids: tuple[int,
         f"memory    {total / GB:.3g} of {memory / GB:.0f} GB on each: "
         + ", ".join(f"{name} {size / GB:.2f}" for name, size in each if size),
         f"a step    {found.flops / 1e12:.3g} TFLOP on each, {rows:,} {unit} together, {seconds:.3g} s: "
-        f"{rows / seconds:,.0f} {unit}/s, {found.flops / seconds / 1e12:.3g} TFLOP/s on each ({how})",
+        f"{rows / seconds:,.4g} {unit}/s, {found.flops / seconds / 1e12:.3g} TFLOP/s on each ({how})",
         f"the run   {config.steps:,} steps, {days * 24:.3g} hours" + (f" or {days:.3g} days" if days > 2 else ""),
     ]
     if on:
@@ -213,4 +261,6 @@ def _remedy(config: RunSettings, on: str | None, ids: tuple[int, int] | None, me
     for typed, other in smaller(config):
         if plan(other, on, ids).memory <= memory:
             return f"it would with {typed}"
-    return "nor with a smaller batch, checkpointing, sharding or adapters; take more devices or larger ones"
+    return (
+        "nor with a smaller batch, checkpointing, sharding or adapters; take more or larger devices, or a smaller model"
+    )

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib import import_module
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from ddt_apps.run.compiling import Compiling
 from ddt_apps.run.devices import pick_compile, pick_device, pick_precision
 from ddt_apps.run.fitting import quiet_lightning
 from ddt_apps.run.settings import RunSettings
+from ddt_apps.train.language import joining
 from ddt_apps.train.settings import LanguageRun, Pretrain, TrainRenderer, TrainTokenizer, TrainVAE, Tune
 from ddt_data import open_shards
 from ddt_tokenizer import LatentConfig
 
 WORDS = 24  # tokens of a caption, a question or an instruction
-# Backbones that shipped configurations name, where the Hub cannot be asked.
+# Gated backbones, where the Hub cannot be asked.
 SHAPES = {
     "meta-llama/Meta-Llama-3-8B": {
         "hidden_size": 4096,
@@ -37,19 +40,30 @@ SHAPES = {
         "num_key_value_heads": 8,
         "vocab_size": 128256,
         "max_position_embeddings": 8192,
-    }
+    },
+    "meta-llama/Llama-3.2-3B": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+    },
 }
 WARM, LEAST, MOST, SECONDS = 3, 4, 40, 3.0  # steps that do not count, those that do, and for how long
+BATCHES = 8  # of id shards
 
 
 def prepare(
     config: RunSettings, rows: int, device: str = "cpu", ids: tuple[int, int] | None = None
-) -> tuple[LightningModule, Any]:
-    """Make what a run trains, in its last phase and untrained, and a random batch.
+) -> tuple[LightningModule, list]:
+    """Make what a run trains, in its last phase and untrained, and batches: random ones, or those of its id shards.
 
     Args:
         config: Of any verb that trains.
-        rows: Samples of the batch.
+        rows: Samples of a batch.
         device: "meta" makes both without values.
         ids: V and K of the ids, for a language model whose id shards are not there yet.
 
@@ -61,7 +75,7 @@ def prepare(
     return make(config, rows, device) if make else _language(config, rows, device, ids)
 
 
-def _tokenizer(config: TrainTokenizer, rows: int, device: str) -> tuple[LightningModule, Tensor]:
+def _tokenizer(config: TrainTokenizer, rows: int, device: str) -> tuple[LightningModule, list]:
     from ddt_decoder import DDTDecoder
     from ddt_tokenizer import DDTTokenizer
     from ddt_tokenizer.training import TokenizerTraining
@@ -74,17 +88,38 @@ def _tokenizer(config: TrainTokenizer, rows: int, device: str) -> tuple[Lightnin
         side = codec.image_size // codec.latents.downscale
         batch = torch.randn(rows, codec.latents.channels, side, side)
     training = replace(config.training, continuous_steps=0, whole_steps=0)
-    return TokenizerTraining(tokenizer, decoder, training, config.seed, cached_latents=True), batch
+    return TokenizerTraining(tokenizer, decoder, training, config.seed, cached_latents=True), [batch]
 
 
-def _vae(config: TrainVAE, rows: int, device: str) -> tuple[LightningModule, Tensor]:
+def autoencoder(vae: str | None, space: LatentConfig) -> torch.nn.Module:
+    """Make an autoencoder without its weights: that of a folder, or Stable Diffusion 3's.
+
+    Raises:
+        ValueError: If there is no such folder, and the latents are of other channels than those of Stable Diffusion 3.
+    """
+    import diffusers
+
+    shape = dict.fromkeys(("use_quant_conv", "use_post_quant_conv"), False)
+    shape |= {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16}
+    shape |= {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    kind = diffusers.AutoencoderKL
+    if vae and Path(vae).is_dir():
+        shape = kind.load_config(vae)
+        kind = getattr(diffusers, shape["_class_name"])
+    elif (space.channels, space.downscale) != (16, 8):
+        raise ValueError(f"vae '{vae}' is not here, of which the work is to be counted; name a folder with vae=")
+    with torch.device("meta"):
+        return kind.from_config(shape).eval()
+
+
+def _vae(config: TrainVAE, rows: int, device: str) -> tuple[LightningModule, list]:
     from ddt_tokenizer.vae_training import VAETraining, build_vae
 
     module = VAETraining(build_vae(config.vae, config.seed).train(), config.training, config.seed).to(device)
-    return module, torch.rand(rows, 3, config.image_size, config.image_size, device=device) * 2 - 1
+    return module, [torch.rand(rows, 3, config.image_size, config.image_size, device=device) * 2 - 1]
 
 
-def _renderer(config: TrainRenderer, rows: int, device: str) -> tuple[LightningModule, tuple[Tensor, Tensor]]:
+def _renderer(config: TrainRenderer, rows: int, device: str) -> tuple[LightningModule, list]:
     from ddt_decoder import DDTRenderer
     from ddt_decoder.renderer_training import RendererTraining
     from ddt_tokenizer.codec import Codec
@@ -94,31 +129,40 @@ def _renderer(config: TrainRenderer, rows: int, device: str) -> tuple[LightningM
     module = RendererTraining(renderer, replace(config.training, second_phase_step=0)).to(device)
     size = decoder.config.image_size
     ids = torch.randint(decoder.config.codebook_size, (rows, decoder.num_tokens), device=device)
-    return module, (ids, torch.rand(rows, 3, size, size, device=device) * 2 - 1)
+    return module, [(ids, torch.rand(rows, 3, size, size, device=device) * 2 - 1)]
 
 
-def _language(
-    config: LanguageRun, rows: int, device: str, ids: tuple[int, int] | None
-) -> tuple[LightningModule, dict[str, Tensor]]:
+def _language(config: LanguageRun, rows: int, device: str, ids: tuple[int, int] | None) -> tuple[LightningModule, list]:
     from ddt_llm import VisualVocabulary
     from ddt_llm.lora import add_lora
     from ddt_llm.training import LanguageModelTraining
 
-    model = _backbone(config, device)
-    if getattr(model.config, "ddt", None) is None:
-        size, tokens = ids or _ids_of(config.data)
-        vocabulary = VisualVocabulary(text_size=model.config.vocab_size, codebook_size=size, num_tokens=tokens)
-        multiple = getattr(config, "multiple", 1)
-        with torch.device(device):
-            model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
-        model.config.ddt = asdict(vocabulary)
+    batches, own = [], not isinstance(config, Pretrain) or config.backbone == "tiny" or Path(config.backbone).is_dir()
+    known = ids or _ids_of(config.data)
+    if ids is None and own:
+        begin = import_module(f"ddt_apps.train.{config.verb}").begin
+        lm, views = begin(config, device)
+        model, join = lm.model, joining(lm, config)
+        batches = [join([views[i % len(views)] for i in range(n * rows, (n + 1) * rows)]) for n in range(BATCHES)]
+        if device == "meta":  # where nobody can see which examples of a row belong together
+            batches = [{name: batch[name].to("meta") for name in ("input_ids", "labels")} for batch in batches]
+    else:
+        model = _backbone(config, device)
+        if getattr(model.config, "ddt", None) is None:
+            vocabulary = VisualVocabulary(
+                text_size=model.config.vocab_size, codebook_size=known[0], num_tokens=known[1]
+            )
+            multiple = getattr(config, "multiple", 1)
+            with torch.device(device):
+                model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
+            model.config.ddt = asdict(vocabulary)
     if config.lora:
         add_lora(model, config.lora, config.seed)
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = replace(config.optimizer, new_rows_steps=0)
     module = LanguageModelTraining(model.train(), optimizer, config.seed, keep_text=config.lora is not None)
-    return module, examples(config, module.vocabulary, rows, device)
+    return module, batches or [examples(config, module.vocabulary, rows, device)]
 
 
 def examples(config: LanguageRun, vocabulary: Any, rows: int, device: str) -> dict[str, Tensor]:
@@ -136,8 +180,8 @@ def examples(config: LanguageRun, vocabulary: Any, rows: int, device: str) -> di
         length = vocabulary.image_length + WORDS
     places = torch.arange(length, device=device)
     if config.row_length:
-        rows = math.ceil(rows * length / config.row_length)
-        places = torch.arange(config.row_length, device=device) % length
+        tokens, rows = rows * length, math.ceil(rows * length / config.row_length)
+        places = torch.arange(min(tokens, config.row_length), device=device) % length
     tokens = torch.randint(vocabulary.text_size, (rows, len(places)), device=device)
     batch = {"input_ids": tokens, "labels": tokens.clone()}
     if isinstance(config, Tune) and device != "meta":  # answers alone are trained
@@ -194,18 +238,18 @@ class Clock(Callback):
         return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)][WARM - 1 :]
 
 
-def rehearse(config: RunSettings, module: LightningModule, batch: Any) -> tuple[float, int]:
+def rehearse(config: RunSettings, module: LightningModule, batches: list) -> tuple[float, int]:
     """Let Lightning's trainer take a few steps here as it does in a run; return seconds of one, and bytes at the most.
 
     Args:
-        module, batch: Of `prepare`.
+        module, batches: Of `prepare`.
     """
     device = pick_device(config.device)
     watch = Clock(device, config.accumulate)
     compiling = []
     if config.compile == "on" and pick_compile("on", device) == "on" and hasattr(module, "networks"):
         compiling = [Compiling(0, lambda _: None, lambda _: None)]
-    batches = torch.utils.data.DataLoader([batch] * (config.accumulate * MOST), batch_size=None)
+    many = list(islice(cycle(batches), config.accumulate * MOST))
     with quiet_lightning():
         Trainer(
             **placement(device, pick_precision(config.precision, device), "ddp", False),
@@ -217,7 +261,7 @@ def rehearse(config: RunSettings, module: LightningModule, batch: Any) -> tuple[
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-        ).fit(module, batches)
+        ).fit(module, torch.utils.data.DataLoader(many, batch_size=None))
     return statistics.median(watch.seconds), high_water(device)
 
 
