@@ -1,11 +1,12 @@
 """What `ddt plan` says of a run beside what the run takes: memory at the most, and the time of a step.
 
-python benchmarks/plan_accuracy.py [CONFIG ...] [steps=12] [precision=auto] [compile=off]
+python benchmarks/plan_accuracy.py [CONFIG ...] [steps=16] [precision=auto] [compile=off]
 
 Makes scenes, an untrained autoencoder, ids of an untrained tokenizer, and so on, by the commands of `ddt`, in a
-temporary folder; then runs `ddt plan` and the training itself of each CONFIG, both in processes of their own with one
-thread. Time is CPU time of a process, since a shared machine's wall time says little: the median of the steps after
-the first four. Memory is VmHWM of /proc (Linux), that of the whole process. A quarter of an hour for all.
+temporary folder; then runs the training of each CONFIG and `ddt plan` of the same words, each in a process of its own
+with one thread. Time is CPU time of a process, since a shared machine's wall time says little: of a run the median of
+the steps after the first four. Memory is that of the whole process (VmHWM of /proc, Linux); "counted" is what the plan
+knows without trying. Ten minutes for all on an idle machine.
 """
 
 import os
@@ -36,11 +37,10 @@ RUNS = {  # a configuration, and what is made of its run
     ),
     "tiny/renderer": ("data=tiny tokenizer=runs/tiny-tokenizer training.second_phase_step=0", ""),
     "tiny/pretrain": ("data=tiny-ids", ""),
-    "small/pretrain": ("data=small-ids", ""),
+    "small/pretrain": ("data=small-ids", "runs"),  # which the next one tunes
     "small/sft": ("data=small-ids model=runs/small-pretrain", ""),
     "small/vae": ("data=small", ""),
 }
-FREE = "held_out=0 "  # of what draws samples: that is not the step
 
 
 class Clock(lightning.Callback):
@@ -69,44 +69,38 @@ def ddt(words: str) -> str:
 
 
 def words_of(config: str, steps: int, precision: str, compile: str) -> str:
-    """Return verb, configuration and settings."""
-    size, verb = config.split("/")
-    verb = verb if verb in ("pretrain", "sft") else f"train-{verb}"
-    group = {"pretrain": "optimizer.", "sft": "optimizer.", "renderer": ""}.get(size and config.split("/")[1])
-    group = "training.optimizer." if group is None else group
-    short = f" {group}steps={steps} " + (f"{group}warmup_steps=1" if group else "training.warmup_steps=1")
-    short += " training.continuous_steps=0" if verb == "train-tokenizer" else ""
-    short += "" if verb in ("pretrain", "sft") else " held_out=0"
-    where = f" device=cpu precision={precision} compile={compile} watch_every=1000 loggers=[]"
-    return f"{verb} {config} {RUNS[config][0]} name={size}-{config.split('/')[1]}{short}{where}"
+    """Return verb, configuration and settings of a short run, which is in its last phase from the first step on."""
+    size, kind = config.split("/")
+    language = kind in ("pretrain", "sft")
+    optimizer = {"renderer": "training."}.get(kind, "optimizer." if language else "training.optimizer.")
+    words = [kind if language else f"train-{kind}", config, RUNS[config][0], f"name={size}-{kind}", f"steps={steps}"]
+    words += [f"{optimizer}warmup_steps=1", "watch_every=1000", "loggers=[]", "device=cpu"]
+    words += ["training.continuous_steps=0"] * (kind == "tokenizer") + ["held_out=0"] * (not language)
+    return " ".join([*words, f"precision={precision}", f"compile={compile}"])
 
 
 def main() -> None:
-    options, configs = settings(steps=12, precision="auto", compile="off")
-    configs = configs or list(RUNS)
-    callback = " callbacks=[plan_accuracy.Clock]"
-    print(
-        f"{'':16}{'memory, planned':>18}{'measured':>10}{'ratio':>7}{'step, planned':>16}{'measured':>10}{'ratio':>7}"
-    )
+    """Print a row for each configuration."""
+    options, configs = settings(steps=16, precision="auto", compile="off")
+    ways = ("counted", "planned", "measured", "ratio")
+    print(f"{'':16}{'memory'}" + "".join(f"{way:>11}" for way in (*ways, "step, planned", *ways[2:])))
     with tempfile.TemporaryDirectory() as folder:
-        folder = os.environ.get("KEEP", folder)
-        os.makedirs(folder, exist_ok=True)
         os.chdir(folder)
         for words in DATA:
-            ddt(words) if not Path("latents").exists() else None
+            ddt(words)
         for config, (_, after) in RUNS.items():
-            words = words_of(config, **options)
-            needed = config in configs
-            if not needed and not any(config.split("/")[0] == other.split("/")[0] for other in configs):
+            wanted = not configs or config in configs
+            if not wanted and not after:
                 continue
-            ddt(words + callback)
-            if needed:
+            words = words_of(config, **options)
+            ddt(f"{words} callbacks=[plan_accuracy.Clock]")
+            if wanted:
                 took, size, counted = found(ddt(f"plan {words}"))
                 memory, seconds = map(float, Path("measured").read_text().split())
                 row = [f"{counted:.2f}", f"{size:.2f}", f"{memory / 1e9:.2f} GB", f"{size / memory * 1e9:.2f}"]
                 row += [f"{took:.3g}", f"{seconds:.3g} s", f"{took / seconds:.2f}"]
-                print(f"{config:16}" + "".join(f"{value:>11}" for value in row), flush=True)
-            if after:
+                print(f"{config:16}{'':6}" + "".join(f"{value:>11}" for value in row), flush=True)
+            if after not in ("", "runs"):
                 ddt(after)
 
 
