@@ -200,6 +200,8 @@ def bench(
     from ddt_apps.machine import bench as benches
 
     names = [word for word in words or [] if "=" not in word]
+    if merge and not names:
+        raise ValueError("--merge shows files of ddt bench, and none is named; say --merge a.json b.json")
     if merge:
         typer.echo(benches.told([benches.load(Path(name)) for name in names]))
         return

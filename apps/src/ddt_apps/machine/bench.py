@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ddt_apps.machine import rehearsal
 from ddt_apps.machine.doctor import memory, versions
 from ddt_apps.machine.ledger import Ledger
 from ddt_apps.machine.plan import plan
@@ -80,7 +81,7 @@ def bench(names: Sequence[str], overrides: Sequence[str] = (), ids: tuple[int, i
     rows = []
     with (
         StageProgress("bench", len(tasks), unit="parts") as progress,
-        ProcessPoolExecutor(1, context, initializer=_quiet, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(1, context, initializer=_begin, initargs=(SECONDS,), max_tasks_per_child=1) as pool,
     ):
         for done, (work, config, known) in enumerate(tasks, 1):
             name, known_ids = known if isinstance(known, tuple) else (known, None)
@@ -100,8 +101,11 @@ def _config(name: str, overrides: Sequence[str]) -> RunSettings:
     return load_config(kind, source, ["data=random", *overrides])
 
 
-def _quiet() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself ends
+def _begin(seconds: float) -> None:
+    """Begin a process of its own; the command itself ends it on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    global SECONDS
+    SECONDS = rehearsal.SECONDS = seconds
 
 
 def _measured(work: Callable, config: RunSettings, ids: tuple[int, int] | None) -> list[dict[str, Any]]:
