@@ -156,7 +156,7 @@ def smaller(config: RunSettings) -> Iterator[tuple[str, RunSettings]]:
 
 
 def tokenizing(config: TrainTokenizer, on: str, efficiency: float) -> str:
-    """Return in words how long one device makes ids of pictures, its autoencoder included, for as many jobs as you like.
+    """Return in words how long a device makes ids of pictures, its autoencoder included, for as many jobs as you like.
 
     The autoencoder computes in fp32, for which half of the peak is reckoned, as in TF32.
 
