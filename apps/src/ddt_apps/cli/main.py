@@ -166,7 +166,7 @@ def plan(
     from ddt_apps.machine.plan import DEVICES, tokenizing, told
 
     if on not in DEVICES and (on is not None or verb == "tokenize"):
-        raise ValueError(f"--on {on!r} must be {', '.join(DEVICES)}")
+        raise ValueError(f"--on {on or '(missing)'!r} must be {', '.join(DEVICES)}")
     if verb == "tokenize":
         typer.echo(tokenizing(settings, on, efficiency))
         return
@@ -192,7 +192,7 @@ def bench(
     Example: [bold]ddt bench small/tokenizer small/pretrain precision=bf16[/]
 
     Weights are untrained and inputs random, the code is that of the other verbs. Without CONFIG the tiny and the small
-    ones are measured, in two minutes on a CPU. A CONFIG may be a file or the folder of a run, too. On a CPU, time is
+    ones are measured, in a few minutes on a CPU. A CONFIG may be a file or the folder of a run, too. On a CPU, time is
     that in which the main thread computes, and memory is what a part takes above the libraries. MFU is the share of
     what products of large matrices reach here, in the same precision. [bold]ddt bench --merge a.json b.json[/] shows
     machines side by side.
