@@ -65,7 +65,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
     lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
     words = [line.split()[1] for line in lines if line.startswith("│ ") and line[2] != " "]
     start, train = (
-        ["demo", "doctor", "plan", "config"],
+        ["demo", "doctor", "plan", "bench", "config"],
         [
             "train-vae",
             "train-tokenizer",

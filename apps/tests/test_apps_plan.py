@@ -1,8 +1,12 @@
 """`ddt plan`: a step on the meta device is counted as a real one would be."""
 
+import math
+import resource
+import time
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.machine import plan as planning
+from ddt_apps.machine import rehearsal
 from ddt_apps.machine.ledger import Ledger, count, on_meta
 from ddt_apps.machine.plan import DEVICES, GB, Device, plan
 from ddt_apps.run.config import load_config
 from ddt_apps.train.settings import Pretrain, TrainTokenizer, TrainVAE
+from ddt_data import ShardWriter
+from ddt_tokenizer import DDTTokenizer
 from ddt_tokenizer.vae_training import VAETraining, build_vae
 
 ddt = CliRunner()
@@ -152,14 +160,98 @@ def test_what_cannot_be_planned_is_told():
     assert "say what its ids will be, as --ids" in error("pretrain", "tiny/pretrain", "data=gone", "--on", "h100")
 
 
-def test_on_this_machine_a_step_is_timed(monkeypatch):
-    monkeypatch.setattr("ddt_apps.machine.timing.LONG_ENOUGH", 0.0)
-    done = ddt.invoke(app, ["plan", "train-tokenizer", "tiny/tokenizer", *SMALL])
-    assert done.exit_code == 0, done.output
-    assert " of its calls were measured here) in 32-true" in done.output and "process " in done.output
-    seconds = float(done.output.split(" together, ")[1].split(" s:")[0])
-    assert 0.01 < seconds < 60
-    assert found_memory(done.output) < 4
+def test_on_this_machine_a_step_is_tried(monkeypatch):
+    """Time is that of the trainer's steps, and memory what the process has had."""
+    monkeypatch.setattr(rehearsal, "SECONDS", 0.0)
+    took = []
+
+    class Slow(rehearsal.Clock):
+        def on_train_batch_start(self, *_):
+            begin = time.thread_time()
+            while time.thread_time() < begin + 0.05:
+                pass
+            took.append(1)
+
+    words = ["plan", "train-tokenizer", "tiny/tokenizer", *SMALL, "batch_size=2", "device=cpu"]
+    quick = ddt.invoke(app, words)
+    assert quick.exit_code == 0, quick.output
+    monkeypatch.setattr(rehearsal, "Clock", Slow)
+    slow = ddt.invoke(app, words)
+    assert "(tried here)" in quick.output and " in 32-true" in quick.output
+    assert 0.04 < found_seconds(slow.output) - found_seconds(quick.output) < 0.5
+    assert len(took) == rehearsal.WARM + rehearsal.LEAST
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
+    assert found_memory(slow.output) == pytest.approx(highest, rel=0.02)
+
+
+def test_what_takes_too_long_or_does_not_fit_is_not_tried(monkeypatch):
+    """Its time is operations by what products of matrices reach here, and a share of that."""
+    monkeypatch.setattr(planning, "matrix_peak", lambda *_: 1e9)
+    monkeypatch.setattr(planning, "rehearse", None)
+    words = ["plan", "train-tokenizer", "tiny/tokenizer", *SMALL, "batch_size=64", "device=cpu"]
+    monkeypatch.setattr(planning, "LONGEST", 0.0)
+    said = ddt.invoke(app, [*words, "--efficiency", "0.5"]).output
+    flops = plan(load_config(TrainTokenizer, "tiny/tokenizer", words[3:])).flops
+    assert found_seconds(said) == pytest.approx(flops / 0.5e9, rel=0.01)
+    assert "50% of what products of matrices reach here" in said
+    monkeypatch.setattr(planning, "LONGEST", math.inf)
+    monkeypatch.setattr(planning, "memory_of_machine", lambda: 1e6)
+    assert "does not fit" in ddt.invoke(app, words).output
+
+
+def test_activations_are_those_of_tensors_that_are_kept():
+    """Of a real step: what backward will need, each memory once, is what is held between the passes."""
+    config = load_config(Pretrain, "tiny/pretrain", [*LLAMA, "batch_size=4"])
+    module, (batch,) = rehearsal.prepare(config, 4, "cpu", IDS)
+    module.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1)
+    module.log_dict, module.lr_schedulers = print, lambda: SimpleNamespace(get_last_lr=lambda: [0.0])
+    weights, kept = {p.untyped_storage().data_ptr() for p in module.parameters()}, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module.training_step(batch, 0)
+    saved = sum(each.untyped_storage().nbytes() for where, each in kept.items() if where not in weights)
+    counted = plan(config, ids=IDS).activations
+    assert loss.isfinite() and saved < counted < 1.6 * saved  # a pass has more at its highest than is kept
+
+
+def test_examples_of_a_run_are_those_of_its_shards(tmp_path):
+    """Rows are as long as the texts are, not as a guess has them."""
+    identity = {"fingerprint": "0" * 16, "codebook_size": 64, "num_tokens": 8}
+    with ShardWriter(tmp_path / "ids", source="random", tokenizer=identity) as writer:
+        for i in range(8):
+            writer.write({"key": f"{i}", "text": "a red fox", "ids": np.arange(8) + i})
+    config = load_config(Pretrain, "tiny/pretrain", [*LLAMA, f"data={tmp_path}/ids", "text=''", "batch_size=4"])
+    for device in ("cpu", "meta"):
+        module, batches = rehearsal.prepare(config, 4, device)
+        assert module.vocabulary.num_tokens == 8 and len(batches) == rehearsal.BATCHES
+        assert {batch["input_ids"].device.type for batch in batches} == {device}
+        assert max(batch["input_ids"].shape[1] for batch in batches) < 8 + rehearsal.WORDS
+
+
+def test_an_hour_of_a_device_is_planned_for_tokenizing():
+    said = ddt.invoke(app, ["plan", "tokenize", "imagenet/ddt-480", "data=x", "--on", "h100"]).output
+    rate = float(said.split(" in fp32: ")[1].split(" pictures/s")[0])
+    million = float(said.split("a million ")[1].split(" hours")[0])
+    assert million == pytest.approx(1e6 / rate / 3600, rel=0.01)
+    tiny = ddt.invoke(app, ["plan", "tokenize", "tiny/tokenizer", "data=x", "--on", "h100"]).output
+    config = load_config(TrainTokenizer, "tiny/tokenizer", ["data=x"]).codec
+    tokenizer = DDTTokenizer(config.tokenizer).eval()
+    tokenizer.precision = "bf16"
+    with Ledger() as ledger:
+        tokenizer.encode(torch.zeros(2, 3, 32, 32))
+    assert float(tiny.split("a picture ")[1].split(" ")[0]) == pytest.approx(ledger.flops / 2e12, rel=0.01)
+    assert (
+        "name a folder with vae="
+        in ddt.invoke(app, ["plan", "tokenize", "small/tokenizer", "data=x", "--on", "h100"]).output
+    )
+
+
+def found_seconds(said):
+    return float(said.split(" together, ")[1].split(" s:")[0])
 
 
 def found_memory(said):

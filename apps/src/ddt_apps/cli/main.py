@@ -18,6 +18,7 @@ from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
 from ddt_apps.cli.options import Config, Overrides, with_home
 from ddt_apps.run import signals
+from ddt_apps.run.outputs import try_file
 from ddt_apps.run.ranks import tell_error, tells
 from ddt_apps.run.signals import Terminated, unwinding
 from ddt_apps.run.terminal import harmless
@@ -135,13 +136,13 @@ def doctor(
 
 
 def plan(
-    verb: Annotated[str, typer.Argument(help="train-vae, train-tokenizer, train-renderer, pretrain or sft.")],
+    verb: Annotated[str, typer.Argument(help="train-vae, train-tokenizer, train-renderer, pretrain, sft or tokenize.")],
     config: Config,
     overrides: Overrides = None,
     on: Annotated[
         str | None, typer.Option(help="A device, such as h100; a wrong name lists all. By default this machine.")
     ] = None,
-    efficiency: Annotated[float, typer.Option(help="Share of that device's peak that training reaches.")] = 0.4,
+    efficiency: Annotated[float, typer.Option(help="Share of its peak that is reached, unless it is tried.")] = 0.4,
     ids: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="V K", help="Codes and ids of an image, where data= is not there yet."),
@@ -151,25 +152,69 @@ def plan(
 
     Example: [bold]ddt plan pretrain llama3-8b/pretrain data=ids devices=32 strategy=fsdp2 --on h100 --ids 65536 480[/]
 
-    A step is counted on the meta device, so that nothing large is made; for this machine its operators are then timed
-    one by one. CONFIG and KEY=VALUE are those of the verb, but that devices are those of all machines together. Latents
-    are taken as cached: no VAE is counted.
+    A step is counted on the meta device, so that nothing large is made; on this machine a few are then taken, if they
+    fit. CONFIG and KEY=VALUE are those of the verb, but that devices are those of all machines together. Latents are
+    taken as cached, but by tokenize, which wants the CONFIG of a tokenizer and --on.
     """
     from ddt_apps.run.config import load_config
     from ddt_apps.train.settings import SETTINGS
 
-    if verb not in SETTINGS:
-        raise ValueError(f"verb {verb!r} must be {', '.join(SETTINGS)}")
-    settings = load_config(SETTINGS[verb], config, overrides or [])
-    from ddt_apps.machine.plan import DEVICES, told
+    kinds = {**SETTINGS, "tokenize": SETTINGS["train-tokenizer"]}
+    if verb not in kinds:
+        raise ValueError(f"verb {verb!r} must be {', '.join(kinds)}")
+    settings = load_config(kinds[verb], config, overrides or [])
+    from ddt_apps.machine.plan import DEVICES, tokenizing, told
 
-    if on is not None and on not in DEVICES:
-        raise ValueError(f"--on {on!r} must be {', '.join(DEVICES)}")
+    if on not in DEVICES and (on is not None or verb == "tokenize"):
+        raise ValueError(f"--on {on or '(missing)'!r} must be {', '.join(DEVICES)}")
+    if verb == "tokenize":
+        typer.echo(tokenizing(settings, on, efficiency))
+        return
     typer.echo(told(settings, on, efficiency, ids))
 
 
+def bench(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG]... [KEY=VALUE]...", help="Of tokenizers and of pretraining, and settings of all of them."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the figures go, as JSON.")] = Path("bench.json"),
+    merge: Annotated[bool, typer.Option("--merge", help="Show files of several machines instead.")] = False,
+    ids: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="V K", help="Codes and ids of an image, for a CONFIG of pretraining that comes first."),
+    ] = None,
+) -> None:
+    """Measure this machine: pictures encoded, decoded in 1, 4 and 25 steps, tokens trained on and written, a second.
+
+    Example: [bold]ddt bench small/tokenizer small/pretrain precision=bf16[/]
+
+    Weights are untrained and inputs random, the code is that of the other verbs. Without CONFIG the tiny and the small
+    ones are measured, in a few minutes on a CPU. A CONFIG may be a file or the folder of a run, too. On a CPU, time is
+    that in which the main thread computes, and memory is what a part takes above the libraries. MFU is the share of
+    what products of large matrices reach here, in the same precision. [bold]ddt bench --merge a.json b.json[/] shows
+    machines side by side.
+    """
+    from ddt_apps.machine import bench as benches
+
+    names = [word for word in words or [] if "=" not in word]
+    if merge and not names:
+        raise ValueError("--merge shows files of ddt bench, and none is named; say --merge a.json b.json")
+    if merge:
+        typer.echo(benches.told([benches.load(Path(name)) for name in names]))
+        return
+    overrides = [word for word in words or [] if "=" in word]
+    try_file("--out", out, (".json",))
+    found = benches.bench(names or benches.USUAL, overrides, ids)
+    benches.save(found, out)
+    typer.echo(benches.told([found]))
+    typer.echo(f"\nwrote {out}")
+
+
 PANELS = {
-    "Start here": (demo, doctor, plan, show.config),
+    "Start here": (demo, doctor, plan, bench, show.config),
     "Train": (
         train.train_vae,
         train.train_tokenizer,

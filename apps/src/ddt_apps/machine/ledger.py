@@ -1,8 +1,7 @@
 """What a step of training takes, kept account of while it runs on the meta device, where nothing is computed."""
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,10 @@ from torch.optim import adam
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+import ddt_decoder.attend
+import ddt_llm.attend
+import ddt_tokenizer.attend
 
 aten = torch.ops.aten
 FUSED = aten._scaled_dot_product_flash_attention_for_cpu
@@ -30,19 +33,17 @@ PRODUCTS += ((torch, "baddbmm"), (Tensor, "matmul"), (Tensor, "__matmul__"))
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the memory that tensors on the meta device would have, and the operators that make them.
+    """Counts the memory that tensors on the meta device would have, and the operations of products.
 
     Attributes:
         bytes: Of what is alive now.
         peak: Most bytes that were alive at once since it was last set.
         flops: Floating-point operations of products. (Torch's own counter keeps what checkpointing makes anew alive.)
-        operators: How often each one was called: (operator, its arguments with tensors as `Spec`s).
     """
 
     def __init__(self):
         super().__init__()
         self.bytes = self.peak = self.flops = 0
-        self.operators: Counter = Counter()
         self._known: set[int] = set()
 
     def hold(self, tensor: Tensor) -> None:
@@ -59,7 +60,6 @@ class Ledger(TorchDispatchMode):
     def forget(self) -> None:
         """Count anew, but for what is alive."""
         self.peak, self.flops = self.bytes, 0
-        self.operators = Counter()
 
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -71,38 +71,18 @@ class Ledger(TorchDispatchMode):
             return 1  # what is asked of numbers that nobody knows: whether they are finite, whether there are any
         if op is aten._to_copy.default and args[0].is_meta and kwargs.get("device", args[0].device).type == "cpu":
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        if op.overloadpacket not in FLOPS:  # in inference mode torch leaves taking it apart to us
+            with self:
+                if (out := op.decompose(*args, **kwargs)) is not NotImplemented:
+                    return out
         # On the meta device a fused optimizer makes everything anew.
-        out = None if op.overloadpacket is aten._fused_adamw_ else op(*args, **kwargs)
-        made = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
-        for tensor in made:
-            self.hold(tensor)
-        if out is None or any(tensor.is_meta for tensor in made):
-            self.operators[op, freeze(args), freeze(kwargs)] += 1
+        out = None if op.overloadpacket is aten._fused_adamw_ and args[0][0].is_meta else op(*args, **kwargs)
+        for each in tree_leaves(out):
+            if isinstance(each, Tensor):
+                self.hold(each)
         if op.overloadpacket in FLOPS:
             self.flops += FLOPS[op.overloadpacket](*args, **kwargs, out_val=out)
         return out
-
-
-class Spec(tuple):
-    """Shape, strides and dtype of a tensor."""
-
-
-def freeze(values: Any) -> Any:
-    """Turn arguments into something that can be compared, with tensors as `Spec`s."""
-    if isinstance(values, Tensor):
-        return Spec((tuple(values.shape), values.stride(), values.dtype))
-    if isinstance(values, dict):
-        return tuple((name, freeze(value)) for name, value in values.items())
-    return tuple(map(freeze, values)) if isinstance(values, list | tuple) else values
-
-
-def thaw(values: Any, make: Callable[[Spec], Tensor]) -> Any:
-    """Turn what `freeze` made into arguments again, with tensors that `make` makes."""
-    if isinstance(values, Spec):
-        return make(values)
-    if isinstance(values, dict):
-        return {name: thaw(value, make) for name, value in values.items()}
-    return tuple(thaw(value, make) for value in values) if isinstance(values, tuple) else values
 
 
 def attend(
@@ -129,17 +109,21 @@ class Halved:
 
     Args:
         on: Whether it does so, but for blocks of `autocast(enabled=False)`.
+
+    Attributes:
+        copies: Of weights that learn, which are copied once until this is cleared.
     """
 
     def __init__(self, on: bool):
         self.on = on
+        self.copies: dict[Tensor, Tensor] = {}
 
     def of(self, product: Any) -> Any:
         """Return what takes the place of a product."""
 
         def halved(*args: Any, **kwargs: Any) -> Any:
             if self.on:
-                args, kwargs = tree_map(_halved, (args, kwargs))
+                args, kwargs = tree_map(self._half, (args, kwargs))
             return product(*args, **kwargs)
 
         return halved
@@ -153,14 +137,32 @@ class Halved:
         finally:
             self.on = before
 
+    def _half(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.bfloat16()
+        if value not in self.copies:
+            self.copies[value] = value.bfloat16()
+        return self.copies[value]
 
-def _halved(value: Any) -> Any:
-    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+
+ATTENDS = (ddt_tokenizer.attend, ddt_decoder.attend, ddt_llm.attend)
+
+
+def written_out(q: Tensor, k: Tensor) -> bool:
+    """Take the place of `better_written_out`, as if the tensors were on the CPU."""
+    return q.dtype == torch.bfloat16 and k.shape[2] <= ddt_tokenizer.attend.LONGEST
 
 
 @contextmanager
-def on_meta(mixed: bool) -> Iterator[None]:
-    """Let code that asks for values, or for autocast, run on the meta device: masks choose all rows."""
+def on_meta(mixed: bool, cpu: bool = False) -> Iterator[Halved]:
+    """Let code that asks for values, or for autocast, run on the meta device: masks choose all rows.
+
+    Args:
+        mixed: Whether products are taken in bf16.
+        cpu: Whether attention is that of a CPU.
+    """
     halved = Halved(mixed)
     stand_ins = [
         (torch, "autocast", halved.autocast),
@@ -172,12 +174,13 @@ def on_meta(mixed: bool) -> Iterator[None]:
         (adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
         (F, "scaled_dot_product_attention", halved.of(attend)),
         *((owner, name, halved.of(getattr(owner, name))) for owner, name in PRODUCTS),
+        *((module, "better_written_out", written_out) for module in ATTENDS if cpu),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in stand_ins]
     try:
         for owner, name, stand_in in stand_ins:
             setattr(owner, name, stand_in)
-        yield
+        yield halved
     finally:
         for owner, name, theirs in before:
             setattr(owner, name, theirs)
@@ -189,19 +192,19 @@ class Step:
     Args:
         module: With its weights on the meta device.
         batch: What `training_step` gets.
-        number: Of the step, in the phase that is to be looked at.
         mixed: Whether products are taken in bf16.
+        cpu: Whether attention is that of a CPU.
+        clip: Largest norm of the gradients, if they are clipped.
 
     Attributes:
         weights, gradients, optimizer, activations: Bytes of each at the peak; activations are all that is left.
-        flops, operators: Of the passes forward and backward; see `Ledger`.
-        of_optimizer: Operators of the optimizer's step.
+        flops: Of the passes forward and backward; see `Ledger`.
     """
 
-    def __init__(self, module: Any, batch: Any, number: int, mixed: bool):
+    def __init__(self, module: Any, batch: Any, mixed: bool, cpu: bool = False, clip: float | None = None):
         configured = module.configure_optimizers()
         optimizers = configured if isinstance(configured, list) else [configured["optimizer"]]
-        stand_in = SimpleNamespace(global_step=number, global_rank=0, accumulate_grad_batches=1, precision="32-true")
+        stand_in = SimpleNamespace(global_step=0, global_rank=0, accumulate_grad_batches=1, precision="32-true")
         module.trainer = stand_in
         module.log_dict = module.log = lambda *_, **__: None
         module.optimizers = lambda **_: optimizers if isinstance(configured, list) else optimizers[0]
@@ -220,6 +223,7 @@ class Step:
         def passes() -> bool:
             """Run forward and backward; return whether the module has stepped by itself."""
             loss = module.training_step(batch, 0)
+            halved.copies.clear()
             loss = loss["loss"] if isinstance(loss, dict) else loss
             if loss is not None:
                 loss.backward()
@@ -227,16 +231,17 @@ class Step:
 
         def step() -> None:
             module.on_before_optimizer_step(optimizers[0])
+            if clip:
+                nn.utils.clip_grad_norm_(module.parameters(), clip)
             optimizers[0].step()
 
-        self.of_optimizer: Counter = Counter()
-        with on_meta(mixed), ledger:
+        with on_meta(mixed, cpu) as halved, ledger:
             if by_itself := passes():  # from now on optimizers have what they keep
                 module.zero_grad()
                 self.optimizer = ledger.bytes - held
                 ledger.forget()
                 passes()
-            self.flops, self.operators, peak = ledger.flops, ledger.operators, ledger.peak
+            self.flops, peak = ledger.flops, ledger.peak
             if not by_itself:
                 ledger.forget()
                 passed = ledger.bytes
@@ -244,7 +249,7 @@ class Step:
                 self.optimizer = ledger.bytes - passed
                 ledger.forget()
                 step()  # with what it keeps already
-                self.of_optimizer, peak = ledger.operators, max(peak + self.optimizer, ledger.peak)
+                peak = max(peak + self.optimizer, ledger.peak)
         self.gradients = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         self.activations = max(0, peak - self.weights - self.optimizer - self.gradients)
 

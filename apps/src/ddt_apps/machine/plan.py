@@ -1,27 +1,26 @@
 """ddt plan: what a run would take of a device, before it waits in a queue: memory by part, operations, time, energy.
 
-A step is run on the meta device, where nothing is computed and every tensor is counted (`ddt_apps.machine.ledger`).
+A step is run on the meta device, where nothing is computed and every tensor is counted (`ddt_apps.machine.ledger`); on
+this machine, if it fits, a few are then taken for their time (`ddt_apps.machine.rehearsal`).
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ddt_apps.machine.ledger import Step, count
+from ddt_apps.machine.doctor import memory as memory_of_machine
+from ddt_apps.machine.ledger import Ledger, Step, count, on_meta
+from ddt_apps.machine.rehearsal import autoencoder, high_water, matrix_peak, prepare, rehearse
 from ddt_apps.run.compiling import blocks
 from ddt_apps.run.devices import pick_device, pick_precision
 from ddt_apps.run.settings import RunSettings
-from ddt_apps.train.settings import LanguageRun, Pretrain, TrainRenderer, TrainTokenizer, TrainVAE
-from ddt_data import open_shards
+from ddt_apps.train.settings import LanguageRun, TrainTokenizer, TrainVAE
 from ddt_tokenizer import LatentConfig
 
 GB = 1e9
-WORDS = 24  # tokens of a caption
 FOUR_BITS = 0.5 + 1 / 64 + 4 / 64 / 256  # bytes of a weight, with a scale for 64 of them, and one for 256 scales
 FORMAT = "bf16-mixed"  # in which the peaks below are reached
 
@@ -43,18 +42,7 @@ DEVICES = {
     "rtx4090": Device(24, 165, 450),
     "910b": Device(64, 313, 400),
 }
-# Backbones that shipped configurations name, where the Hub cannot be asked.
-SHAPES = {
-    "meta-llama/Meta-Llama-3-8B": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-    }
-}
+LONGEST = 30.0  # seconds of a step that is tried
 
 
 @dataclass(frozen=True)
@@ -99,8 +87,9 @@ def plan(config: RunSettings, on: str | None = None, ids: tuple[int, int] | None
     devices = 1 if config.devices == "auto" else config.devices
     if config.batch_size % devices:
         raise ValueError(f"batch_size ({config.batch_size}) must be divisible by devices ({devices})")
-    module, batch, number = _parts(config, config.batch_size // devices, ids)
-    step = Step(module, batch, number, precision_of(config, on) == FORMAT)
+    module, (batch, *_) = prepare(config, config.batch_size // devices, "meta", ids)
+    cpu = on is None and pick_device(config.device).type == "cpu"
+    step = Step(module, batch, precision_of(config, on) == FORMAT, cpu, config.gradient_clip)
     total, trained = count(module)
     largest = max(p.numel() * p.element_size() for p in module.parameters())
     kept = (step.weights - _spared(config, module), step.gradients, step.optimizer, step.activations)
@@ -128,100 +117,6 @@ def _spared(config: RunSettings, module: torch.nn.Module) -> float:
 
 def _size(module: torch.nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _parts(config: RunSettings, rows: int, ids: tuple[int, int] | None) -> tuple[Any, Any, int]:
-    """Make the module on the meta device, a batch of it, and the number of a step of its last phase."""
-    make: Callable = {TrainTokenizer: _tokenizer, TrainVAE: _vae, TrainRenderer: _renderer}.get(type(config))
-    return make(config, rows) if make else _language(config, rows, ids)
-
-
-def _tokenizer(config: TrainTokenizer, rows: int) -> tuple[Any, Any, int]:
-    from ddt_decoder import DDTDecoder
-    from ddt_tokenizer import DDTTokenizer
-    from ddt_tokenizer.training import TokenizerTraining
-
-    codec = config.codec
-    if config.vae and Path(config.vae).is_dir():
-        codec = replace(codec, latents=LatentConfig.from_vae(config.vae))
-    with torch.device("meta"):
-        tokenizer, decoder = DDTTokenizer(codec.tokenizer), DDTDecoder(codec.decoder)
-    module = TokenizerTraining(tokenizer, decoder, config.training, config.seed, cached_latents=True)
-    side = codec.image_size // codec.latents.downscale
-    batch = torch.empty(rows, codec.latents.channels, side, side, device="meta")
-    return module, batch, max(config.training.continuous_steps, config.training.whole_steps)
-
-
-def _vae(config: TrainVAE, rows: int) -> tuple[Any, Any, int]:
-    from ddt_tokenizer.vae_training import VAETraining, build_vae
-
-    module = VAETraining(build_vae(config.vae, config.seed).train(), config.training, config.seed).to("meta")
-    return module, torch.empty(rows, 3, config.image_size, config.image_size, device="meta"), 0
-
-
-def _renderer(config: TrainRenderer, rows: int) -> tuple[Any, Any, int]:
-    from ddt_decoder import DDTRenderer
-    from ddt_decoder.renderer_training import RendererTraining
-    from ddt_tokenizer.codec import Codec
-
-    decoder = Codec.from_pretrained(config.tokenizer).decoder
-    renderer = DDTRenderer.from_decoder(decoder, prefixes=config.training.prefix_share > 0).train()
-    module = RendererTraining(renderer, config.training).to("meta")
-    ids = torch.zeros(rows, decoder.num_tokens, dtype=torch.long, device="meta")
-    image = torch.empty(rows, 3, decoder.config.image_size, decoder.config.image_size, device="meta")
-    return module, (ids, image), config.training.second_phase_step
-
-
-def _language(config: LanguageRun, rows: int, ids: tuple[int, int] | None) -> tuple[Any, Any, int]:
-    from ddt_llm import VisualVocabulary
-    from ddt_llm.lora import add_lora
-    from ddt_llm.training import LanguageModelTraining
-
-    model = _backbone(config)
-    if getattr(model.config, "ddt", None) is None:
-        size, tokens = ids or _ids_of(config.data)
-        vocabulary = VisualVocabulary(text_size=model.config.vocab_size, codebook_size=size, num_tokens=tokens)
-        multiple = getattr(config, "multiple", 1)
-        with torch.device("meta"):
-            model.resize_token_embeddings(-(-vocabulary.size // multiple) * multiple, mean_resizing=False)
-        model.config.ddt = asdict(vocabulary)
-    if config.lora:
-        add_lora(model, config.lora, config.seed)
-    if config.activation_checkpointing:
-        model.gradient_checkpointing_enable()
-    module = LanguageModelTraining(model.train(), config.optimizer, config.seed, keep_text=config.lora is not None)
-    length = module.vocabulary.num_tokens + WORDS
-    if config.row_length:
-        rows, length = math.ceil(rows * length / config.row_length), config.row_length
-    tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    return module, {"input_ids": tokens, "labels": tokens}, config.optimizer.new_rows_steps
-
-
-def _backbone(config: LanguageRun) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
-
-    from ddt_llm.backbone import tiny_llama_config
-
-    if not isinstance(config, Pretrain):
-        shape = AutoConfig.from_pretrained(Path(config.model) / "model", local_files_only=True)
-    elif config.backbone == "tiny":
-        shape = tiny_llama_config(config.llama, config.text_vocabulary)
-    elif config.backbone in SHAPES:
-        shape = LlamaConfig(**SHAPES[config.backbone])
-    else:
-        shape = AutoConfig.from_pretrained(config.backbone)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
-
-
-def _ids_of(data: str) -> tuple[int, int]:
-    try:
-        identity = open_shards(data).manifest.tokenizer
-    except FileNotFoundError as error:
-        raise ValueError(f"{error}; or say what its ids will be, as --ids 65536 480") from error
-    if identity is None:
-        raise ValueError(f"'{data}' holds pictures, not ids; say what its ids will be, as --ids 65536 480")
-    return identity["codebook_size"], identity["num_tokens"]
 
 
 def smaller(config: RunSettings) -> Iterator[tuple[str, RunSettings]]:
@@ -255,69 +150,117 @@ def smaller(config: RunSettings) -> Iterator[tuple[str, RunSettings]]:
         from ddt_llm.lora import LoRAConfig
 
         yield adding("lora.rank=64", lora=LoRAConfig(rank=64))
+    pretrained = isinstance(config, LanguageRun) and getattr(config, "backbone", "") != "tiny"
+    if pretrained and config.bits == 32 and not config.sharded:
+        yield adding("lora.bits=4", lora=replace(config.lora, bits=4))
+
+
+def tokenizing(config: TrainTokenizer, on: str, efficiency: float) -> str:
+    """Return in words how long a device makes ids of pictures, its autoencoder included, for as many jobs as you like.
+
+    The autoencoder computes in fp32, for which half of the peak is reckoned, as in TF32.
+
+    Args:
+        efficiency: Share of the device's peak that is reached.
+
+    Raises:
+        ValueError: If the autoencoder of the latents is not known.
+    """
+    from ddt_tokenizer import DDTTokenizer
+
+    device, rows, codec = DEVICES[on], 32, config.codec
+    latents = config.vae and Path(config.vae).is_dir()
+    codec = replace(codec, latents=LatentConfig.from_vae(config.vae)) if latents else codec
+    space, vae = codec.latents, None
+    with torch.device("meta"):
+        tokenizer = DDTTokenizer(codec.tokenizer).eval()
+        tokenizer.precision = "bf16"
+        if not space.pixels:
+            vae = autoencoder(config.vae, space)
+        networks = [tokenizer] if vae is None else [tokenizer, vae]
+        weights = sum(_size(network) for network in networks)
+        side = codec.image_size // space.downscale
+        with torch.no_grad(), Ledger() as of_vae:
+            pictures = torch.empty(rows, 3, codec.image_size, codec.image_size)
+            if vae is not None:
+                vae.encode(pictures)
+        with torch.no_grad(), on_meta(mixed=True), Ledger() as of_encoder:
+            tokenizer.encode_latents(torch.empty(rows, space.channels, side, side))
+    of_vae_flops, flops = of_vae.flops / rows, of_encoder.flops / rows
+    rate = device.peak * 1e12 * efficiency / (2 * of_vae_flops + flops)
+    memory, hours = weights + max(of_vae.peak, of_encoder.peak), 1e6 / rate / 3600
+    return (
+        f"tokenize on {on}, {rows} pictures of {codec.image_size} px at once\n"
+        f"memory    {memory / GB:.3g} of {device.memory} GB: weights {weights / GB:.2f}\n"
+        f"a picture {flops / 1e12:.3g} TFLOP in bf16, and of the autoencoder {of_vae_flops / 1e12:.3g} in fp32: "
+        f"{rate:,.4g} pictures/s ({efficiency:.0%} of its peak)\n"
+        f"a million {hours:.3g} hours of one device, {hours * device.watts / 1000:.3g} kWh"
+    )
 
 
 def told(config: RunSettings, on: str | None, efficiency: float, ids: tuple[int, int] | None = None) -> str:
     """Plan a run and tell what it takes of each device, how long it lasts, and what would make it fit.
 
     Args:
-        efficiency: Share of a named device's peak that training reaches (MFU); here operators are timed.
+        efficiency: Share of a device's peak that training reaches (MFU), where no step is tried.
     """
     found = plan(config, on, ids)
-    memory, seconds, energy, where = _of_device(found, on, efficiency)
-    each = [("weights", found.weights), ("gradients", found.gradients), ("optimizer", found.optimizer)]
-    each += [("activations", found.activations), ("exchange", found.exchange), ("saving", found.saving)]
-    each += [] if on else [("process", _process())]
+    if on:
+        memory, beside = DEVICES[on].memory * GB, 0.0
+        seconds = found.flops / (DEVICES[on].peak * 1e12 * efficiency)
+        how = f"{efficiency:.0%} of its peak"
+    else:
+        memory, seconds, beside, how = _here(config, found, efficiency, ids)
+    parts = ("weights", "gradients", "optimizer", "activations", "exchange", "saving")
+    each = [*((name, getattr(found, name)) for name in parts), ("process", beside)]
     total = sum(size for _, size in each)
     days, rows = seconds * config.steps / 86400, config.batch_size * config.accumulate
     unit = "examples" if isinstance(config, LanguageRun) else "pictures"
     strategy = "" if found.devices == 1 else f" by {'fsdp2' if config.sharded else 'ddp'}"
+    where = on or pick_device(config.device)
     lines = [
         f"{config.verb} on {found.devices} x {where}{strategy} in {precision_of(config, on)}",
         f"weights   {found.total:,}, of which {found.trained:,} learn",
-        f"memory    {total / GB:.1f} of {memory / GB:.0f} GB on each: "
+        f"memory    {total / GB:.3g} of {memory / GB:.0f} GB on each: "
         + ", ".join(f"{name} {size / GB:.2f}" for name, size in each if size),
         f"a step    {found.flops / 1e12:.3g} TFLOP on each, {rows:,} {unit} together, {seconds:.3g} s: "
-        f"{rows / seconds:,.0f} {unit}/s, {found.flops / seconds / 1e12:.3g} TFLOP/s on each",
+        f"{rows / seconds:,.4g} {unit}/s, {found.flops / seconds / 1e12:.3g} TFLOP/s on each ({how})",
         f"the run   {config.steps:,} steps, {days * 24:.3g} hours" + (f" or {days:.3g} days" if days > 2 else ""),
     ]
-    if energy:
-        lines.append(f"energy    {energy * found.devices * days * 24 / 1000:,.0f} kWh of the devices alone")
+    if on:
+        energy = DEVICES[on].watts * found.devices * days * 24 / 1000
+        lines.append(f"energy    {energy:,.0f} kWh of the devices alone")
     if total > memory:
         lines.append(f"    ! it does not fit; {_remedy(config, on, ids, memory - (total - found.memory))}")
     return "\n".join(lines)
 
 
-def _of_device(found: Plan, on: str | None, efficiency: float) -> tuple[float, float, float, str]:
-    """Return bytes of a device, seconds of a step, watts, and its name."""
-    if on:
-        device = DEVICES[on]
-        return device.memory * GB, found.flops / (device.peak * 1e12 * efficiency), device.watts, on
-    from ddt_apps.machine.doctor import memory
-    from ddt_apps.machine.timing import seconds_of
+def _here(
+    config: RunSettings, found: Plan, efficiency: float, ids: tuple[int, int] | None
+) -> tuple[float, float, float, str]:
+    """Return bytes of this machine's device, seconds of a step, bytes beside those counted, and how that was found."""
+    device = pick_device(config.device)
+    memory, libraries = _memory_of(device), float(high_water(device))
+    peak = matrix_peak(device, precision_of(config, None))
+    seconds = found.flops / (peak * efficiency)
+    four_bits = isinstance(config, LanguageRun) and config.bits != 32
+    if found.devices > 1 or four_bits or seconds > LONGEST or found.memory + libraries > memory:
+        return memory, seconds, libraries, f"{efficiency:.0%} of what products of matrices reach here"
+    seconds, highest = rehearse(config, *prepare(config, config.batch_size, ids=ids))
+    return memory, seconds, max(0.0, highest - found.memory + found.saving), "tried here"
 
-    device = pick_device()
-    batches = round(found.flops / max(1, found.step.flops))
-    operators = Counter({each: times * batches for each, times in found.step.operators.items()})
-    seconds, share = seconds_of(operators + found.step.of_optimizer, device)
-    held = memory() if device.type == "cpu" else _memory_of(torch.get_device_module(device))
-    return held, seconds, 0.0, f"{device} ({100 * share:.0f} % of its calls were measured here)"
 
-
-def _memory_of(module: Any) -> int:
+def _memory_of(device: torch.device) -> int:
+    if device.type == "cpu":
+        return memory_of_machine()
+    module = torch.get_device_module(device)
     return module.mem_get_info()[1] if hasattr(module, "mem_get_info") else module.recommended_max_memory()
-
-
-def _process() -> int:
-    """Return what a process that trains holds before it does."""
-    import resource
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _remedy(config: RunSettings, on: str | None, ids: tuple[int, int] | None, memory: float) -> str:
     for typed, other in smaller(config):
         if plan(other, on, ids).memory <= memory:
             return f"it would with {typed}"
-    return "nor with a smaller batch, checkpointing, sharding or adapters; take more devices or larger ones"
+    return (
+        "nor with a smaller batch, checkpointing, sharding or adapters; take more or larger devices, or a smaller model"
+    )

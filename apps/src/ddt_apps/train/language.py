@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from torch import Tensor
 
 from ddt_apps.run.carrying_out import Exports
 from ddt_apps.run.folder import Run, Savable
@@ -41,8 +42,7 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> Exports:
         ValueError: If a gradient is not finite, or too much text is lost.
     """
     config: LanguageRun = run.config
-    collate_rows = partial(collate_packed, row_length=config.row_length) if config.row_length else collate
-    join = partial(collate_rows, pad_id=lm.sequences.pad)
+    join = joining(lm, config)
     adapted = add_lora(lm.model, config.lora, config.seed) if config.lora else None
     if config.activation_checkpointing:
         lm.model.gradient_checkpointing_enable()
@@ -56,6 +56,12 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> Exports:
         return {"model": lm}
 
     return exports
+
+
+def joining(lm: MultimodalLM, config: LanguageRun) -> Callable[[list[Example]], dict[str, Tensor]]:
+    """Return what makes a batch of examples: rows of their own, or packed ones."""
+    collate_rows = partial(collate_packed, row_length=config.row_length) if config.row_length else collate
+    return partial(collate_rows, pad_id=lm.sequences.pad)
 
 
 def longest_example(lm: MultimodalLM, config: LanguageRun) -> int | None:

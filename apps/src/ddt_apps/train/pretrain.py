@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
-from ddt_apps.train.examples import pretraining_example, split_lines, text_lines
+from ddt_apps.train.examples import Views, pretraining_example, split_lines, text_lines
 from ddt_apps.train.language import fit_language_model, fitting_examples, longest_example
 from ddt_apps.train.settings import Pretrain
 from ddt_data import Mixture, open_shards
@@ -79,14 +79,26 @@ def train(config: Pretrain, runs: Path = RUNS, only_export: bool = False) -> Pat
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> Exports:
-    config: Pretrain = run.config
+def begin(config: Pretrain, device: str = "cpu") -> tuple[MultimodalLM, Views]:
+    """Build the model as it is before the first step, and what it learns.
+
+    Args:
+        device: "meta" builds it without its weights.
+
+    Raises:
+        FileNotFoundError: If the id shards are missing.
+        ValueError: If they hold no ids or none that fit, or the backbone cannot be trained so.
+    """
     dataset = open_shards(config.data)
     if dataset.manifest.tokenizer is None:
         raise ValueError(f"'{config.data}' holds pictures, not ids; make id shards from it with: ddt tokenize")
     text = text_lines(config.text)
-    lm = build_model(config, dataset, text, run.builds_on)
+    lm = build_model(config, dataset, text, device)
     if config.retention_limit is not None:
         text, _ = split_lines(text)
     make = partial(pretraining_example, tasks=config.tasks, text=text, longest=longest_example(lm, config))
-    return fit_language_model(run, lm, fitting_examples(lm, config, dataset, make))
+    return lm, fitting_examples(lm, config, dataset, make)
+
+
+def _work(run: Run) -> Exports:
+    return fit_language_model(run, *begin(run.config, run.builds_on))

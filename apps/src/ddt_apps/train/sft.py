@@ -6,7 +6,7 @@ from pathlib import Path
 from ddt_apps.models import load_language_model
 from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
-from ddt_apps.train.examples import instruction_example
+from ddt_apps.train.examples import Views, instruction_example
 from ddt_apps.train.language import fit_language_model, fitting_examples
 from ddt_apps.train.settings import Tune
 from ddt_data import open_shards
@@ -24,10 +24,21 @@ def train(config: Tune, runs: Path = RUNS, only_export: bool = False) -> Path:
     return carry_out(config, _work, runs, only_export)
 
 
-def _work(run: Run) -> Exports:
-    config: Tune = run.config
-    lm = load_language_model(config.model, device=run.builds_on, bits=config.bits)
+def begin(config: Tune, device: str = "cpu") -> tuple[MultimodalLM, Views]:
+    """Load the model as it is before the first step, and what it learns.
+
+    Args:
+        device: "meta" loads it without its weights.
+
+    Raises:
+        FileNotFoundError: If the id shards or the model are missing.
+        ValueError: If the ids are of another tokenizer than the model was trained on, or none fit.
+    """
+    lm = load_language_model(config.model, device=device, bits=config.bits)
     dataset = open_shards(config.data, tokenizer=lm.visual_fingerprint)
     tuned = MultimodalLM(lm.model, lm.text_tokenizer, "instruction", lm.visual_fingerprint)
-    examples = fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))
-    return fit_language_model(run, tuned, examples)
+    return tuned, fitting_examples(tuned, config, dataset, partial(instruction_example, tasks=config.tasks))
+
+
+def _work(run: Run) -> Exports:
+    return fit_language_model(run, *begin(run.config, run.builds_on))
