@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 
 from ddt_decoder import DDTRenderer
@@ -43,7 +43,7 @@ def save(model: nn.Module, where: Path) -> None:
     shutil.rmtree(where, ignore_errors=True)
     model.save_pretrained(where)
     for file in where.glob("*.safetensors"):
-        write_weights(file, load_file(file), torch.bfloat16)
+        write_weights(file, load(file.read_bytes()), torch.bfloat16)  # not mapped, since it is written anew
     print(f"{sum(file.stat().st_size for file in where.iterdir()) / 1e6:.1f} MB in {where}")
 
 
