@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddt_llm.batching import ContinuousBatch
+from ddt_llm.chat import CHAT_TEMPLATE, generation_config, tokenizer_for_chat
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.four_bits import Bits
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
@@ -133,6 +134,7 @@ class MultimodalLM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain transformers folder with `ddt.json` beside the model.
 
+        Tokenizer and generation defaults are what other tools need (`ddt_llm.chat`), whatever those of the base were.
         Every file appears whole, by rename, and `ddt.json` last: a folder without it is unfinished. Of a model that
         ranks share (FSDP2) all of them have to call this, and the first one writes.
         """
@@ -147,13 +149,15 @@ class MultimodalLM:
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch, quiet_transformers():
             if shared:
                 self.model.config.save_pretrained(scratch)
-                self.model.generation_config.save_pretrained(scratch)
                 write_weights(Path(scratch) / "model.safetensors", shared)
             else:
                 self.model.save_pretrained(scratch)
-            self.text_tokenizer.save_pretrained(scratch)
+            longest = most_positions(self.model.config)
+            tokenizer_for_chat(self.sequences, self.template, longest).save_pretrained(scratch)
+            generation_config(self.sequences, self.never, longest).save_pretrained(scratch)
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-            (folder / SETTINGS).unlink(missing_ok=True)
+            for file in (SETTINGS, CHAT_TEMPLATE):  # the second may be missing in what follows
+                (folder / file).unlink(missing_ok=True)
             for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
                 shutil.copymode(Path(scratch) / SETTINGS, file)  # safetensors lets nobody else read
                 file.replace(folder / file.name)
