@@ -1,0 +1,41 @@
+"""`ddt export ...`: models in the forms that other programs read."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddt_apps.cli.options import out_folder
+
+export = typer.Typer(
+    name="export", no_args_is_help=True, help="Write a model as other programs read it, or that of a stopped run."
+)
+
+
+@export.command("run")
+def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:
+    """Write the model of a run that was stopped, from its last checkpoint; the run can go on afterwards.
+
+    Example: [bold]ddt export run runs/my-lm[/]
+    """
+    from ddt_apps.train.export import export_run as write
+
+    write(run)
+
+
+@export.command("onnx")
+def export_onnx(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of: ddt train-tokenizer, ddt train-renderer.")],
+    out: Annotated[Path, out_folder("Folder for encoder.onnx and decoder.onnx (of a renderer, renderer.onnx).")],
+    vae: Annotated[str | None, typer.Option(help="Where the VAE of its latents lies, if not where it did.")] = None,
+) -> None:
+    """Write pictures -> ids and ids -> pictures for onnxruntime, without torch, in batches of any size.
+
+    Example: [bold]ddt export onnx runs/my-tokenizer --out my-tokenizer-onnx[/]
+
+    Drawing is one step: that of a renderer, or of a decoder that was trained for one. Both files are run and compared
+    with the model. What goes in and comes out: docs/exports.md. Needs the extra onnx.
+    """
+    from ddt_apps.export.onnx import export_onnx as write
+
+    typer.echo(write(run, out, vae))

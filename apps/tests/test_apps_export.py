@@ -1,0 +1,65 @@
+"""`ddt export`: what other programs read, read by them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from ddt_apps.cli.main import app
+from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
+from ddt_decoder.flow import FlowConfig
+from ddt_tokenizer import Codec, DDTTokenizer, EncoderConfig, TokenizerConfig
+from ddt_tokenizer.images import to_tensor
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/exports.md").read_text()
+SHAPE = {"patch_size": 8, "width": 16, "depth": 1, "num_heads": 2}
+
+
+def codec_of_chance(flow):
+    torch.manual_seed(0)
+    encoder = EncoderConfig(**SHAPE, num_tokens=4)
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder)).eval()
+    decoder = DDTDecoder(DecoderConfig(image_size=16, schedule=(4,), network=MMDiTConfig(**SHAPE), flow=flow))
+    with torch.no_grad():
+        decoder.network.patch_out.weight.normal_(std=0.3)
+    decoder.set_codebook(tokenizer.embed(torch.arange(512)), tokenizer.fingerprint())
+    return Codec(tokenizer, decoder)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ddt(*words):
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.output
+
+
+def python_of(heading):
+    """The Python block of a section of the page."""
+    section = PAGE.partition(f"## {heading}")[2].partition("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+
+
+def test_a_picture_goes_to_ids_and_back_without_torch(here):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    codec = codec_of_chance(FlowConfig(full_noise_share=1.0))
+    codec.save_pretrained("runs/mine")
+    said = ddt("export", "onnx", "runs/mine", "--out", "my-onnx")
+    assert "100.0% of the ids" in said and "blurred" not in said
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(picture).save("fox.png")
+    without = "import sys\nsys.modules['torch'] = None\n" + python_of("ONNX: without torch")
+    subprocess.run([sys.executable, "-c", without + "\nnp.save('ids.npy', ids)"], check=True)
+    assert np.array_equal(np.load("ids.npy"), codec.encode(to_tensor(picture)[None]).numpy())
+    drawn = [np.asarray(Image.open(f"fox-{keep}.png")) for keep in (1, 2, 4)]
+    assert all(each.shape == (16, 16, 3) for each in drawn) and not np.array_equal(drawn[0], drawn[2])
