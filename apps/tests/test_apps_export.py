@@ -60,6 +60,6 @@ def test_a_picture_goes_to_ids_and_back_without_torch(here):
     Image.fromarray(picture).save("fox.png")
     without = "import sys\nsys.modules['torch'] = None\n" + python_of("ONNX: without torch")
     subprocess.run([sys.executable, "-c", without + "\nnp.save('ids.npy', ids)"], check=True)
-    assert np.array_equal(np.load("ids.npy"), codec.encode(to_tensor(picture)[None]).numpy())
+    assert np.array_equal(np.load("ids.npy"), codec.encode(to_tensor([picture])).numpy())
     drawn = [np.asarray(Image.open(f"fox-{keep}.png")) for keep in (1, 2, 4)]
     assert all(each.shape == (16, 16, 3) for each in drawn) and not np.array_equal(drawn[0], drawn[2])

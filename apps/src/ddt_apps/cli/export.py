@@ -23,6 +23,30 @@ def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is
     write(run)
 
 
+@export.command("hub")
+def export_hub(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run: tokenizer, renderer or language model.")],
+    out: Annotated[Path, out_folder("Folder for the model and its README.md.")],
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights, by its name on the Hub, as in cc-by-4.0; see the data's.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder there; without, nothing is sent.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
+) -> None:
+    """Write a folder for the Hugging Face Hub: the model, and a card with what is known of it.
+
+    Example: [bold]ddt export hub runs/my-lm --out my-lm-hub --licence cc-by-4.0 --push me/my-lm[/]
+
+    The card shows sizes, bits an image, the data with its licences, and every score of: ddt evaluate, with the id of its
+    protocol. Read it before you push. What is there is loaded by its id: from_pretrained("me/my-lm").
+    """
+    from ddt_apps.export.hub import export_hub as write
+
+    typer.echo(write(run, out, licence, push, private))
+
+
 @export.command("onnx")
 def export_onnx(
     run: Annotated[Path, typer.Argument(help="Folder of a run of: ddt train-tokenizer, ddt train-renderer.")],

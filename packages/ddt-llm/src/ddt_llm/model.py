@@ -19,6 +19,7 @@ from ddt_llm.chat import CHAT_TEMPLATE, generation_config, tokenizer_for_chat
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.four_bits import Bits
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
+from ddt_llm.hub import OnHub, local_folder, model_card
 from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.network import quickest_network
@@ -53,7 +54,7 @@ class Generation:
     images: Tensor | None  # float32 [N, 3, H, W] in [-1, 1]; None without images or without a visual tokenizer
 
 
-class MultimodalLM:
+class MultimodalLM(OnHub):
     """A causal LM with a visual vocabulary, its text tokenizer and the template it was trained with.
 
     Args:
@@ -99,6 +100,7 @@ class MultimodalLM:
         """Load a folder of `save_pretrained`.
 
         Args:
+            folder: Of the model, or an id of the Hub (`owner/name`).
             device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
             bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.
@@ -109,6 +111,7 @@ class MultimodalLM:
                 there is no such precision.
         """
         check_setting("precision", Precision, precision)
+        folder = local_folder(folder)
         settings_file = Path(folder) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
@@ -161,6 +164,30 @@ class MultimodalLM:
             for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
                 shutil.copymode(Path(scratch) / SETTINGS, file)  # safetensors lets nobody else read
                 file.replace(folder / file.name)
+
+    def card(self, repo_id: str, licence: str | None = None) -> str:
+        """Return its model card; see `ddt_llm.hub.model_card`."""
+        seen = self.vocabulary
+        facts = {
+            "backbone": self.model.config.model_type,
+            "weights": f"{sum(weight.numel() for weight in self.model.parameters()):,}",
+            "an image": f"{seen.num_tokens} ids of {seen.codebook_size:,} between <boi> and <eoi>, {seen.visual_order}",
+            "template": self.template,
+            "ids of the tokenizer with the fingerprint": self.visual_fingerprint or "(none)",
+        }
+        facts = {name: value.replace("<", "`<").replace(">", ">`") for name, value in facts.items()}
+        what = (
+            "A language model that reads and writes text and images, as discrete diffusion timestep tokens "
+            "(arXiv:2504.14666). A plain transformers folder, with a chat template, that needs no other package."
+        )
+        usage = f"""from ddt_llm import MultimodalLM
+from ddt_tokenizer import Codec
+
+lm = MultimodalLM.from_pretrained("{repo_id}")
+codec = Codec.from_pretrained(...)  # of the fingerprint below
+images = lm.generate("a red fox", visual=codec).images  # float32 [N, 3, H, W] in [-1, 1]"""
+        tags = ["ddt", "text-generation", "text-to-image", "transformers"]
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, tags)
 
     def generate(
         self,
