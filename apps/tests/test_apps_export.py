@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
+from ddt_apps.evaluation.scores import Scores
+from ddt_apps.shards.make import make_scenes
+from ddt_data.shards.manifest import Manifest
 from ddt_decoder import DDTDecoder, DecoderConfig, MMDiTConfig
 from ddt_decoder.flow import FlowConfig
 from ddt_tokenizer import Codec, DDTTokenizer, EncoderConfig, TokenizerConfig
@@ -63,3 +67,22 @@ def test_a_picture_goes_to_ids_and_back_without_torch(here):
     assert np.array_equal(np.load("ids.npy"), codec.encode(to_tensor([picture])).numpy())
     drawn = [np.asarray(Image.open(f"fox-{keep}.png")) for keep in (1, 2, 4)]
     assert all(each.shape == (16, 16, 3) for each in drawn) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_a_folder_for_the_hub_says_what_is_known(here):
+    codec = codec_of_chance(FlowConfig(full_noise_share=1.0))
+    codec.save_pretrained("runs/mine")
+    make_scenes(Path("sc"), 3, level="tiny")
+    Path("runs/mine/config.yaml").write_text("data: sc:0.5,gone:0.5\n")
+    scores = Scores("reconstruction", {}, {"seed": 3}, {"psnr": 21.52, "psnr_standard_error": 0.1, "by": {"a": 1}}, {})
+    scores.save(Path("runs/mine/evaluation/reconstruction"))
+    said = ddt("export", "hub", "runs/mine", "--out", "mine-hub", "--licence", "cc-by-4.0")
+    assert "--push OWNER/NAME" in said
+    assert torch.equal(
+        Codec.from_pretrained("mine-hub").decode(torch.zeros(1, 4).long()), codec.decode(torch.zeros(1, 4).long())
+    )
+    card = ModelCard.load("mine-hub/README.md")
+    assert card.data.license == "cc-by-4.0" and "4 ids of 512: 36 bits an image" in card.text
+    assert f"| reconstruction | psnr | 21.52 ± 0.1 | {scores.protocol_id} |" in card.text and "by.a" not in card.text
+    manifest = Manifest.read("sc")
+    assert f"| sc | 3 | {manifest.source[:80]}... | ? |" in card.text and "| gone | 0 |" in card.text

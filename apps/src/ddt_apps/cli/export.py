@@ -39,8 +39,8 @@ def export_hub(
 
     Example: [bold]ddt export hub runs/my-lm --out my-lm-hub --licence cc-by-4.0 --push me/my-lm[/]
 
-    The card shows sizes, bits an image, the data with its licences, and every score of: ddt evaluate, with the id of its
-    protocol. Read it before you push. What is there is loaded by its id: from_pretrained("me/my-lm").
+    The card shows sizes, bits an image, the data with its licences, and every score of: ddt evaluate, with the id of
+    its protocol. Read it before you push. What is there is loaded by its id: from_pretrained("me/my-lm").
     """
     from ddt_apps.export.hub import export_hub as write
 

@@ -72,4 +72,5 @@ def _data(run: Path) -> Iterator[tuple[str, Manifest]]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/") or "?"
+    text = " ".join(text.split()).replace("|", "/")
+    return f"{text[:80]}..." if len(text) > 80 else text or "?"

@@ -95,7 +95,7 @@ class Codec(OnHub):
         tokenizer = DDTTokenizer.from_pretrained(folder / "tokenizer", vae, precision).to(device)
         decoder = ddt_decoder.DDTDecoder.from_pretrained(folder / "decoder", vae, precision).to(device)
         if renderer is not None:
-            part = run_of(renderer) / "renderer"
+            part = run_of(local_folder(renderer, "renderer")) / "renderer"
             if not (part / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
             renderer = ddt_decoder.DDTRenderer.from_pretrained(part, vae, precision).to(device)
