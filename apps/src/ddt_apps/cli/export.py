@@ -47,6 +47,26 @@ def export_hub(
     typer.echo(write(run, out, licence, push, private))
 
 
+@export.command("diffusers")
+def export_diffusers(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of: ddt pretrain, ddt sft.")],
+    out: Annotated[Path, out_folder("Folder of the pipeline.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer run; by default the one of the right fingerprint beside the model.")
+    ] = None,
+) -> None:
+    """Write a pipeline of diffusers: text to images, and by a model of ddt sft images to images.
+
+    Example: [bold]ddt export diffusers runs/my-lm --out my-pipeline[/]
+
+    Then, where ddt-apps is installed: DiffusionPipeline.from_pretrained("my-pipeline", trust_remote_code=True), whose
+    code is one import; or DDTPipeline.from_pretrained("my-pipeline") of ddt_apps.export.diffusers, without any.
+    """
+    from ddt_apps.export.diffusers import export_diffusers as write
+
+    typer.echo(write(run, out, tokenizer))
+
+
 @export.command("onnx")
 def export_onnx(
     run: Annotated[Path, typer.Argument(help="Folder of a run of: ddt train-tokenizer, ddt train-renderer.")],

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+FILES = ["*.json", "*.safetensors", "*.jinja"]  # no code, no pickles
+
 
 def local_folder(source: str | Path, *parts: str) -> Path:
     """Return a folder as it is, and of a Hub id (`owner/name`, or `owner/name/folder`) one in the cache.
@@ -28,7 +30,7 @@ def local_folder(source: str | Path, *parts: str) -> Path:
     inside = [f"{named[2]}/{part}" for part in parts] or [named[2]] if named[2:] else list(parts)
     patterns = [f"{each}/*.{kind}" for each in inside for kind in ("json", "safetensors", "jinja")]
     try:
-        root = snapshot_download("/".join(named[:2]), allow_patterns=patterns or ["*.json", "*.safetensors", "*.jinja"])
+        root = snapshot_download("/".join(named[:2]), allow_patterns=[*patterns, "*.json"] if patterns else FILES)
     except (OSError, ValueError, HFValidationError) as error:
         raise FileNotFoundError(f"'{source}' is neither a folder nor a model that the Hub has for you") from error
     return Path(root, *named[2:])
