@@ -1,0 +1,77 @@
+"""The grammar of images for engines that draw tokens by themselves: what may come next, as a mask on logits.
+
+Shape letters: B batch, L tokens so far, V rows of the head.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddt_llm.generation import Output
+from ddt_llm.limits import check_setting
+from ddt_llm.vocabulary import VisualVocabulary
+
+
+class ImageBlocks:
+    """A logits processor: `<boi>`, exactly K visual tokens, `<eoi>`; and no visual token outside of that.
+
+    It keeps no state, so it serves any number of answers, and is what transformers' `generate(logits_processor=[...])`
+    and llama-cpp-python's `logits_processor` call. It does not know how long an answer may become: leave room for an
+    image.
+
+    Args:
+        eos: The token that ends an answer.
+        never: Text tokens that are never written, such as `<pad>`.
+        output: "image" is one image and nothing else, "text" no image, "auto" leaves it to the model.
+        prompt_length: Tokens before the answer; needed for "image" alone.
+
+    Example:
+        >>> vocabulary = VisualVocabulary(text_size=4, codebook_size=2, num_tokens=2)  # <boi> is 6, <eoi> 7
+        >>> blocks = ImageBlocks(vocabulary, eos=1)
+        >>> blocks(torch.tensor([[2, 3], [2, 6], [4, 5]]), torch.zeros(3, 8)).isfinite().int().tolist()
+        [[1, 1, 1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 1, 0]]
+    """
+
+    def __init__(
+        self,
+        vocabulary: VisualVocabulary,
+        eos: int,
+        never: Sequence[int] = (),
+        output: Output = "auto",
+        prompt_length: int = 0,
+    ):
+        check_setting("output", Output, output)
+        self.vocabulary, self.eos, self.never = vocabulary, eos, list(never)
+        self.output, self.prompt_length = output, prompt_length
+
+    def hidden(self, tokens: Sequence[int], size: int) -> Tensor:
+        """Return which of V tokens may not follow prompt and answer so far: bool [V], on the CPU."""
+        vocabulary = self.vocabulary
+        hidden = torch.ones(size, dtype=torch.bool)
+        last = list(tokens[-vocabulary.num_tokens - 1 :])
+        if vocabulary.boi in last and vocabulary.eoi not in last:
+            written = len(last) - 1 - last.index(vocabulary.boi)
+            hidden[vocabulary.visual if written < vocabulary.num_tokens else vocabulary.eoi] = False
+        elif self.output == "image":
+            hidden[vocabulary.boi if len(tokens) == self.prompt_length else self.eos] = False
+        else:
+            hidden[: vocabulary.text_size] = False
+            hidden[self.never] = True
+            hidden[vocabulary.boi] = self.output == "text"
+        return hidden
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Return scores that are -inf where a token may not come next.
+
+        Args:
+            input_ids: Prompt and answer so far: tensors [B, L], or NumPy [L].
+            scores: [B, V], or NumPy [V].
+        """
+        if isinstance(scores, Tensor):
+            rows = [self.hidden(row, scores.shape[-1]) for row in input_ids.tolist()]
+            return scores.masked_fill(torch.stack(rows).to(scores.device), -torch.inf)
+        scores = scores.copy()
+        scores[self.hidden(input_ids.tolist(), len(scores)).numpy()] = -torch.inf
+        return scores
