@@ -46,16 +46,17 @@ class ImageBlocks:
         self.vocabulary, self.eos, self.never = vocabulary, eos, list(never)
         self.output, self.prompt_length = output, prompt_length
 
-    def hidden(self, tokens: Sequence[int], size: int) -> Tensor:
-        """Return which of V tokens may not follow prompt and answer so far: bool [V], on the CPU."""
+    def hidden(self, prompt: Sequence[int], answer: Sequence[int], size: int) -> Tensor:
+        """Return which of V tokens may not follow a prompt and the answer so far: bool [V], on the CPU."""
         vocabulary = self.vocabulary
         hidden = torch.ones(size, dtype=torch.bool)
-        last = list(tokens[-vocabulary.num_tokens - 1 :])
-        if vocabulary.boi in last and vocabulary.eoi not in last:
-            written = len(last) - 1 - last.index(vocabulary.boi)
+        far = vocabulary.num_tokens + 1
+        last = [*prompt[-far:], *answer[-far:]][-far:]
+        written = next((n for n, token in enumerate(reversed(last)) if token in (vocabulary.boi, vocabulary.eoi)), None)
+        if written is not None and last[-1 - written] == vocabulary.boi:  # an image is open
             hidden[vocabulary.visual if written < vocabulary.num_tokens else vocabulary.eoi] = False
         elif self.output == "image":
-            hidden[vocabulary.boi if len(tokens) == self.prompt_length else self.eos] = False
+            hidden[self.eos if answer else vocabulary.boi] = False
         else:
             hidden[: vocabulary.text_size] = False
             hidden[self.never] = True
@@ -69,9 +70,10 @@ class ImageBlocks:
             input_ids: Prompt and answer so far: tensors [B, L], or NumPy [L].
             scores: [B, V], or NumPy [V].
         """
+        cut = self.prompt_length
         if isinstance(scores, Tensor):
-            rows = [self.hidden(row, scores.shape[-1]) for row in input_ids.tolist()]
+            rows = [self.hidden(row[:cut], row[cut:], scores.shape[-1]) for row in input_ids.tolist()]
             return scores.masked_fill(torch.stack(rows).to(scores.device), -torch.inf)
-        scores = scores.copy()
-        scores[self.hidden(input_ids.tolist(), len(scores)).numpy()] = -torch.inf
+        row, scores = input_ids.tolist(), scores.copy()
+        scores[self.hidden(row[:cut], row[cut:], len(scores)).numpy()] = -torch.inf
         return scores

@@ -45,13 +45,11 @@ class VLLMImageBlocks(AdapterLogitsProcessor):
         """Return what masks the logits [V] of a request, given prompt and answer; None for models of others."""
         if self.vocabulary is None:
             return None
-        vocabulary, output = self.vocabulary, _output(params)
+        blocks = ImageBlocks(self.vocabulary, self.eos, self.never, _output(params))
 
         def mask(prompt_ids: list[int], output_ids: list[int], logits: Tensor) -> Tensor:
-            blocks = ImageBlocks(vocabulary, self.eos, self.never, output, len(prompt_ids))
-            tokens = [*prompt_ids[-vocabulary.num_tokens - 1 :], *output_ids]
-            blocks.prompt_length = len(tokens) - len(output_ids)
-            return logits.masked_fill_(blocks.hidden(tokens, len(logits)).to(logits.device), -torch.inf)
+            hidden = blocks.hidden(prompt_ids, output_ids, len(logits))
+            return logits.masked_fill_(hidden.to(logits.device), -torch.inf)
 
         return mask
 
