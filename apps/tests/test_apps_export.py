@@ -127,3 +127,16 @@ def test_diffusers_draws_what_the_model_draws(here):
     assert np.array_equal(copied[0], pipeline("a fox", generator=generator.manual_seed(2)).images[0])
     with pytest.raises(ValueError, match="guidance_scale"):
         pipeline("a fox", guidance_scale=-1)
+
+
+def test_a_gguf_file_has_its_grammar_beside_it(here):
+    gguf = pytest.importorskip("gguf", reason="needs the extra gguf of ddt-llm")
+    lm = lm_of_chance(codec_of_chance(FlowConfig()), "caption")
+    lm.save_pretrained("runs/lm/model")
+    said = ddt("export", "gguf", "runs/lm", "--out", "files/lm.gguf", "--kind", "q8_0")
+    assert said.startswith("files/lm.gguf has 0.") and "MB of q8_0" in said
+    read = gguf.GGUFReader("files/lm.gguf")
+    names = read.get_field("tokenizer.ggml.tokens").contents()
+    assert names[lm.vocabulary.boi] == "<boi>" and names[lm.vocabulary.text_size + 3] == "<v_3>"
+    grammar = Path("files/lm.gbnf").read_text()
+    assert grammar.startswith(f"root ::= <[{lm.vocabulary.boi}]> visual{{4}} ") and grammar.count(" | ") == 511

@@ -1,11 +1,11 @@
 """`ddt export ...`: models in the forms that other programs read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ddt_apps.cli.options import out_folder
+from ddt_apps.cli.options import gguf_to_write, out_folder
 
 export = typer.Typer(
     name="export", no_args_is_help=True, help="Write a model as other programs read it, or that of a stopped run."
@@ -65,6 +65,29 @@ def export_diffusers(
     from ddt_apps.export.diffusers import export_diffusers as write
 
     typer.echo(write(run, out, tokenizer))
+
+
+@export.command("gguf")
+def export_gguf(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of: ddt pretrain, ddt sft.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write; the grammar goes beside it: my-lm.gbnf.", callback=gguf_to_write)
+    ],
+    kind: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0"],
+        typer.Option(help="Of the matrices: floats, or blocks of 32 weights in 8 or 4 bits."),
+    ] = "f16",
+) -> None:
+    """Write a language model for llama.cpp and what is built on it: text, captions, answers, and ids of pictures.
+
+    Example: [bold]ddt export gguf runs/my-lm --out my-lm.gguf --kind q8_0[/]
+
+    The backbone has to be a LLaMA, as those of the tiny and small configurations. The grammar makes the sampler write
+    one whole image; ids are drawn by the codec, or by: ddt export onnx. Needs the extra gguf of ddt-llm.
+    """
+    from ddt_apps.export.gguf import export_gguf as write
+
+    typer.echo(write(run, out, kind))
 
 
 @export.command("onnx")
