@@ -69,7 +69,7 @@ def python_of(heading):
 
 
 def test_a_picture_goes_to_ids_and_back_without_torch(here):
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
     codec = codec_of_chance(FlowConfig(full_noise_share=1.0))
     codec.save_pretrained("runs/mine")
     said = ddt("export", "onnx", "runs/mine", "--out", "my-onnx")
@@ -130,7 +130,7 @@ def test_diffusers_draws_what_the_model_draws(here):
 
 
 def test_a_gguf_file_has_its_grammar_beside_it(here):
-    gguf = pytest.importorskip("gguf", reason="needs the extra gguf of ddt-llm")
+    gguf = pytest.importorskip("gguf", reason="needs the extra export")
     lm = lm_of_chance(codec_of_chance(FlowConfig()), "caption")
     lm.save_pretrained("runs/lm/model")
     said = ddt("export", "gguf", "runs/lm", "--out", "files/lm.gguf", "--kind", "q8_0")

@@ -83,7 +83,7 @@ def export_gguf(
     Example: [bold]ddt export gguf runs/my-lm --out my-lm.gguf --kind q8_0[/]
 
     The backbone has to be a LLaMA, as those of the tiny and small configurations. The grammar makes the sampler write
-    one whole image; ids are drawn by the codec, or by: ddt export onnx. Needs the extra gguf of ddt-llm.
+    one whole image; ids are drawn by the codec, or by: ddt export onnx. Needs the extra export.
     """
     from ddt_apps.export.gguf import export_gguf as write
 
@@ -101,7 +101,7 @@ def export_onnx(
     Example: [bold]ddt export onnx runs/my-tokenizer --out my-tokenizer-onnx[/]
 
     Drawing is one step: that of a renderer, or of a decoder that was trained for one. Both files are run and compared
-    with the model. What goes in and comes out: docs/exports.md. Needs the extra onnx.
+    with the model. What goes in and comes out: docs/exports.md. Needs the extra export.
     """
     from ddt_apps.export.onnx import export_onnx as write
 

@@ -21,10 +21,10 @@ def export_onnx(run: Path, out: Path, vae: str | None = None) -> str:
 
     Raises:
         FileNotFoundError: If there is no such finished run.
-        ValueError: If the extra `onnx` is missing, or a file does not give what the model does.
+        ValueError: If the extra `export` is missing, or a file does not give what the model does.
     """
     if find_spec("onnxruntime") is None:
-        raise ValueError("ONNX files are written and compared with: pip install onnxscript onnxruntime (extra onnx)")
+        raise ValueError("ONNX files are written and compared with: pip install onnxscript onnxruntime (extra export)")
     renders = (run_of(run) / "renderer" / "config.json").is_file()
     codec = load_renderer_run(run, vae=vae) if renders else Codec.from_pretrained(run, vae=vae)
     drawn = out / ("renderer.onnx" if renders else "decoder.onnx")
