@@ -93,11 +93,7 @@ def upload(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
 
 class OnHub:
-    """What makes a model with `save_pretrained` one that can be put on the Hub, with a card."""
-
-    def card(self, repo_id: str, licence: str | None = None) -> str:
-        """Return its model card; see `model_card`."""
-        raise NotImplementedError
+    """What makes a model with `save_pretrained(folder)` and `card(repo_id, licence)` one that can be put on the Hub."""
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, licence: str | None = None) -> str:
         """Save the model and a card of it, upload both, and return the address.

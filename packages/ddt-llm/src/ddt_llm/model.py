@@ -171,21 +171,15 @@ class MultimodalLM(OnHub):
         facts = {
             "backbone": self.model.config.model_type,
             "weights": f"{sum(weight.numel() for weight in self.model.parameters()):,}",
-            "an image": f"{seen.num_tokens} ids of {seen.codebook_size:,} between <boi> and <eoi>, {seen.visual_order}",
+            "an image": f"{seen.num_tokens} ids of {seen.codebook_size:,}, written {seen.visual_order}",
             "template": self.template,
             "ids of the tokenizer with the fingerprint": self.visual_fingerprint or "(none)",
         }
-        facts = {name: value.replace("<", "`<").replace(">", ">`") for name, value in facts.items()}
-        what = (
-            "A language model that reads and writes text and images, as discrete diffusion timestep tokens "
-            "(arXiv:2504.14666). A plain transformers folder, with a chat template, that needs no other package."
-        )
+        what = "Text and images in one language model (arXiv:2504.14666); a transformers folder with a chat template."
         usage = f"""from ddt_llm import MultimodalLM
-from ddt_tokenizer import Codec
 
 lm = MultimodalLM.from_pretrained("{repo_id}")
-codec = Codec.from_pretrained(...)  # of the fingerprint below
-images = lm.generate("a red fox", visual=codec).images  # float32 [N, 3, H, W] in [-1, 1]"""
+images = lm.generate("a red fox", visual=codec).images  # by a ddt_tokenizer.Codec of the fingerprint below"""
         tags = ["ddt", "text-generation", "text-to-image", "transformers"]
         return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, tags)
 
