@@ -176,10 +176,7 @@ class MultimodalLM(OnHub):
             "ids of the tokenizer with the fingerprint": self.visual_fingerprint or "(none)",
         }
         what = "Text and images in one language model (arXiv:2504.14666); a transformers folder with a chat template."
-        usage = f"""from ddt_llm import MultimodalLM
-
-lm = MultimodalLM.from_pretrained("{repo_id}")
-images = lm.generate("a red fox", visual=codec).images  # by a ddt_tokenizer.Codec of the fingerprint below"""
+        usage = f'lm = ddt_llm.MultimodalLM.from_pretrained("{repo_id}")\nlm.generate("a red fox").ids  # int64 [N, K]'
         tags = ["ddt", "text-generation", "text-to-image", "transformers"]
         return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, tags)
 
