@@ -134,6 +134,7 @@ def test_vllm_masks_each_request_by_what_it_asks(make_lm, tmp_path, vllm):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, text_tokenizer):
     """A function that writes a model as GGUF and serves it with llama.cpp: the model, and what posts to the server."""
+    pytest.importorskip("gguf", reason="needs the extra gguf")
     engine = pytest.importorskip("xllamacpp", reason="needs xllamacpp, llama.cpp as a wheel")
     servers = []
 
@@ -213,6 +214,7 @@ def test_llama_cpp_takes_weights_of_eight_and_four_bits(served):
 
 
 def test_a_model_that_llama_cpp_would_misread_is_refused(tmp_path, make_lm, backbone, text_tokenizer):
+    pytest.importorskip("gguf", reason="needs the extra gguf")
     with pytest.raises(ValueError, match=r"kind \(q8_0\) has blocks of 32"):
         write_gguf(make_lm(width=48), tmp_path / "lm.gguf", "q8_0")
     qwen = backbone("qwen2", len(text_tokenizer))

@@ -177,8 +177,7 @@ class MultimodalLM(OnHub):
         }
         what = "Text and images in one language model (arXiv:2504.14666); a transformers folder with a chat template."
         usage = f'lm = ddt_llm.MultimodalLM.from_pretrained("{repo_id}")\nlm.generate("a red fox").ids  # int64 [N, K]'
-        tags = ["ddt", "text-generation", "text-to-image", "transformers"]
-        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, tags)
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, ["ddt", "text-to-image"])
 
     def generate(
         self,
