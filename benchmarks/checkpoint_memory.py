@@ -3,7 +3,7 @@
 python benchmarks/checkpoint_memory.py [width=1024] [depth=16] [rows=32768]
 
 A LLaMA of 0.24 billion weights, 0.94 GB in float32, is trained by two processes with gloo (Linux; up to 6 GB together).
-It is stopped in its first step, exported by `ddt export-run`, and goes on to the end, where both export it. Counted is
+It is stopped in its first step, exported by `ddt export run`, and goes on to the end, where both export it. Counted is
 the resident memory of a process, pages of libraries included: VmRSS, and as its peak VmHWM, reset before. Files of
 weights are read and written, not mapped. Printed are MB before, and at the most meanwhile; a few minutes.
 """
@@ -109,7 +109,7 @@ def main() -> None:
         os.chdir(folder)
         make_ids(options["rows"])
         start(*command, stops=True)
-        start("export-run", "runs/large", ranks=1)
+        start("export", "run", "runs/large", ranks=1)
         start(*command)
         print(FOUND.read_text(), end="")
 

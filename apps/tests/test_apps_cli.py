@@ -74,12 +74,11 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "tokenize",
             "pretrain",
             "sft",
-            "export-run",
             "runs",
             "data",
         ],
     )
-    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "serve", "evaluate"]
+    use = ["reconstruct", "generate", "edit", "ask", "caption", "chat", "serve", "evaluate", "export"]
     options = ["--version", "--install-completion", "--show-completion", "--help"]
     assert words == [*options, *start, *train, *use]
     panels = [line.split()[1] for line in lines if line.startswith("╭─")]

@@ -37,7 +37,9 @@ def load_language_model(
     return MultimodalLM.from_pretrained(folder, device, precision, bits=bits)
 
 
-def load_renderer_run(run: str | Path, device: torch.device | str = "cpu", precision: Precision = "32") -> Codec:
+def load_renderer_run(
+    run: str | Path, device: torch.device | str = "cpu", precision: Precision = "32", vae: str | None = None
+) -> Codec:
     """Load the codec of a finished run: its tokenizer and decoder, with its renderer.
 
     The tokenizer run is the one that its config names, or one beside it, whichever has the fingerprint of the renderer.
@@ -56,7 +58,7 @@ def load_renderer_run(run: str | Path, device: torch.device | str = "cpu", preci
     wanted = _read(run / "renderer" / "config.json").get("tokenizer_fingerprint")
     for folder in [*([named] if named else []), *_beside(run)]:
         if _fingerprint(folder) == wanted:
-            return Codec.from_pretrained(folder, device, renderer=run, precision=precision)
+            return Codec.from_pretrained(folder, device, renderer=run, vae=vae, precision=precision)
     raise FileNotFoundError(f"no tokenizer run of fingerprint {wanted} in '{named}' or beside '{run}'; put it there")
 
 

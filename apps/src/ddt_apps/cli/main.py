@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ddt_apps.cli import show, train, use
 from ddt_apps.cli.data import data
 from ddt_apps.cli.evaluate import evaluate
+from ddt_apps.cli.export import export
 from ddt_apps.cli.options import Config, Overrides, with_home
 from ddt_apps.run import signals
 from ddt_apps.run.outputs import try_file
@@ -223,11 +224,10 @@ PANELS = {
         train.tokenize,
         train.pretrain,
         train.sft,
-        train.export_run,
         show.runs,
         data,
     ),
-    "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, use.serve, evaluate),
+    "Use": (use.reconstruct, use.generate, use.edit, use.ask, use.caption, use.chat, use.serve, evaluate, export),
 }
 for panel, verbs in PANELS.items():
     for verb in verbs:

@@ -51,6 +51,12 @@ def page_to_write(param: typer.CallbackParam, value: Path | None) -> Path | None
     return value
 
 
+def gguf_to_write(param: typer.CallbackParam, value: Path) -> Path:
+    """Refuse a GGUF file that cannot be written."""
+    try_file(f"--{param.name}", value := _at_home(value), (".gguf",))
+    return value
+
+
 def folder_to_write(param: typer.CallbackParam, value: Path) -> Path:
     """Refuse a folder that cannot be made."""
     try_folder(f"--{param.name}", value := _at_home(value))

@@ -184,13 +184,3 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False, print_c
     Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
     _train("sft", config, overrides, print_config)
-
-
-def export_run(run: Annotated[Path, typer.Argument(help="Folder of a run that is not finished.")]) -> None:
-    """Export the model of a run that was stopped, from its last checkpoint; the run can go on afterwards.
-
-    Example: [bold]ddt export-run runs/my-lm[/]
-    """
-    from ddt_apps.train.export import export_run as export
-
-    export(run)

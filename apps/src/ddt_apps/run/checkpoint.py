@@ -51,7 +51,7 @@ def read_checkpoint(path: Path, module: LightningModule, steps: int) -> dict[str
     if found["global_step"] > steps:
         raise ValueError(
             f"{path} holds {found['global_step']} steps already, more than the {steps} that are wanted; want "
-            f"{found['global_step']} to end the run there, or only export it with: ddt export-run {path.parent}"
+            f"{found['global_step']} to end the run there, or only export it with: ddt export run {path.parent}"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""ddt export-run: the model of a run that is not finished, from its last checkpoint."""
+"""ddt export run: the model of a run that is not finished, from its last checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path

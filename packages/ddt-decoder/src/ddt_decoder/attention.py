@@ -52,7 +52,7 @@ class JointAttention(nn.Module):
         # Everybody may see the patches.
         length, mask = patches.shape[1], None
         if visible is not None:
-            mask = torch.cat([visible.new_ones(len(visible), length), visible], dim=1)[:, None, None]
+            mask = torch.cat([visible.new_ones(visible.shape[0], length), visible], dim=1)[:, None, None]
 
         # One attention for both streams, or another for tokens that see tokens alone.
         if self.tokens_see_patches or not tokens.shape[1]:

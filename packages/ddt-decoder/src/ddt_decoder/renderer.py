@@ -59,8 +59,8 @@ class DDTRenderer(TokenTable):
         if not 0 <= first <= self.num_tokens:
             raise ValueError(f"keep_tokens ({keep_tokens}) must be 0 to {self.num_tokens}")
         tokens = self.as_tokens(ids)[:, first:]
-        patches = (self.canvas + self.places).expand(len(tokens), -1, -1)
-        output = self.network.transform(patches, tokens.new_ones(len(tokens)), tokens, first=first)
+        patches = (self.canvas + self.places).expand(tokens.shape[0], -1, -1)
+        output = self.network.transform(patches, tokens.new_ones(tokens.shape[0]), tokens, first=first)
         return from_patches(output.float(), self.config.patch_grid, self.config.network.patch_size)
 
     def render(self, ids: Tensor, keep_tokens: int | None = None) -> Tensor:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from ddt_decoder.checkpoint import load_model, read_config, save_folder
 from ddt_decoder.config import DecoderConfig
+from ddt_decoder.hub import OnHub, local_folder, model_card
 from ddt_decoder.latents import LatentSpace
 from ddt_decoder.limits import check_setting
 from ddt_decoder.precision import Precision
 from ddt_decoder.shipped import folder_of
 
 
-class TokenTable(nn.Module):
+class TokenTable(nn.Module, OnHub):
     """A module that owns the vectors [V, D] of the ids, with any norm behind the codebook already applied.
 
     Attributes:
@@ -59,7 +60,8 @@ class TokenTable(nn.Module):
         if ids.ndim != 2 or ids.shape[1] != self.num_tokens:
             raise ValueError(f"ids have shape {tuple(ids.shape)}; this decoder takes [B, {self.num_tokens}]")
         size = len(self.codebook)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        # A graph that is traced, to be compiled or exported, has no place for a question about values.
+        if not torch.compiler.is_compiling() and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise ValueError(f"ids span {int(ids.min())}..{int(ids.max())}; the codebook has {size} entries")
         return self.codebook[ids]
 
@@ -81,12 +83,31 @@ class TokenTable(nn.Module):
         recorded = {name: getattr(self, name) for name in ("tokenizer_fingerprint", *self.arguments)}
         save_folder(folder, self, f"ddt-{self.kind}", {**recorded, **asdict(self.config)})
 
+    def card(self, repo_id: str, licence: str | None = None) -> str:
+        """Return its model card; see `ddt_decoder.hub.model_card`."""
+        config, name = self.config, type(self).__name__
+        one_step = self.kind == "renderer" or config.usual_steps == 1
+        facts = {
+            "images": f"{config.image_size} x {config.image_size} pixels",
+            "drawn from": f"{self.num_tokens} ids of {config.codebook_size:,}, or the coarsest of them",
+            "in": "one step" if one_step else f"{config.usual_steps} steps",
+            "weights": f"{sum(weight.numel() for weight in self.parameters()):,}",
+            "ids of the tokenizer with the fingerprint": self.tokenizer_fingerprint or "(none)",
+        }
+        what = "Discrete diffusion timestep tokens to images (arXiv:2504.14666)."
+        usage = f"""from ddt_decoder import {name}
+
+{self.kind} = {name}.from_pretrained("{repo_id}")
+images = {self.kind}.decode(ids)  # int64 [B, {self.num_tokens}] -> float32 [B, 3, H, W] in [-1, 1]"""
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, ["ddt", "image-generation"])
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, vae: str | None = None, precision: Precision = "32") -> Self:
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
-            folder: Or the name of a model that comes with this package (`ddt_decoder.shipped`).
+            folder: Of the model, or an id of the Hub (`owner/name`, `owner/name/decoder`), or the name of a model
+                that comes with this package (`ddt_decoder.shipped`).
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `decode` computes: "32", or "bf16".
 
@@ -95,7 +116,7 @@ class TokenTable(nn.Module):
             ValueError: If it was written in another format, is damaged, or there is no such precision.
         """
         check_setting("precision", Precision, precision)
-        folder = folder_of(folder, cls.kind)
+        folder = local_folder(folder_of(folder, cls.kind))
         config = read_config(folder, f"ddt-{cls.kind}")
         try:
             fingerprint = config.pop("tokenizer_fingerprint")

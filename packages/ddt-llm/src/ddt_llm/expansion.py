@@ -118,6 +118,8 @@ def remove_vocabulary(
     state = json.loads(text_tokenizer.backend_tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in names]
     text_tokenizer._tokenizer = type(text_tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    if "<boi>" in (text_tokenizer.chat_template or ""):  # of a folder of ours; one of the base is kept
+        text_tokenizer.chat_template = None
     model.resize_token_embeddings(vocabulary.text_size, mean_resizing=False)
     del model.config.ddt
     return model, text_tokenizer

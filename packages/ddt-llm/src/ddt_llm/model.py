@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ddt_llm.batching import ContinuousBatch
+from ddt_llm.chat import CHAT_TEMPLATE, generation_config, tokenizer_for_chat
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.four_bits import Bits
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
+from ddt_llm.hub import OnHub, local_folder, model_card
 from ddt_llm.limits import check_setting
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.network import quickest_network
@@ -53,7 +55,7 @@ class Generation:
     images: Tensor | None  # float32 [N, 3, H, W] in [-1, 1]; None without images or without a visual tokenizer
 
 
-class MultimodalLM:
+class MultimodalLM(OnHub):
     """A causal LM with a visual vocabulary, its text tokenizer and the template it was trained with.
 
     Args:
@@ -99,7 +101,8 @@ class MultimodalLM:
         """Load a folder of `save_pretrained`.
 
         Args:
-            folder: Or the name of a model that comes with this package (`ddt_llm.shipped`).
+            folder: Of the model, or an id of the Hub (`owner/name`), or the name of a model
+                that comes with this package (`ddt_llm.shipped`).
             device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
             bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.
@@ -110,8 +113,8 @@ class MultimodalLM:
                 there is no such precision.
         """
         check_setting("precision", Precision, precision)
-        folder = folder_of(folder, "model")
-        settings_file = folder / SETTINGS
+        folder = local_folder(folder_of(folder, "model"))
+        settings_file = Path(folder) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
         settings = _read_settings(settings_file)
@@ -136,6 +139,7 @@ class MultimodalLM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain transformers folder with `ddt.json` beside the model.
 
+        Tokenizer and generation defaults are what other tools need (`ddt_llm.chat`), whatever those of the base were.
         Every file appears whole, by rename, and `ddt.json` last: a folder without it is unfinished. Of a model that
         ranks share (FSDP2) all of them have to call this, and the first one writes.
         """
@@ -150,16 +154,32 @@ class MultimodalLM:
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch, quiet_transformers():
             if shared:
                 self.model.config.save_pretrained(scratch)
-                self.model.generation_config.save_pretrained(scratch)
                 write_weights(Path(scratch) / "model.safetensors", shared)
             else:
                 self.model.save_pretrained(scratch)
-            self.text_tokenizer.save_pretrained(scratch)
+            longest = most_positions(self.model.config)
+            tokenizer_for_chat(self.sequences, self.template, longest).save_pretrained(scratch)
+            generation_config(self.sequences, self.never, longest).save_pretrained(scratch)
             (Path(scratch) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-            (folder / SETTINGS).unlink(missing_ok=True)
+            for file in (SETTINGS, CHAT_TEMPLATE):  # the second may be missing in what follows
+                (folder / file).unlink(missing_ok=True)
             for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == SETTINGS):
                 shutil.copymode(Path(scratch) / SETTINGS, file)  # safetensors lets nobody else read
                 file.replace(folder / file.name)
+
+    def card(self, repo_id: str, licence: str | None = None) -> str:
+        """Return its model card; see `ddt_llm.hub.model_card`."""
+        seen = self.vocabulary
+        facts = {
+            "backbone": self.model.config.model_type,
+            "weights": f"{sum(weight.numel() for weight in self.model.parameters()):,}",
+            "an image": f"{seen.num_tokens} ids of {seen.codebook_size:,}, written {seen.visual_order}",
+            "template": self.template,
+            "ids of the tokenizer with the fingerprint": self.visual_fingerprint or "(none)",
+        }
+        what = "Text and images in one language model (arXiv:2504.14666); a transformers folder with a chat template."
+        usage = f'lm = ddt_llm.MultimodalLM.from_pretrained("{repo_id}")\nlm.generate("a red fox").ids  # int64 [N, K]'
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, ["ddt", "text-to-image"])
 
     def generate(
         self,

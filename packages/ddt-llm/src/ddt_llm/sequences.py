@@ -73,7 +73,8 @@ class Sequences:
 
     def encode_text(self, text: str) -> list[int]:
         """Turn text into token ids, all of them text: names of special tokens in it are spelled out, never parsed."""
-        return self.text_tokenizer(whole_text(text), add_special_tokens=False, split_special_tokens=True).input_ids
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # no word on its length
+        return self.text_tokenizer(whole_text(text), **plain).input_ids
 
     def encode_image(self, ids: Tensor) -> list[int]:
         """Turn visual ids int64 [K] in tokenizer order into `<boi>`, K tokens, `<eoi>`."""

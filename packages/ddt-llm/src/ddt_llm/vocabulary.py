@@ -4,6 +4,7 @@ Shape letters: B batch, N images, K visual tokens of an image; H, W space.
 """
 
 import random
+import re
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -113,6 +114,28 @@ class VisualVocabulary:
         """
         order = torch.tensor(self.order[: tokens.shape[-1]], device=tokens.device)
         return tokens.long()[..., order.argsort()] - self.text_size
+
+    def spell(self, ids: Tensor) -> str:
+        """Write the visual ids int64 [K] of an image as text, in the way that other tools take it.
+
+        Example:
+            >>> vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=3)
+            >>> vocabulary.spell(torch.tensor([0, 5, 15]))
+            '<boi><v_15><v_5><v_0><eoi>'
+        """
+        return f"<boi>{''.join(f'<v_{token - self.text_size}>' for token in self.to_tokens(ids).tolist())}<eoi>"
+
+    def read(self, text: str) -> Tensor:
+        """Find the whole images in a text that another tool wrote, and return their visual ids int64 [N, K].
+
+        Example:
+            >>> vocabulary = VisualVocabulary(text_size=100, codebook_size=16, num_tokens=3)
+            >>> vocabulary.read(" here: <boi><v_15><v_5><v_0><eoi> and <boi><v_1>")
+            tensor([[ 0,  5, 15]])
+        """
+        written = re.findall(rf"<boi>((?:<v_\d+>){{{self.num_tokens}}})<eoi>", text)
+        codes = torch.tensor([[int(code) for code in re.findall(r"\d+", each)] for each in written], dtype=torch.long)
+        return self.to_ids(codes.view(-1, self.num_tokens) + self.text_size)
 
     @classmethod
     def from_config(cls, config: "PretrainedConfig") -> Self:

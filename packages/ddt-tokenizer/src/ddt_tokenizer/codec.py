@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from ddt_tokenizer.hub import OnHub, local_folder, model_card
 from ddt_tokenizer.precision import Precision, recorded
 from ddt_tokenizer.shipped import shipped
 from ddt_tokenizer.tokenizer import DDTTokenizer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PARTS = ("tokenizer", "decoder", "renderer", "model")  # folders of a run that hold what it exported
 
 
-class Codec:
+class Codec(OnHub):
     """Pictures to ids and back; what `ddt_llm` calls a `VisualTokenizer`. Needs ddt-decoder (extra `[decode]`).
 
     Args:
@@ -79,7 +80,8 @@ class Codec:
         """Load the `tokenizer` and `decoder` folders of a `ddt train-tokenizer` run.
 
         Args:
-            folder: The run, or one of the two folders; or the name of a model that comes with both packages.
+            folder: The run, or one of the two folders; or an id of the Hub, `owner/name`, or the name of a model that
+                comes with both packages.
             renderer: A `ddt train-renderer` run of that tokenizer, or its `renderer` folder.
             vae: Where the autoencoder of its latents lies, if not where it did in training.
             precision: In which the networks compute, to read and to draw: "32", or "bf16".
@@ -92,7 +94,7 @@ class Codec:
         if not Path(folder).exists() and str(folder) in shipped():
             tokenizer_folder = decoder_folder = folder
         else:
-            folder = run_of(folder)
+            folder = run_of(local_folder(folder, "tokenizer", "decoder"))
             tokenizer_folder, decoder_folder = folder / "tokenizer", folder / "decoder"
             if not (decoder_folder / "config.json").is_file():
                 raise FileNotFoundError(
@@ -102,7 +104,7 @@ class Codec:
         tokenizer = DDTTokenizer.from_pretrained(tokenizer_folder, vae, precision).to(device)
         decoder = ddt_decoder.DDTDecoder.from_pretrained(decoder_folder, vae, precision).to(device)
         if renderer is not None:
-            part = run_of(renderer) / "renderer"
+            part = run_of(local_folder(renderer, "renderer")) / "renderer"
             if not (part / "config.json").is_file():
                 raise FileNotFoundError(f"no finished renderer run in '{renderer}'; train one with: ddt train-renderer")
             renderer = ddt_decoder.DDTRenderer.from_pretrained(part, vae, precision).to(device)
@@ -141,6 +143,27 @@ class Codec:
         """Write `tokenizer/` and `decoder/`, so that the folder is one that `from_pretrained` takes."""
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.decoder.save_pretrained(Path(folder) / "decoder")
+
+    def card(self, repo_id: str, licence: str | None = None) -> str:
+        """Return its model card; see `ddt_tokenizer.hub.model_card`."""
+        size, steps = self.image_size, self.decoder.config.usual_steps
+        facts = {
+            "images": f"{size} x {size} pixels",
+            "written as": f"{self.num_tokens} ids of {self.codebook_size:,}: {self.tokenizer.bits:,.0f} bits an image",
+            "drawn in": "one step" if steps == 1 else f"{steps} steps",
+            "fingerprint": self.fingerprint,
+        }
+        what = (
+            "A visual tokenizer and its decoder: images to discrete diffusion timestep tokens (arXiv:2504.14666), and "
+            "back, also from the coarsest ids alone."
+        )
+        usage = f"""from ddt_tokenizer import Codec
+
+codec = Codec.from_pretrained("{repo_id}")
+ids = codec.encode(["fox.png"])  # int64 [1, {self.num_tokens}]
+images = codec.decode(ids)  # float32 [1, 3, {size}, {size}] in [-1, 1]
+sketch = codec.decode(ids, keep_tokens={max(1, self.num_tokens // 4)})"""
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, ["ddt", "image-tokenizer"])
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Any] | Tensor) -> Tensor:

@@ -206,7 +206,7 @@ class Encoder(nn.Module):
             if config.query_position == "sincos":
                 order = torch.arange(config.num_tokens, device=latents.device)
                 queries = queries + sincos(order, config.width).to(queries)
-            streams[QUERIES] = queries.expand(len(latents), -1, -1)
+            streams[QUERIES] = queries.expand(latents.shape[0], -1, -1)
             if config.start == "haar":
                 tables = on_grid(self.scales, h, w)
                 if config.local:

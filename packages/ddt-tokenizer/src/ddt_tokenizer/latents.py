@@ -92,8 +92,8 @@ class LatentSpace:
         self.config = config
         self._vae: nn.Module | None = None
 
-    def load(self) -> None:
-        """Load the VAE, if there is one and it is not yet loaded.
+    def load(self) -> nn.Module | None:
+        """Return the VAE, which is loaded if it is not yet; None where latents are pixels.
 
         Raises:
             FileNotFoundError: If the VAE has no weights in safetensors.
@@ -102,7 +102,7 @@ class LatentSpace:
         """
         config = self.config
         if config.pixels or self._vae is not None:
-            return
+            return self._vae
         if config.vae is None:
             raise ValueError(
                 f"latents.vae is not set, and latents have {config.channels} channels; name the folder or Hub id of "
@@ -120,6 +120,7 @@ class LatentSpace:
         kind = getattr(diffusers, _settings(config.vae)["_class_name"])
         with torch.inference_mode(False):  # else a first use in inference would spoil it for training
             self._vae = load_diffusers(kind, config.vae).requires_grad_(False).eval()
+        return self._vae
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

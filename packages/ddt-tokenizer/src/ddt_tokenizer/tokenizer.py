@@ -5,6 +5,7 @@ Shape letters: B batch, K tokens, D code width, C channels.
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ddt_tokenizer.checkpoint import load_model, read_config, save_folder
 from ddt_tokenizer.config import TokenizerConfig
 from ddt_tokenizer.encoder import Encoder, EncoderConfig
+from ddt_tokenizer.hub import OnHub, local_folder, model_card
 from ddt_tokenizer.images import as_images
 from ddt_tokenizer.latents import LatentConfig, LatentSpace
 from ddt_tokenizer.limits import check_setting
@@ -28,7 +30,7 @@ from ddt_tokenizer.weights_file import whole
 KIND = "ddt-tokenizer"
 
 
-class DDTTokenizer(nn.Module):
+class DDTTokenizer(nn.Module, OnHub):
     """Images to discrete diffusion timestep tokens.
 
     Attributes:
@@ -115,12 +117,43 @@ class DDTTokenizer(nn.Module):
         """Write `model.safetensors` and `config.json` into a folder, which is made if need be."""
         save_folder(folder, self, KIND, {"fingerprint": self.fingerprint(), **asdict(self.config)})
 
+    @property
+    def bits(self) -> float:
+        """Return how many bits an image is written in: K log2 V.
+
+        Example:
+            >>> DDTTokenizer(TokenizerConfig.tiny()).bits
+            144.0
+        """
+        return self.num_tokens * math.log2(self.codebook_size)
+
+    def card(self, repo_id: str, licence: str | None = None) -> str:
+        """Return its model card; see `ddt_tokenizer.hub.model_card`."""
+        size = self.config.image_size
+        facts = {
+            "images": f"{size} x {size} pixels",
+            "written as": f"{self.num_tokens} ids of {self.codebook_size:,}: {self.bits:,.0f} bits an image",
+            "weights": f"{sum(weight.numel() for weight in self.parameters()):,}",
+            "fingerprint": self.fingerprint(),
+        }
+        what = (
+            "Images to discrete diffusion timestep tokens (arXiv:2504.14666): index 0 is the finest id, the last the "
+            "coarsest. The fingerprint belongs to these ids: a decoder and a language model name the one they were "
+            "trained with."
+        )
+        usage = f"""from ddt_tokenizer import DDTTokenizer
+
+tokenizer = DDTTokenizer.from_pretrained("{repo_id}")
+ids = tokenizer.encode("fox.png")  # int64 [1, {self.num_tokens}]"""
+        return model_card(repo_id.rpartition("/")[2], what, usage, facts, licence, ["ddt", "image-tokenizer"])
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, vae: str | None = None, precision: Precision = "32") -> Self:
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
-            folder: Or the name of a model that comes with this package (`ddt_tokenizer.shipped`).
+            folder: Of the tokenizer, or an id of the Hub (`owner/name`, `owner/name/tokenizer`), or the name of a model
+                that comes with this package (`ddt_tokenizer.shipped`).
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `encode` computes: "32", or "bf16".
 
@@ -130,7 +163,7 @@ class DDTTokenizer(nn.Module):
                 no such precision.
         """
         check_setting("precision", Precision, precision)
-        folder = folder_of(folder, "tokenizer")
+        folder = local_folder(folder_of(folder, "tokenizer"))
         config = read_config(folder, KIND)
         try:
             fingerprint = config.pop("fingerprint")

@@ -23,7 +23,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     size = 2**20 if vectors.device.type == "cpu" else 2**26  # similarities at once: what a cache holds, or 256 MB
     entries = codebook.split(min(len(codebook), ENTRIES if vectors.device.type == "cpu" else 2**16))
     found = []
-    for chunk in vectors.split(max(1, size // len(entries[0]))):
+    exporting = torch.compiler.is_compiling()  # then their number is not known, and a graph has no loop over it
+    for chunk in [vectors] if exporting else vectors.split(max(1, size // len(entries[0]))):
         values, places = map(torch.stack, zip(*(_largest(chunk @ part.T) for part in entries), strict=True))
         part = values.argmax(0, keepdim=True)
         found.append((part * len(entries[0]) + places.gather(0, part))[0])
@@ -36,5 +37,5 @@ def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
         return scores.max(-1)
     blocks = scores.unflatten(1, (-1, BLOCK))
     value, block = blocks.amax(-1).max(-1)
-    inside = blocks[torch.arange(len(scores), device=scores.device), block].argmax(-1)
+    inside = blocks[torch.arange(scores.shape[0], device=scores.device), block].argmax(-1)
     return value, block * BLOCK + inside

@@ -55,6 +55,11 @@ class ScalarQuantizer(ComputedCodes):
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)
 
+    def _steps(self, like: Tensor) -> Tensor:
+        """What one level of each dimension adds to an id; computed here, as ONNX has no cumulative product."""
+        levels = self.config.levels
+        return torch.tensor([math.prod(levels[:i]) for i in range(len(levels))], device=like.device)
+
     def to_code_space(self, vectors: Tensor) -> Tensor:
         """Squash [B, K, width] into [B, K, D], fp32, where rounding gives one of the levels, -L//2 .. (L-1)//2."""
         levels = self._levels(vectors)
@@ -65,13 +70,12 @@ class ScalarQuantizer(ComputedCodes):
     def lookup(self, z: Tensor) -> Tensor:
         """Compute the ids int64 [...] of the levels nearest to z [..., D]; the first dimension counts fastest."""
         levels = self._levels(z)
-        steps = levels.cumprod(0) // levels
-        return ((z.round().long() + levels // 2) * steps).sum(-1)
+        return ((z.round().long() + levels // 2) * self._steps(z)).sum(-1)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Turn ids [...] into tokens [..., D] in [-1, 1]."""
         levels = self._levels(ids)
-        places = ids[..., None] // (levels.cumprod(0) // levels) % levels
+        places = ids[..., None] // self._steps(ids) % levels
         return self.normalise((places - levels // 2).float())
 
     def normalise(self, codes: Tensor) -> Tensor:
