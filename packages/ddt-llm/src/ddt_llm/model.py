@@ -101,8 +101,7 @@ class MultimodalLM(OnHub):
         """Load a folder of `save_pretrained`.
 
         Args:
-            folder: Of the model, or an id of the Hub (`owner/name`), or the name of a model
-                that comes with this package (`ddt_llm.shipped`).
+            folder: Of the model, an id of the Hub (`owner/name`), or the name of one that comes along (`shipped`).
             device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
             bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.
@@ -113,8 +112,7 @@ class MultimodalLM(OnHub):
                 there is no such precision.
         """
         check_setting("precision", Precision, precision)
-        folder = local_folder(folder_of(folder, "model"))
-        settings_file = Path(folder) / SETTINGS
+        settings_file = (folder := local_folder(folder_of(folder, "model"))) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
         settings = _read_settings(settings_file)

@@ -152,8 +152,7 @@ ids = tokenizer.encode("fox.png")  # int64 [1, {self.num_tokens}]"""
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
-            folder: Of the tokenizer, or an id of the Hub (`owner/name`, `owner/name/tokenizer`), or the name of a model
-                that comes with this package (`ddt_tokenizer.shipped`).
+            folder: Of the tokenizer, an id of the Hub (`owner/name/tokenizer`), or the name of one that comes along (`shipped`).
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `encode` computes: "32", or "bf16".
 
