@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from ddt_apps import models
-from ddt_apps.__main__ import main
+from ddt_apps.cli.main import app
 from ddt_apps.evaluation.heldout import held_out_scenes
 from ddt_apps.evaluation.tokens import from_finest
 from ddt_data import render
@@ -37,25 +38,29 @@ def test_it_draws_held_out_scenes_from_coarse_to_fine(codec):
 
 
 def test_a_change_leaves_the_fine_ids_elsewhere_as_they_are(codec):
-    """Latents see a little further than patches, so the change stays away from the middle."""
+    """Of 20 px: the whole picture and its halves, 4 ids, one quarter, 3, and in it four blocks of 16 px, 12 ids."""
     scenes, config = held_out_scenes("standard", codec.image_size, 32, seed=6)
     images = to_tensor([render(s.scene, config) for s in scenes])
     changed = images.clone()
     changed[:, :, :20, :20] = changed[:, :, :20, :20].flip(3) * -1
     same = (codec.encode(images) == codec.encode(changed)).float()
     assert same[:, -1].mean() < 0.7  # the coarsest
-    assert same.mean(0).sort().values[16:].min() > 0.9  # most fine ones
+    assert same.mean(0).sort().values[19:].min() > 0.9  # not 1, since latents see a little further than patches
 
 
-def test_commands_know_it_by_name(tmp_path, monkeypatch, capsys):
+def test_commands_know_it_by_name(codec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "teal").save("photo.png")
-    main(["reconstruct", "photo.png", "--tokenizer", NAME, "--out", "again.png"])
-    assert Image.open("again.png").width >= 64
-    main(["data", "scenes", "--out", "scenes", "--count", "4"])
-    main(["tokenize", "scenes", "--tokenizer", NAME, "--out", "ids"])
-    manifest = json.loads(Path("ids/manifest.json").read_text())
-    assert manifest["tokenizer"]["fingerprint"] == Codec.from_pretrained(NAME).fingerprint
+    for command in (
+        "reconstruct photo.png --out again.png",
+        "data scenes --out scenes --count 4",
+        f"tokenize scenes --tokenizer {NAME} --out ids",
+        f"evaluate reconstruction {NAME} count=4 --out scores",
+    ):
+        done = CliRunner().invoke(app, command.split())
+        assert done.exit_code == 0, done.output
+    assert Image.open("again.png").width >= 64 and Path("scores/index.html").exists()
+    assert json.loads(Path("ids/manifest.json").read_text())["tokenizer"]["fingerprint"] == codec.fingerprint
 
 
 def test_a_language_model_of_its_ids_finds_it_from_anywhere(codec, tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ images = {self.kind}.decode(ids)  # int64 [B, {self.num_tokens}] -> float32 [B, 
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
-            folder: Of the model, an id of the Hub (`owner/name/decoder`), or the name of one that comes along (`shipped`).
+            folder: Of the model, an id of the Hub (`owner/name/decoder`), or one that comes along, by name.
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `decode` computes: "32", or "bf16".
 

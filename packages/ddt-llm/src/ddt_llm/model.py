@@ -101,7 +101,7 @@ class MultimodalLM(OnHub):
         """Load a folder of `save_pretrained`.
 
         Args:
-            folder: Of the model, an id of the Hub (`owner/name`), or the name of one that comes along (`shipped`).
+            folder: Of the model, an id of the Hub (`owner/name`), or one that comes along, by name.
             device: Where the weights shall lie; on the meta device they are not read.
             precision: "32", or "bf16" for weights of half the size; logits are float32 either way.
             bits: In which linear layers other than the head are kept; 4, for adapters, takes the extra `qlora`.

@@ -152,7 +152,7 @@ ids = tokenizer.encode("fox.png")  # int64 [1, {self.num_tokens}]"""
         """Load a folder written by `save_pretrained`, strictly, with weights in fp32 and in evaluation mode.
 
         Args:
-            folder: Of the tokenizer, an id of the Hub (`owner/name/tokenizer`), or the name of one that comes along (`shipped`).
+            folder: Of the tokenizer, an id of the Hub (`owner/name/tokenizer`), or one that comes along, by name.
             vae: Where the VAE lies on this machine, if not where it did when the folder was written.
             precision: In which `encode` computes: "32", or "bf16".
 
