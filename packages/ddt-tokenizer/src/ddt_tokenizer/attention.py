@@ -148,11 +148,13 @@ class EncoderBlock(nn.Module):
 
 
 def coarser(patches: int, queries: int, device: torch.device) -> Tensor:
-    """Show patches to all, and queries to themselves and those of a lower index: bool [L + K, L + K].
+    """Show patches to all, and queries to themselves and finer ones, of lower index: bool [L + K, L + K].
+
+    So a query sees the coarser ones (Semanticist, arXiv:2503.08685, orders its tokens so).
 
     Example:
         >>> coarser(1, 2, "cpu").int().tolist()
-        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+        [[1, 0, 0], [1, 1, 1], [1, 0, 1]]
     """
     rank = torch.cat([torch.full((patches,), queries, device=device), torch.arange(queries, device=device)])
     return rank >= rank[:, None]
