@@ -103,6 +103,13 @@ def layout(session: nox.Session) -> None:
     session.run("pytest", "tests/test_layout.py", *session.posargs)
 
 
+@nox.session(reuse_venv=True)
+def docs(session: nox.Session) -> None:
+    """Build site/ from the Markdown of the tree and from docstrings, without network; open site/index.html."""
+    install_once(session, *nox.project.load_toml("apps/pyproject.toml")["dependency-groups"]["docs"])
+    session.run("mkdocs", "build", "--strict", *session.posargs, env=ENVIRONMENT | {"NO_MKDOCS_2_WARNING": "1"})
+
+
 @nox.session(python=False)
 def copies(session: nox.Session) -> None:
     """Write every file that begins with `# Copied from PATH` anew from there; a test compares them."""

@@ -27,7 +27,9 @@ class ContinuousBatch:
     Args:
         slots: Answers that are written at once; others wait.
         longest: Most tokens of a request, with all that its answer may hold; by default the model's positions.
-        eos, unconditional, never: As for `ddt_llm.generation.stream_tokens`.
+        eos: As for `ddt_llm.generation.stream_tokens`.
+        unconditional: Likewise.
+        never: Likewise.
 
     Raises:
         ValueError: If the model cannot write, or has no limit and `longest` is not given.
