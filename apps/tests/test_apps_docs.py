@@ -1,6 +1,7 @@
 """Examples in docstrings run; so does every snippet of the tour and the tutorials, in order, at tiny sizes."""
 
 import doctest
+import glob
 import importlib
 import os
 import pkgutil
@@ -69,6 +70,7 @@ def run_line(line):
                 place = next((i for i, word in enumerate(words) if word.startswith(name)), None)
                 if place is not None:
                     words[place + name.startswith("-")] = least
+            words = [each for word in words for each in (sorted(glob.glob(word)) if "*" in word else [word])]
             words = ["devices=1" if word == "devices=2" else word for word in words]  # two: test_apps_ranks.py
             result = CliRunner().invoke(app, [*words, *SHRUNK.get(words[0], [])])
             assert result.exit_code == 0 or (words == ["doctor"] and result.exit_code == 1), f"{part}: {result.output}"
