@@ -1,6 +1,5 @@
 """How docstrings and fields of this repository are read for the API pages: an extension of griffe."""
 
-import ast
 import re
 
 import griffe
@@ -14,9 +13,17 @@ class Docstrings(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
 
-    def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **kwargs) -> None:
-        """Take the comment of a dataclass's field for its docstring."""
-        if attr.parent.is_class and "dataclass" in attr.parent.labels and not attr.docstring:
-            lines = attr.filepath.read_text().splitlines()[attr.lineno - 1 : attr.endlineno]
-            if said := " ".join(line.partition("  # ")[2].strip() for line in lines).strip():
-                attr.docstring = griffe.Docstring(said[0].upper() + said[1:], parent=attr)
+    def on_class_members(self, *, cls: griffe.Class, **kwargs) -> None:
+        """List the fields of a dataclass with their comments, and show no attribute that nothing is said about."""
+        said = []
+        for attribute in (each for each in cls.members.values() if isinstance(each, griffe.Attribute)):
+            if not attribute.docstring:
+                attribute.public = False
+                lines = attribute.filepath.read_text().splitlines()[attribute.lineno - 1 : attribute.endlineno]
+                comment = " ".join(line.partition("  # ")[2].strip() for line in lines).strip()
+                if comment and "dataclass" in cls.labels:
+                    said.append(f"    {attribute.name}: {comment[0].upper()}{comment[1:]}")
+        if said and cls.docstring:
+            cls.docstring.value = "\n".join([cls.docstring.value, "", "Attributes:", *said])
+        if "__post_init__" in cls.members:
+            cls["__post_init__"].public = False
