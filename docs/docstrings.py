@@ -13,17 +13,24 @@ class Docstrings(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
 
-    def on_class_members(self, *, cls: griffe.Class, **kwargs) -> None:
-        """List the fields of a dataclass with their comments, and show no attribute that nothing is said about."""
-        said = []
-        for attribute in (each for each in cls.members.values() if isinstance(each, griffe.Attribute)):
-            if not attribute.docstring:
-                attribute.public = False
-                lines = attribute.filepath.read_text().splitlines()[attribute.lineno - 1 : attribute.endlineno]
-                comment = " ".join(line.partition("  # ")[2].strip() for line in lines).strip()
-                if comment and "dataclass" in cls.labels:
-                    said.append(f"    {attribute.name}: {comment[0].upper()}{comment[1:]}")
-        if said and cls.docstring:
-            cls.docstring.value = "\n".join([cls.docstring.value, "", "Attributes:", *said])
-        if "__post_init__" in cls.members:
-            cls["__post_init__"].public = False
+    def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
+        """List the fields of dataclasses with their comments, and show no attribute that nothing is said about."""
+        for module in pkg.modules.values():
+            self.on_package(pkg=module)
+        for cls in pkg.classes.values():
+            if not cls.is_alias:
+                _list_fields(cls)
+
+
+def _list_fields(cls: griffe.Class) -> None:
+    said = []
+    for attribute in [each for each in cls.members.values() if isinstance(each, griffe.Attribute)]:
+        if not attribute.docstring:
+            lines = attribute.filepath.read_text().splitlines()[attribute.lineno - 1 : attribute.endlineno]
+            comment = " ".join(line.partition("  # ")[2].strip() for line in lines).strip()
+            if comment and "dataclass" in cls.labels:
+                said.append(f"    {attribute.name} ({attribute.annotation}): {comment[0].upper()}{comment[1:]}")
+            del cls.members[attribute.name]
+    if said and cls.docstring:
+        cls.docstring.value = "\n".join([cls.docstring.value, "", "Attributes:", *said])
+    cls.members.pop("__post_init__", None)
