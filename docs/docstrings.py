@@ -4,14 +4,19 @@ import re
 
 import griffe
 
+SEVERAL = re.compile(r"^    (\w+(?:, \w+)+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
 
 class Docstrings(griffe.Extension):
     """Examples stand under `Example:`; what a setting means stands in the comment at the end of its line."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs) -> None:
-        """Make a section of each example, whose code would be read as Markdown otherwise."""
+        """Make a section of each example, whose code would be read as Markdown, and a line for each of `a, b: Of both`."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = SEVERAL.sub(
+                lambda item: "\n".join(f"    {name}: {item[2]}" for name in item[1].split(", ")), text
+            )
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         """List the fields of dataclasses with their comments, and show no attribute that nothing is said about."""

@@ -154,8 +154,7 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
         source: Folder of a run (`ddt train-tokenizer` gives its codec, `ddt train-renderer` that of its tokenizer with
             the renderer, `ddt pretrain` and `ddt sft` an `Assistant`), or `file.py:function` whose function returns an
             object with the methods of this module.
-        guidance: Of drawing, for runs.
-        temperature: Likewise.
+        guidance, temperature: Of drawing, for runs.
         precision: In which a run computes.
 
     Raises:

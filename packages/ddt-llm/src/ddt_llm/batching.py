@@ -27,9 +27,7 @@ class ContinuousBatch:
     Args:
         slots: Answers that are written at once; others wait.
         longest: Most tokens of a request, with all that its answer may hold; by default the model's positions.
-        eos: As for `ddt_llm.generation.stream_tokens`.
-        unconditional: Likewise.
-        never: Likewise.
+        eos, unconditional, never: As for `ddt_llm.generation.stream_tokens`.
 
     Raises:
         ValueError: If the model cannot write, or has no limit and `longest` is not given.

@@ -57,8 +57,7 @@ class MultimodalLM:
     """A causal LM with a visual vocabulary, its text tokenizer and the template it was trained with.
 
     Args:
-        model: What `expand_vocabulary` returned, trained or not.
-        text_tokenizer: Likewise.
+        model, text_tokenizer: What `expand_vocabulary` returned, trained or not.
         template: "caption" after pretraining: a text is a caption to draw, an image is to be described.
             "instruction" after tuning: texts and images in any order go between `USER:` and `ASSISTANT:`.
         visual_fingerprint: Fingerprint of the visual tokenizer whose ids it was trained on, if it has one.
