@@ -11,7 +11,7 @@ class Docstrings(griffe.Extension):
     """Examples stand under `Example:`; what a setting means stands in the comment at the end of its line."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs) -> None:
-        """Make a section of each example, whose code would be read as Markdown, and a line for each of `a, b: Of both`."""
+        """Make a section of each example, whose code would be Markdown, and a line for each of `a, b: Of both`."""
         if obj.docstring:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
             obj.docstring.value = SEVERAL.sub(
