@@ -1,7 +1,10 @@
 """The pages of the site hang together: links lead somewhere, every page is in the navigation, messages are real."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -88,3 +91,15 @@ def test_messages_of_the_troubleshooting_page_are_real():
     there = list(messages())
     for message in wanted:
         assert any(message in each for each in there), f"no source says '{message}'"
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    pytest.importorskip("mkdocstrings", reason="what `nox -s docs` needs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, stderr=subprocess.PIPE)
+    assert built.returncode == 0, built.stderr.decode()
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) == len(PAGES)  # the README is in the start page, and 404.html is beside them
+    for page in pages:
+        fetched = re.findall(r"""<(?:script|img|iframe)[^>]+src="?https?:|<link[^>]+href="?https?:""", page.read_text())
+        assert not fetched, f"{page.name} fetches something: {fetched}"
