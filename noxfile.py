@@ -36,6 +36,11 @@ def test_requirements(*folders: str) -> list[str]:
     return sorted({requirement for group in groups for requirement in group})
 
 
+def docs_requirements() -> list[str]:
+    """What building the site needs."""
+    return nox.project.load_toml("apps/pyproject.toml")["dependency-groups"]["docs"]
+
+
 def install(session: nox.Session, *requirements: str) -> None:
     """Install the tested versions."""
     pip_only = () if session.venv_backend == "uv" else ("--no-compile",)
@@ -67,7 +72,9 @@ def demo(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session) -> None:
     """Install everything, and run what `-- ARGS` names, or else style and all tests."""
-    install_once(session, *editable("train", apps="apps[serve]"), *test_requirements(*FOLDERS), "ruff")
+    install_once(
+        session, *editable("train", apps="apps[serve]"), *test_requirements(*FOLDERS), *docs_requirements(), "ruff"
+    )
     if not session.posargs:
         check_style(session)
     folders = [*(f"packages/{name}/tests" for name in PACKAGES), "apps/tests", "tests"]
@@ -101,6 +108,13 @@ def layout(session: nox.Session) -> None:
     """Check the rules of the tree (who may import whom, floors, copies, file sizes, versions) in two seconds."""
     install_once(session, "pytest")
     session.run("pytest", "tests/test_layout.py", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def docs(session: nox.Session) -> None:
+    """Build site/ from the Markdown of the tree and from docstrings, without network; open site/index.html."""
+    install_once(session, *docs_requirements())
+    session.run("mkdocs", "build", "--strict", *session.posargs, env=ENVIRONMENT | {"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python=False)
