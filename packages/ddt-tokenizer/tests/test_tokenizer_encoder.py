@@ -248,6 +248,10 @@ def test_a_local_query_knows_of_nothing_outside_its_table(grid, count):
         (slope,) = torch.autograd.grad((vector * torch.randn(16)).sum(), latents, retain_graph=True)
         seen = slope[0].abs().sum(0).unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).sum((1, 3)) > 0
         assert torch.equal(seen.flatten(), covered[query])
-    for settings in ({"start": None}, {"causal": True}):
-        with pytest.raises(ValueError, match="local=true needs start=haar"):
-            Encoder(replace(config, **settings), grid)
+
+
+def test_a_local_query_has_a_table_and_nothing_coarser_to_see():
+    encoder = EncoderConfig(start="haar", local=True)
+    for settings in ({"start": None}, {"start": "grid"}, {"causal": True}):
+        with pytest.raises(ValueError, match=r"encoder.local \(True\) needs start=haar, not .*, and causal=false"):
+            TokenizerConfig(image_size=64, encoder=replace(encoder, **settings))

@@ -31,6 +31,11 @@ class TokenizerConfig:
                 f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
                 + (f" times latents.downscale ({self.latents.downscale})" if self.latents.downscale > 1 else "")
             )
+        if self.encoder.local and (self.encoder.start != "haar" or self.encoder.causal):
+            raise ValueError(
+                f"encoder.local ({self.encoder.local}) needs start=haar, not {self.encoder.start}, and causal=false, "
+                f"as a local query sees no coarser one"
+            )
         self.encoder.check_patches(*self.patch_grid, f"image_size ({self.image_size})")
 
     @property

@@ -121,8 +121,6 @@ class Encoder(nn.Module):
         super().__init__()
         if config.start is not None and grid is None:
             raise ValueError(f"an encoder with start={config.start} needs the grid of patches that it starts on")
-        if config.local and (config.start != "haar" or config.causal):
-            raise ValueError(f"local=true needs start=haar, not {config.start}, and leaves nothing to be causal")
         self.config, self.start_grid = config, grid
         self.patch_in = nn.Linear(config.channels * config.patch_size**2, config.patch_width)
         widths, heads = {IMAGE: config.patch_width}, {IMAGE: config.patch_heads}
