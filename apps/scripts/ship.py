@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load
 from torch import nn
 
@@ -43,7 +44,9 @@ def save(model: nn.Module, where: Path) -> None:
     shutil.rmtree(where, ignore_errors=True)
     model.save_pretrained(where)
     for file in where.glob("*.safetensors"):
-        write_weights(file, load(file.read_bytes()), torch.bfloat16)  # not mapped, since it is written anew
+        with safe_open(file, "pt") as tensors:
+            about = tensors.metadata()
+        write_weights(file, load(file.read_bytes()), torch.bfloat16, about)  # not mapped, since it is written anew
     print(f"{sum(file.stat().st_size for file in where.iterdir()) / 1e6:.1f} MB in {where}")
 
 

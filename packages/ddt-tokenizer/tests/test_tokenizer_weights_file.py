@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ddt_tokenizer import DDTTokenizer, EncoderConfig, TokenizerConfig
 from ddt_tokenizer.weights_file import NAMES, write_weights
 
 
@@ -27,6 +28,14 @@ def test_every_dtype_is_read_back(dtype, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == dtype for name in theirs)
     with safe_open(tmp_path / "ours.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_weights_say_whose_they_are(tmp_path):
+    encoder = EncoderConfig(patch_size=4, width=16, depth=1, num_heads=2, num_tokens=4)
+    tokenizer = DDTTokenizer(TokenizerConfig(image_size=16, encoder=encoder))
+    tokenizer.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "model": "ddt-tokenizer", "fingerprint": tokenizer.fingerprint()}
 
 
 def test_a_dtype_for_all(tmp_path):

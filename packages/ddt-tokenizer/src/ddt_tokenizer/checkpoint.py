@@ -36,7 +36,8 @@ def save_folder(folder: str | Path, model: nn.Module, kind: str, config: dict[st
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
-    write_weights(partial / WEIGHTS, model.state_dict(), torch.float32)
+    about = {"model": kind, **{name: value for name, value in config.items() if name.endswith("fingerprint")}}
+    write_weights(partial / WEIGHTS, model.state_dict(), torch.float32, about)
     (partial / CONFIG).write_text(json.dumps({"format": FORMAT, "model": kind, **config}, indent=2))
     (folder / CONFIG).unlink(missing_ok=True)
     for name in (WEIGHTS, CONFIG):

@@ -21,12 +21,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def write_weights(file: Path | None, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def write_weights(
+    file: Path | None, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, about: Mapping[str, str] = {}
+) -> None:
     """Write tensors by name, in order; where some are shared all ranks have to, and one of them has a file.
 
     Args:
         file: None only takes part in gathering.
         dtype: In which all are written; None leaves each as it is.
+        about: What the file says of itself, to those who open no `config.json`.
 
     Example:
         >>> import tempfile
@@ -40,7 +43,7 @@ def write_weights(file: Path | None, state: Mapping[str, Tensor], dtype: torch.d
         for tensor in state.values():
             whole(tensor)
         return
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt", **about}}, 0
     for name, tensor in state.items():
         kind = dtype or tensor.dtype
         start, end = end, end + tensor.numel() * kind.itemsize
