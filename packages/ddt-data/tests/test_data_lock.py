@@ -1,9 +1,11 @@
 """The lock of a folder: one holder at a time, none left behind."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,20 @@ def test_a_link_and_what_it_leads_to_have_one_lock(tmp_path):
     with locked(tmp_path / "link"):
         assert is_locked(tmp_path / "disk")
     assert not is_locked(tmp_path / "disk") and sorted(os.listdir(tmp_path)) == ["disk", "link"]
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_made_anew(tmp_path, monkeypatch):
+    flock, gone = fcntl.flock, []
+
+    def then_it_goes(file, how):
+        flock(file, how)
+        if not gone:
+            gone.append((tmp_path / ".out.lock").unlink())
+
+    monkeypatch.setattr(fcntl, "flock", then_it_goes)
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # it was there a moment ago
+    with locked(tmp_path / "out") as file:
+        assert file.is_file() and gone
 
 
 def test_many_processes_take_turns(tmp_path):

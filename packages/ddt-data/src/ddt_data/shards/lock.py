@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -43,9 +43,11 @@ def locked(folder: str | Path, what: str = "is being made by another command", s
         except BlockingIOError:
             file.close()
             raise BlockingIOError(f"{folder} {what}; wait for its end, or choose another name") from None
-        # Whoever held it before may have removed the file between our opening and our locking it.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
+        # Whoever held it before may have removed the file between our opening and our locking it, and others who opened
+        # it as well may do so now.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()
     # A child process keeps what was open when it was forked, and with it the lock.
     os.register_at_fork(after_in_child=file.close)
