@@ -198,6 +198,14 @@ def test_llama_cpp_reads_writes_and_draws_as_the_model_does(served, tmp_path, id
         seen.add(tuple(tokens["tokens"]))
     assert len(seen) > 1
 
+    # The same without a grammar, as docs/exports.md has it for large codebooks: all but visual tokens are banned.
+    vocabulary, visual = lm.vocabulary, lm.vocabulary.visual
+    rows = lm.model.get_input_embeddings().weight.shape[0]
+    banned = [[token, False] for token in range(rows) if not visual.start <= token < visual.stop]
+    begun = {"prompt": [*prompt, vocabulary.boi], "n_predict": vocabulary.num_tokens, "return_tokens": True}
+    tokens = post("/completion", temperature=0, logit_bias=banned, **begun)["tokens"]
+    assert torch.equal(vocabulary.to_ids(torch.tensor([tokens])), ours)
+
 
 def test_llama_cpp_takes_weights_of_eight_and_four_bits(served):
     sizes = {}
