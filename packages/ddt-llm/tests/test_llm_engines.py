@@ -6,6 +6,7 @@ import sys
 import tomllib
 import urllib.request
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -236,6 +237,31 @@ def test_a_model_that_llama_cpp_would_misread_is_refused(tmp_path, make_lm, back
     with pytest.raises(ValueError, match=r"kind \('q2'\) must be f32"):
         write_gguf(make_lm(), tmp_path / "lm.gguf", "q2")
     assert not list(tmp_path.iterdir())
+
+
+def test_llama_cpp_python_writes_texts_and_draws_by_its_sampler(make_lm, tmp_path):
+    """Skipped where it is not: it has no wheels, and is built in three quarters of an hour."""
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    engine = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    lm = make_lm("instruction")
+    write_gguf(lm, tmp_path / "lm.gguf", "f32")
+    llama = engine.Llama(str(tmp_path / "lm.gguf"), n_ctx=256, n_threads=1, verbose=False)
+
+    def written(prompt, count, **how):
+        return list(islice(llama.generate(prompt, **how), count))
+
+    asked = lm.sequences.prompt(["what is it?"], "instruction")
+    tokens = torch.tensor([asked])
+    for _ in range(6):
+        tokens = torch.cat([tokens, lm.model(tokens).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert written(asked, 6, temp=0.0) == tokens[0, len(asked) :].tolist()
+    prompt = lm.sequences.prompt(["a fox"], "instruction")
+    blocks = ImageBlocks(lm.vocabulary, lm.sequences.eos, lm.never, "image", len(prompt))
+    held = {"logits_processor": engine.LogitsProcessorList([blocks])}
+    best, ours = written(prompt, 7, temp=0.0, **held), lm.generate("a fox", output="image", temperature=0).ids
+    assert torch.equal(lm.vocabulary.to_ids(torch.tensor([best[1:7]])), ours)
+    drawn = written(prompt, 9, temp=1.2, top_k=0, top_p=1.0, min_p=0.0, **held)
+    assert is_grammatical(lm, drawn, "image")
 
 
 def test_a_pipeline_of_transformers_takes_the_grammar(make_lm, tmp_path):
