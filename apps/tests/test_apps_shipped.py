@@ -1,5 +1,6 @@
 """The model that comes with the packages, through the commands, and how a model gets there."""
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_it_draws_held_out_scenes_from_coarse_to_fine(codec):
     found = [float(psnr(codec.decode(ids, keep_tokens=n, num_steps=1), images).mean()) for n in (1, 8, 32, 64)]
     assert found == sorted(found) and found[-1] > 23
     assert float(psnr(from_finest(codec, ids, 32), images).mean()) < found[2] - 3
+
+
+def test_both_wheels_say_the_same_of_it():
+    parts = [
+        importlib.import_module(f"{package}.shipped").WEIGHTS / NAME for package in ("ddt_tokenizer", "ddt_decoder")
+    ]
+    for name in ("README.md", "NOTICE"):
+        texts = {(part / name).read_text() for part in parts}
+        assert len(texts) == 1 and NAME in texts.pop()
 
 
 def test_a_change_leaves_the_fine_ids_elsewhere_as_they_are(codec):
