@@ -15,7 +15,7 @@ from ddt_llm import MultimodalLM
 from ddt_llm.four_bits import Bits
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision
-from ddt_tokenizer.shipped import folder_of, shipped
+from ddt_tokenizer.shipped import folder_of, is_shipped, shipped
 
 
 def load_language_model(
@@ -26,9 +26,7 @@ def load_language_model(
     Raises:
         FileNotFoundError: If the run is missing or unfinished.
     """
-    folder = folder_of(run, "model")
-    if folder == Path(run):
-        folder = run_of(run) / "model"
+    folder = folder_of(run, "model") if is_shipped(run) else run_of(run) / "model"
     if not (folder / "ddt.json").is_file():
         raise FileNotFoundError(f"no finished language model run in '{run}'; train one with: ddt pretrain, ddt sft")
     from transformers.utils import logging
@@ -95,12 +93,11 @@ def _beside(run: Path) -> list[Path]:
 
 def _fingerprint(run: str | Path) -> str | None:
     """Return the fingerprint of a finished tokenizer run, or shipped model; None for what is unfinished or none."""
-    folder = folder_of(run, "tokenizer")
-    if folder == Path(run):
-        if not (folder / "decoder" / "config.json").is_file():
-            return None
-        folder /= "tokenizer"
-    return _read(folder / "config.json").get("fingerprint")
+    if is_shipped(run):
+        return _read(folder_of(run, "tokenizer") / "config.json").get("fingerprint")
+    if not (Path(run) / "decoder" / "config.json").is_file():
+        return None
+    return _read(Path(run) / "tokenizer" / "config.json").get("fingerprint")
 
 
 def _read(config: Path) -> dict:

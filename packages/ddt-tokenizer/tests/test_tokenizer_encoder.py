@@ -8,9 +8,8 @@ from diffusers.models.attention_processor import Attention, JointAttnProcessor2_
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
 
 from ddt_tokenizer import Encoder, EncoderConfig, TokenizerConfig
-from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock
+from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock, inside
 from ddt_tokenizer.positions import centred_grid, cropped_table, sincos, spread_points, token_positions
-from ddt_tokenizer.scales import inside
 
 FORMS = {
     "joint": {},

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +15,7 @@ from ddt_llm import MultimodalLM, collate
 from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision, recorded
-from ddt_tokenizer.shipped import shipped
+from ddt_tokenizer.shipped import is_shipped
 
 # Images are float32 [B, 3, H, W] in [-1, 1] everywhere. A dict `identity`, if there is one, is recorded with scores; a
 # `precision` other than "32" is part of their protocol.
@@ -170,7 +169,7 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
         if not callable(make := load_named(source)):
             raise ValueError(f"'{function}' of '{file}' is no function that returns the model")
         return make()
-    if not Path(source).exists() and source in shipped():
+    if is_shipped(source):
         return Codec.from_pretrained(source, pick_device_for(precision), precision=precision)
     run = run_of(source)
     if (run / "renderer" / "config.json").is_file():

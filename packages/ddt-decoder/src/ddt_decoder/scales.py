@@ -5,7 +5,6 @@ Encoder and decoder need them equal: what a query gathers, its token spreads aga
 grid.
 """
 
-from functools import cache
 from itertools import product
 from typing import Literal
 
@@ -73,21 +72,3 @@ def on_grid(tables: Tensor, height: int, width: int) -> Tensor:
     if tables.shape[1:] != (height, width):
         tables = F.interpolate(tables[None], (height, width), mode="bilinear", antialias=True)[0]
     return tables.flatten(1)
-
-
-@cache
-def inside(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Compute which patches K tables cover, bool [K, h * w], and which positions lie inside which, bool [S, S].
-
-    Positions are the patches, then the tables; a patch stands for the smallest rectangle around it. What sees only what
-    is inside it knows, through however many blocks, of nothing outside.
-
-    Example:
-        >>> inside(4, 2, 2)[0].all()
-        tensor(True)
-    """
-    covered = (haar_tables(count, height, width)[0] != 0).flatten(1)
-    smallest = torch.where(covered, covered.sum(1, keepdim=True), height * width + 1).argmin(0)
-    positions = torch.cat([covered[smallest], covered])
-    outside = positions.float() @ (~positions).float().T  # [i, j]: patches of i that j does not cover
-    return covered, outside.T == 0

@@ -3,7 +3,7 @@
 Shape letters: B batch, L positions of one stream, K queries, S positions of all, H heads, D width.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddt_tokenizer.attend import attend
 from ddt_tokenizer.positions import sincos, token_positions
+from ddt_tokenizer.scales import haar_tables
 
 IMAGE, QUERIES = "0", "1"  # the streams, by their names in checkpoints
 
@@ -158,6 +159,24 @@ def coarser(patches: int, queries: int, device: torch.device) -> Tensor:
     """
     rank = torch.cat([torch.full((patches,), queries, device=device), torch.arange(queries, device=device)])
     return rank >= rank[:, None]
+
+
+@cache
+def inside(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Compute which patches K tables cover, bool [K, h * w], and which positions lie inside which, bool [S, S].
+
+    Positions are the patches, then the tables; a patch stands for the smallest rectangle around it. What sees only what
+    is inside it knows, through however many blocks, of nothing outside.
+
+    Example:
+        >>> inside(4, 2, 2)[0].all()
+        tensor(True)
+    """
+    covered = (haar_tables(count, height, width)[0] != 0).flatten(1)
+    smallest = torch.where(covered, covered.sum(1, keepdim=True), height * width + 1).argmin(0)
+    positions = torch.cat([covered[smallest], covered])
+    outside = positions.float() @ (~positions).float().T  # [i, j]: patches of i that j does not cover
+    return covered, outside.T == 0
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddt_tokenizer.hub import OnHub, local_folder, model_card
 from ddt_tokenizer.precision import Precision, recorded
-from ddt_tokenizer.shipped import shipped
+from ddt_tokenizer.shipped import is_shipped, shipped
 from ddt_tokenizer.tokenizer import DDTTokenizer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Codec(OnHub):
             ValueError: If the parts do not belong together.
         """
         ddt_decoder = _installed_decoder()
-        if not Path(folder).exists() and str(folder) in shipped():
+        if is_shipped(folder):
             tokenizer_folder = decoder_folder = folder
         else:
             folder = run_of(local_folder(folder, "tokenizer", "decoder"))

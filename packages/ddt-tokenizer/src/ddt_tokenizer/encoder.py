@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock, coarser
+from ddt_tokenizer.attention import IMAGE, QUERIES, EncoderBlock, coarser, inside
 from ddt_tokenizer.identity import identity
 from ddt_tokenizer.limits import Depth, PositiveFloat, PositiveInt, Tokens, check_settings
 from ddt_tokenizer.patches import to_patches
 from ddt_tokenizer.positions import at_points, centred_grid, cropped_table, sincos, spread_points
-from ddt_tokenizer.scales import Start, haar_tables, inside, on_grid
+from ddt_tokenizer.scales import Start, haar_tables, on_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +198,11 @@ class Encoder(nn.Module):
         patches = self.patch_in(to_patches(latents, config.patch_size))
         streams = {IMAGE: patches + places.to(latents)}
 
+        # Which position sees which.
+        visible = coarser(h * w, config.num_tokens, latents.device) if config.causal else None
+        if config.local:
+            covered, visible = (mask.to(latents.device) for mask in inside(config.num_tokens, h, w))
+
         # Queries, the same for every image, and what they gather at their scales.
         if config.mode == "queries":
             queries = self.queries
@@ -208,13 +213,9 @@ class Encoder(nn.Module):
             if config.start == "haar":
                 tables = on_grid(self.scales, h, w)
                 if config.local:
-                    tables = tables * inside(config.num_tokens, h, w)[0].to(tables)
+                    tables = tables * covered
                 streams[QUERIES] = queries + tables.to(patches.dtype) @ patches * (self.scales[0].numel() / (h * w))
 
-        # Attention.
-        visible = coarser(h * w, config.num_tokens, latents.device) if config.causal else None
-        if config.local:
-            visible = inside(config.num_tokens, h, w)[1].to(latents.device)
         for block in self.blocks:
             streams = block(streams, visible)
         vectors = streams[self.read]

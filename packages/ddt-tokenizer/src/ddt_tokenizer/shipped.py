@@ -10,6 +10,16 @@ def shipped() -> list[str]:
     return sorted(folder.name for folder in WEIGHTS.iterdir() if folder.is_dir()) if WEIGHTS.is_dir() else []
 
 
+def is_shipped(model: str | Path) -> bool:
+    """Return whether a name is that of a model that comes with this package, and of no folder on this machine.
+
+    Example:
+        >>> is_shipped("runs/mine")
+        False
+    """
+    return not Path(model).exists() and str(model) in shipped()
+
+
 def folder_of(model: str | Path, part: str) -> Path:
     """Return the folder of a model: one on this machine, or else a part of the shipped one of that name.
 
@@ -17,5 +27,4 @@ def folder_of(model: str | Path, part: str) -> Path:
         >>> folder_of("runs/mine/tokenizer", "tokenizer").name
         'tokenizer'
     """
-    model = Path(model)
-    return WEIGHTS / model / part if not model.exists() and str(model) in shipped() else model
+    return WEIGHTS / model / part if is_shipped(model) else Path(model)

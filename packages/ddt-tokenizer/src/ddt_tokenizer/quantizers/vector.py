@@ -148,9 +148,10 @@ class VectorQuantizer(nn.Module):
 
     def prior(self, vectors: Tensor) -> Tensor:
         """Compute the group lasso of vectors [B, K, width] (Yuan, Lin 2006, doi:10.1111/j.1467-9868.2005.00532.x)."""
-        if not self.config.sparsity:
-            return vectors.new_zeros(())
-        return self.config.sparsity * (self.to_code_space(vectors).square().sum(-1) + 1e-6).sqrt().mean()
+        return self._lasso(self.to_code_space(vectors)) if self.config.sparsity else vectors.new_zeros(())
+
+    def _lasso(self, z: Tensor) -> Tensor:
+        return self.config.sparsity * (z.square().sum(-1) + 1e-6).sqrt().mean()
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize query vectors [B, K, width]; gradients pass straight through to them."""
@@ -161,7 +162,8 @@ class VectorQuantizer(nn.Module):
         ids = self.lookup(z)
         codes = self.codebook[ids]
         loss = self.config.commitment * (codes - z).square().mean()
-        loss = loss + self.prior(vectors)
+        if self.config.sparsity:
+            loss = loss + self._lasso(z)
         tokens = self.normalise(z + (codes - z).detach())
         if self.training:
             before = self.codebook.clone() if self.config.diversity else None
