@@ -12,6 +12,7 @@ from ddt_apps.cli.main import app
 from ddt_apps.machine import bench, rehearsal
 from ddt_apps.run.config import load_config
 from ddt_apps.train.settings import TrainTokenizer
+from ddt_tokenizer import LatentConfig
 
 ddt = CliRunner()
 CPU = torch.device("cpu")
@@ -110,3 +111,10 @@ def test_what_cannot_be_measured_is_told_in_a_line(words, said, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     done = ddt.invoke(app, ["bench", *(word.format(folder=tmp_path) for word in words)])
     assert done.exit_code == 2 and said in done.output and len(done.output.splitlines()) == 1
+
+
+def test_an_autoencoder_that_comes_along_is_counted_by_its_name():
+    vae = rehearsal.autoencoder("ddt-small-64/vae", LatentConfig(channels=8, downscale=4))
+    assert type(vae).__name__ == "AutoencoderTiny" and next(vae.parameters()).is_meta
+    with pytest.raises(ValueError, match="'nowhere/vae' is not here"):
+        rehearsal.autoencoder("nowhere/vae", LatentConfig(channels=8, downscale=4))

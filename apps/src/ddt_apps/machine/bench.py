@@ -37,7 +37,7 @@ from ddt_data import ShardWriter, open_shards
 from ddt_decoder import DDTDecoder
 from ddt_tokenizer import DDTTokenizer, LatentConfig
 from ddt_tokenizer.codec import Codec
-from ddt_tokenizer.vae_training import build_vae
+from ddt_tokenizer.vae_training import build_vae, save_vae
 
 GB = 1e9
 FORMAT = 1
@@ -182,7 +182,7 @@ def _codec(config: TrainTokenizer, device: torch.device, folder: Path) -> Codec:
         settings = replace(settings, latents=LatentConfig.from_vae(config.vae))
     elif space.vae is None and not space.pixels:
         shape = load_config(TrainVAE, "small/vae", ["data=random"]).vae
-        build_vae(replace(shape, channels=space.channels, downscale=space.downscale)).save_pretrained(folder / "vae")
+        save_vae(build_vae(replace(shape, channels=space.channels, downscale=space.downscale)), folder / "vae")
         settings = replace(settings, latents=LatentConfig.from_vae(str(folder / "vae")))
     tokenizer, decoder = DDTTokenizer(settings.tokenizer), DDTDecoder(settings.decoder)
     decoder.set_codebook(tokenizer.embed(torch.arange(tokenizer.codebook_size)), tokenizer.fingerprint())

@@ -28,6 +28,7 @@ from ddt_apps.train.language import joining
 from ddt_apps.train.settings import LanguageRun, Pretrain, TrainRenderer, TrainTokenizer, TrainVAE, Tune
 from ddt_data import open_shards
 from ddt_tokenizer import LatentConfig
+from ddt_tokenizer.latents import split_source
 
 WORDS = 24  # tokens of a caption, a question or an instruction
 # Gated backbones, where the Hub cannot be asked.
@@ -103,8 +104,9 @@ def autoencoder(vae: str | None, space: LatentConfig) -> torch.nn.Module:
     shape |= {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16}
     shape |= {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     kind = diffusers.AutoencoderKL
-    if vae and Path(vae).is_dir():
-        shape = kind.load_config(vae)
+    folder, _ = split_source(vae or "")
+    if vae and Path(folder).is_dir():
+        shape = kind.load_config(folder)
         kind = getattr(diffusers, shape["_class_name"])
     elif (space.channels, space.downscale) != (16, 8):
         raise ValueError(f"vae '{vae}' is not here, of which the work is to be counted; name a folder with vae=")
