@@ -6,6 +6,7 @@ import time
 from importlib.metadata import version
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -41,6 +42,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(error, line):
 
 def test_a_fault_of_ours_keeps_its_traceback():
     assert isinstance(command(KeyError("x")).exception, KeyError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error"),
+    ],
+)
+def test_too_little_memory_is_a_line_that_says_what_helps(error):
+    result = command(error)
+    assert result.exit_code == 2 and "lower batch_size" in result.stderr and result.stderr.count("\n") == 1
+    assert "allocat" in result.stderr or "out of memory" in result.stderr
+    assert isinstance(command(RuntimeError("a shape")).exception, RuntimeError)
 
 
 def test_traceback_on_request(monkeypatch):

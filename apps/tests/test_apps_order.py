@@ -90,10 +90,13 @@ def test_pictures_of_a_folder_are_measured_without_words(codec, tmp_path):
     settings = order.Settings(level="tiny", count=8, data=str(tmp_path / "pictures"))
     scores, drawn = order.evaluate(codec, settings)
     figures = scores.scores
-    assert scores.protocol["count"] == 8 and "pictures, shards" in scores.protocol["data"]
+    assert scores.protocol["count"] == 8 and "pictures, evenly spread, shards" in scores.protocol["data"]
     assert set(figures["coarsest"]["4"]) == {"psnr", "psnr_standard_error", "explained"}
     assert "overall" not in figures["steps"]["1 step"] and figures["steps"]["1 step"]["psnr"] == figures["psnr"]
     assert "picture 0" in document(scores, order.page(scores, drawn), "")
+    some, _ = shard_pictures(settings.data, 32, 5)
+    every, _ = shard_pictures(settings.data, 32, 99)
+    assert len(every) == 10 and (some == every[::2]).all()  # from all over the folder, which may be sorted
     with pytest.raises(ValueError, match="have 32 px, the tokenizer takes 64"):
         shard_pictures(settings.data, 64, 8)
 

@@ -29,6 +29,7 @@ CONTINUING = {"demo", "train-vae", "train-tokenizer", "train-renderer", "pretrai
 CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
 # Libraries show errors only, and no bars: ours show what takes time.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+MEMORY = "lower batch_size (--batch-size), or set precision=bf16; ddt plan says what a training takes, and what helps"
 UsageError = typer.BadParameter.__base__  # of wrong words on the command line; typer has no other name for it
 
 
@@ -56,6 +57,11 @@ class Verbs(TyperGroup):
                 raise
             tell_error(_one_line(error))
             raise typer.Exit(2) from None
+        except RuntimeError as error:
+            if os.environ.get("DDT_TRACEBACK") or not _out_of_memory(error):
+                raise
+            tell_error(f"{_one_line(error).partition('. ')[0]}; {MEMORY}")
+            raise typer.Exit(2) from None
         except UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # the help is shown already
                 raise
@@ -64,7 +70,12 @@ class Verbs(TyperGroup):
             raise typer.Exit(2) from None
 
 
-def _one_line(error: ValueError | OSError) -> str:
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is torch's, of an accelerator or of a CPU; by name, so that torch is not imported."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def _one_line(error: Exception) -> str:
     known = isinstance(error, OSError) and error.filename is not None
     said = f"{os.fsdecode(error.filename)}: {error.strerror}" if known else str(error)
     return harmless(" ".join(said.split()))

@@ -72,7 +72,7 @@ def held_out_scenes(level: str, image_size: int, count: int, seed: int) -> tuple
 
 
 def shard_pictures(folder: str, image_size: int, count: int) -> tuple[np.ndarray, str]:
-    """Return the first `count` pictures uint8 [N, H, W, 3] of a shard folder, and what they are for the protocol.
+    """Return `count` pictures uint8 [N, H, W, 3] spread over a shard folder, and what they are for the protocol.
 
     Raises:
         ValueError: If they have another size, or the folder holds none.
@@ -84,8 +84,9 @@ def shard_pictures(folder: str, image_size: int, count: int) -> tuple[np.ndarray
             f"pack them again with --image-size {image_size}"
         )
     hashes = "".join(shard.sha256 for shard in shards.manifest.shards)
-    pictures = np.stack([shards[i]["image"] for i in range(min(count, len(shards)))])
-    return pictures, f"{Path(folder).name}, shards {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+    count = min(count, len(shards))
+    pictures = np.stack([shards[i * len(shards) // count]["image"] for i in range(count)])
+    return pictures, f"{Path(folder).name}, evenly spread, shards {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
 
 
 def scenes_for(model: Any, settings: HeldOutSettings) -> tuple[list[HeldOutScene], SceneConfig]:
