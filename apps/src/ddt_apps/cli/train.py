@@ -184,3 +184,15 @@ def sft(config: Config, overrides: Overrides = None, keys: Keys = False, print_c
     Example: [bold]ddt sft tiny/sft data=data/scenes-ids model=runs/my-lm name=my-sft[/]
     """
     _train("sft", config, overrides, print_config)
+
+
+def adapt(config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False) -> None:
+    """Adapt a language model to write images in a few steps, many ids at once, in place of id by id.
+
+    Example: [bold]ddt adapt tiny/adapt data=data/scenes-ids model=runs/my-lm name=my-parallel-lm[/]
+
+    It keeps what it could, and text is written in order. Then ddt generate --denoise 8 draws in eight passes, and ddt
+    evaluate scenes RUN denoising.steps=8 measures it. denoise.blocks=[4,4,8] says which ids are written together,
+    coarse ones first; denoise.text_block=8 makes texts denoised as well.
+    """
+    _train("adapt", config, overrides, print_config)

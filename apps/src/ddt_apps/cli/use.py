@@ -94,6 +94,18 @@ def generate(
         int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=at_least(1))] = 16,
+    denoise: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Write ids many at once, in so many passes, with a model of ddt adapt.",
+            callback=at_least(1),
+        ),
+    ] = None,
+    sure: Annotated[
+        float | None,
+        typer.Option(help="With --denoise: take ids surer than this at once, in fewer passes.", callback=finite),
+    ] = None,
     precision: Precision = "32",
     device: Device = "auto",
     json: Json = False,
@@ -111,7 +123,13 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise ValueError("say what to draw: either a PROMPT or --prompts FILE")
     wanted = [prompt] if prompts is None else read_prompts(prompts)
+    if sure is not None and denoise is None:
+        raise ValueError(f"--sure {sure} is of denoising; say in how many steps at the most, as --denoise 16")
     how = {"guidance_scale": guidance, "temperature": temperature}
+    if denoise is not None:
+        from ddt_llm import Denoising
+
+        how["denoising"] = Denoising(steps=denoise, threshold=sure)
     drawn = generate_images(
         wanted, model, out, tokenizer, count, grid, seed, sketch, keep, batch_size, precision, **how
     )

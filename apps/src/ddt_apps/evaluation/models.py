@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ddt_apps.models import load_pair, load_renderer_run
 from ddt_apps.run.devices import pick_device_for
 from ddt_apps.run.own_code import load_named
-from ddt_llm import MultimodalLM, collate
+from ddt_llm import Denoising, MultimodalLM, collate
 from ddt_llm.head import head_nats
 from ddt_tokenizer.codec import Codec, run_of
 from ddt_tokenizer.precision import Precision, recorded
@@ -88,13 +89,26 @@ class Assistant:
         codec: Whose ids it was trained on.
         guidance: Of drawing; above 1 closer to the prompt.
         temperature: Of drawing; edits and texts take the likeliest token.
+        denoising: Of drawing, for a model of `ddt adapt`; None draws id by id.
+
+    Attributes:
+        passes: Of the network, for each picture that was drawn.
     """
 
-    def __init__(self, lm: MultimodalLM, codec: Codec, guidance: float = 1.5, temperature: float = 0.7):
+    def __init__(
+        self,
+        lm: MultimodalLM,
+        codec: Codec,
+        guidance: float = 1.5,
+        temperature: float = 0.7,
+        denoising: Denoising | None = None,
+    ):
         self.lm, self.codec, self.guidance, self.temperature = lm, codec, guidance, temperature
+        self.denoising, self.passes = denoising, []
         self.lm.model.eval()
         self.image_size = codec.image_size
         self.identity = {"tokenizer": codec.fingerprint, "guidance": guidance, "temperature": temperature}
+        self.identity |= {} if denoising is None else {"denoising": asdict(denoising)}
 
     @property
     def precision(self) -> Precision:
@@ -103,8 +117,10 @@ class Assistant:
 
     def draw(self, prompts: Sequence[str], seed: int) -> Tensor:
         """Draw a picture for each prompt."""
-        settings = {"guidance_scale": self.guidance, "temperature": self.temperature, "seed": seed}
-        return _images(self.lm.generate_batch(list(prompts), self.codec, output="image", **settings))
+        settings = {"guidance_scale": self.guidance, "temperature": self.temperature, "denoising": self.denoising}
+        drawn = self.lm.generate_batch(list(prompts), self.codec, output="image", seed=seed, **settings)
+        self.passes += [each.passes for each in drawn]
+        return _images(drawn)
 
     def edit(self, images: Tensor, instructions: Sequence[str], seed: int) -> Tensor:
         """Change each image as its instruction says."""
@@ -148,7 +164,13 @@ def _images(answers: list) -> Tensor:
     return torch.cat([answer.images for answer in answers])
 
 
-def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, precision: Precision = "32") -> Any:
+def load_model(
+    source: str,
+    guidance: float = 1.5,
+    temperature: float = 0.7,
+    precision: Precision = "32",
+    denoising: Denoising | None = None,
+) -> Any:
     """Load what is to be evaluated.
 
     Args:
@@ -157,6 +179,7 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
             packages, or `file.py:function` whose function returns an object with the methods of this module.
         guidance, temperature: Of drawing, for runs.
         precision: In which a run computes.
+        denoising: Of drawing, for runs of `ddt adapt`.
 
     Raises:
         FileNotFoundError: If there is no such run or file.
@@ -177,7 +200,7 @@ def load_model(source: str, guidance: float = 1.5, temperature: float = 0.7, pre
     if (run / "tokenizer" / "config.json").is_file() and (run / "decoder").is_dir():
         return Codec.from_pretrained(run, pick_device_for(precision), precision=precision)
     lm, codec = load_pair(run, None, precision)
-    return Assistant(lm, codec, guidance, temperature)
+    return Assistant(lm, codec, guidance, temperature, denoising)
 
 
 def codec_of(model: Any) -> Tokenizes | None:

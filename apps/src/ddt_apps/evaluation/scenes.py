@@ -21,6 +21,7 @@ from ddt_data import Judge, Prompt, Seen, Verdict, level_config, load_prompts, r
 from ddt_data.sceneeval.judge import judge_hash
 from ddt_data.sceneeval.prompts import canvas_of, prompts_hash
 from ddt_data.sceneeval.verdicts import background_of
+from ddt_llm import Denoising
 from ddt_tokenizer.images import to_tensor, to_uint8
 from ddt_tokenizer.limits import NonNegativeFloat, PositiveInt, Seed, check_settings
 from ddt_tokenizer.precision import Precision
@@ -40,6 +41,7 @@ class Settings:
     guidance: NonNegativeFloat = 1.5  # of drawing, for runs of ours
     temperature: NonNegativeFloat = 0.7
     precision: Precision = "32"  # in which a run of ours computes: 32 or bf16
+    denoising: Denoising | None = None  # how a run of `ddt adapt` draws: denoising.steps=8; null, id by id
     backgrounds: str | None = None  # folder of pictures to put behind the real scenes of the controls
     clip: str | None = None  # folder of a transformers CLIP model, for the CLIP-score
 
@@ -88,6 +90,7 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     judge, second = Judge.from_pretrained(settings.judge), Judge.from_pretrained(settings.second_judge)
     texts = [prompt.text for prompt in prompts]
     pictures = _drawn(model, texts, settings)
+    passes = getattr(model, "passes", [])[-len(prompts) :]
     side = pictures.shape[1]
     if pictures.shape[2] != side:
         raise ValueError(f"the model drew pictures of {pictures.shape[2]} x {side} pixels; SceneEval needs squares")
@@ -107,6 +110,8 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     second_summary = summary(prompts, second_verdicts)
     scores |= {"second_judge_overall": second_summary["overall"]}
     scores |= {"second_judge_overall" + ERROR: second_summary["standard_error"]}
+    if passes:
+        scores["passes"] = sum(passes) / len(passes)  # of the network, for a picture
     if settings.clip:
         scores["clip_score"] = clip_score(settings.clip, to_tensor(pictures), texts)
     controls: dict[str, Any] = {

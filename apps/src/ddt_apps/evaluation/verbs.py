@@ -26,7 +26,7 @@ def run_evaluation(benchmark: ModuleType, source: str, out: Path | None, overrid
         overrides: Settings as `key=value`.
     """
     settings = load_config(benchmark.Settings, None, overrides)
-    names = ("guidance", "temperature", "precision")
+    names = ("guidance", "temperature", "precision", "denoising")
     of_runs = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     run = run_of(source) if Path(source).is_dir() else None
     folder = out or (run or Path()) / "evaluation" / benchmark.__name__.rpartition(".")[2]

@@ -17,6 +17,7 @@ NEXT = {
     "train-tokenizer": "ddt tokenize {data} --tokenizer {folder} --out {ids}",
     "train-renderer": "ddt reconstruct PICTURE --tokenizer {tokenizer} --renderer {folder} --out again.png",
     "pretrain": 'ddt generate "a red fox" --model {folder} --out fox.png',
+    "adapt": 'ddt generate "a red fox" --model {folder} --denoise 8 --out fox.png',
     "sft": "ddt chat --model {folder}",
 }
 

@@ -27,13 +27,16 @@ LEAST_DRAWN, MOST_DRAWN = 200, 10_000  # examples that are tried for their lengt
 NAMED = 5  # samples whose texts are cut
 
 
-def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> Exports:
+def fit_language_model(
+    run: Run, lm: MultimodalLM, examples: Views, training: Callable[..., LanguageModelTraining] = LanguageModelTraining
+) -> Exports:
     """Train `lm` on `examples` within `run`; `throughput.csv` and `retention.json` lie in its folder.
 
     Args:
         run: Of a `LanguageRun`.
         lm: Trained in place.
         examples: What it learns.
+        training: Makes the module of model, optimizer, seed and `keep_text`.
 
     Returns:
         What makes the model to export, as `model`.
@@ -46,7 +49,7 @@ def fit_language_model(run: Run, lm: MultimodalLM, examples: Views) -> Exports:
     adapted = add_lora(lm.model, config.lora, config.seed) if config.lora else None
     if config.activation_checkpointing:
         lm.model.gradient_checkpointing_enable()
-    module = LanguageModelTraining(lm.model.train(), config.optimizer, config.seed, keep_text=adapted is not None)
+    module = training(lm.model.train(), config.optimizer, config.seed, keep_text=adapted is not None)
     stream = ShardStream(examples, join, config.batch_size, config.batches, config.seed, config.workers, True)
     run.fit(module, stream, _watchers(config, run.folder, lm))
 

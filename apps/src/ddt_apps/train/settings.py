@@ -12,6 +12,7 @@ from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.codec_config import CodecConfig
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
+from ddt_llm.denoise_config import AdaptConfig, DenoiseConfig
 from ddt_llm.four_bits import Bits
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
@@ -273,9 +274,24 @@ class Tune(LanguageRun):
     tasks: InstructionTasks = field(default_factory=InstructionTasks)  # shares, which need not sum to one
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapt(LanguageRun):
+    """Settings of `ddt adapt`; more in `LanguageRun`."""
+
+    verb: ClassVar[str] = "adapt"
+    sources: ClassVar[tuple[str, ...]] = ("data", "text", "model")
+
+    model: str  # folder of a `ddt pretrain` or `ddt sft` run
+    name: str = "adapt"
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)  # what is denoised together, and along which path
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)  # how it is learned
+    tasks: PretrainTasks = field(default_factory=PretrainTasks)  # shares, of a model that was not tuned
+    tuned_tasks: InstructionTasks = field(default_factory=InstructionTasks)  # shares, of one that was
+
+
 def _check_some(tasks: Any, *names: str) -> None:
     if not any(getattr(tasks, name) for name in names):
         raise ValueError(f"{', '.join(names)} are all 0, so there is no task; give one a share")
 
 
-SETTINGS = {each.verb: each for each in (TrainVAE, TrainTokenizer, TrainRenderer, Pretrain, Tune)}
+SETTINGS = {each.verb: each for each in (TrainVAE, TrainTokenizer, TrainRenderer, Pretrain, Tune, Adapt)}

@@ -4,7 +4,9 @@ from importlib.metadata import version
 
 from ddt_llm.backbone import TinyLlamaConfig, load_backbone, tiny_llama, train_text_tokenizer
 from ddt_llm.batching import ContinuousBatch
-from ddt_llm.expansion import expand_vocabulary, remove_vocabulary
+from ddt_llm.denoise_config import DenoiseConfig
+from ddt_llm.denoising import Denoising
+from ddt_llm.expansion import add_mask, expand_vocabulary, remove_vocabulary
 from ddt_llm.loss import TokenLoss, token_loss
 from ddt_llm.model import Generation, MultimodalLM
 from ddt_llm.optimizer import OptimizerConfig
@@ -17,6 +19,8 @@ from ddt_llm.vocabulary import VisualVocabulary
 __version__ = version("ddt-llm")
 __all__ = [
     "ContinuousBatch",
+    "DenoiseConfig",
+    "Denoising",
     "Event",
     "Example",
     "Generation",
@@ -27,6 +31,7 @@ __all__ = [
     "TokenLoss",
     "VisualTokenizer",
     "VisualVocabulary",
+    "add_mask",
     "collate",
     "collate_packed",
     "expand_vocabulary",

@@ -5,7 +5,7 @@ Shape letters: V codebook size, C width of a codebook vector.
 
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddt_llm.backbone import load_backbone
+from ddt_llm.head import vocabulary_weights
 from ddt_llm.positions import most_positions
 from ddt_llm.self_test import check_backbone
 from ddt_llm.sequences import Sequences
@@ -21,6 +22,7 @@ from ddt_llm.vocabulary import VisualOrder, VisualVocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+MASK = "<mask>"
 UNUSED_ROW = "<unused_row_{}>"  # name of a row that the text model has beyond the tokens of its tokenizer
 
 
@@ -93,6 +95,44 @@ def expand_vocabulary(
     return model, text_tokenizer
 
 
+def add_mask(
+    model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """Add `<mask>` after the visual vocabulary; its rows begin as the mean of the visual tokens, which it stands for.
+
+    A row of padding is taken where there is one. Otherwise the model grows by a row.
+
+    Returns:
+        The model (changed in place) and its tokenizer. A model that has the token already comes back as it is.
+
+    Raises:
+        ValueError: If the model has no visual vocabulary.
+
+    Example:
+        >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
+        >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
+        >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
+        >>> model, tokenizer = add_mask(*expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4))
+        >>> VisualVocabulary.from_config(model.config).mask, tokenizer.convert_tokens_to_ids("<mask>")
+        (287, 287)
+    """
+    from transformers import AddedToken
+
+    vocabulary = VisualVocabulary.from_config(model.config)
+    if vocabulary.masked:
+        return model, text_tokenizer
+    vocabulary = replace(vocabulary, masked=True)
+    text_tokenizer = copy.deepcopy(text_tokenizer)
+    text_tokenizer.add_tokens([AddedToken(MASK, special=True, normalized=False)], special_tokens=True)
+    if model.get_input_embeddings().weight.shape[0] < vocabulary.size:
+        model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    with torch.no_grad():
+        for table in vocabulary_weights(model):
+            table[vocabulary.mask] = table[vocabulary.visual].float().mean(0).to(table.dtype)
+    model.config.ddt = {**model.config.ddt, **asdict(vocabulary)}
+    return model, text_tokenizer
+
+
 def remove_vocabulary(
     model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
@@ -161,7 +201,8 @@ def _check_text_tokenizer(text_tokenizer: "PreTrainedTokenizerFast", rows: int) 
 
 
 def _visual_names(vocabulary: VisualVocabulary) -> list[str]:
-    return [*(f"<v_{index}>" for index in range(vocabulary.codebook_size)), "<boi>", "<eoi>"]
+    marks = ["<boi>", "<eoi>", *([MASK] if vocabulary.masked else [])]
+    return [*(f"<v_{index}>" for index in range(vocabulary.codebook_size)), *marks]
 
 
 def _with_visual_tokens(text_tokenizer, vocabulary: VisualVocabulary):

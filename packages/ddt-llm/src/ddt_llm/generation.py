@@ -93,6 +93,8 @@ class Request:
     seed: Seed = 0
     output: Output = "auto"
     image_start: tuple[NonNegativeInt, ...] = ()  # output "image": tokens that the image begins with, fewer than K
+    # Tokens that stand fast where a model denoises, None where none does: of the image or, with output "text", of that.
+    given: tuple[NonNegativeInt | None, ...] = ()
 
     def __post_init__(self):
         check_settings(self)
@@ -113,6 +115,7 @@ class Writer:
         self.output = request.output
         self.eos = eos
         self.tokens: list[int] = []
+        self.passes = 0  # of the network, after that over the prompt
         self.visual_left = 0  # visual ids until the open image is complete
         self.text_left = sampling.max_text_tokens
         self.images_left = {"auto": sampling.max_images, "image": 1, "text": 0}[request.output]
@@ -198,6 +201,8 @@ def stream_tokens(
     """
     positions = most_positions(model.config) or 2**31
     writers = [Writer(vocabulary, request, sampling, eos, positions) for request in requests]
+    if any(request.given for request in requests):
+        raise ValueError("tokens are given that stand between others: a model needs denoising= to fill in the others")
     chooser = Chooser(model, vocabulary, never)
 
     # Rows of the batch: the prompts, and under guidance as many without their condition.
@@ -215,6 +220,7 @@ def stream_tokens(
         for writer, token in zip(writers, tokens, strict=True):
             if not writer.done:
                 writer.write(token)
+                writer.passes += not writer.done
         yield writers
         if all(writer.done for writer in writers):
             return

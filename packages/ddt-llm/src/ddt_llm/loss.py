@@ -32,6 +32,13 @@ class TokenLoss:
     visual_nats: Tensor
     visual_count: Tensor
 
+    @classmethod
+    def of(cls, nats: Tensor, targets: Tensor, vocabulary: VisualVocabulary) -> Self:
+        """Sum nats [N] of targets int64 [N]."""
+        visual = (targets >= vocabulary.visual.start) & (targets < vocabulary.visual.stop)
+        visual_nats, visual_count = (nats * visual).sum(), visual.sum()
+        return cls(nats.sum() - visual_nats, len(targets) - visual_count, visual_nats, visual_count)
+
     @property
     def mean(self) -> Tensor:
         """Nats a token over both modalities, weighted one to one: what training minimises."""
@@ -79,8 +86,4 @@ def token_loss(
     hidden = model.base_model(input_ids=input_ids[:, :-1], position_ids=position_ids, use_cache=False).last_hidden_state
     targets = labels[:, 1:]
     trained = targets != IGNORED
-    targets = targets[trained]
-    nats = head_nats(model, hidden[trained], targets)
-    visual = (targets >= vocabulary.visual.start) & (targets < vocabulary.visual.stop)
-    visual_nats, visual_count = (nats * visual).sum(), visual.sum()
-    return TokenLoss(nats.sum() - visual_nats, trained.sum() - visual_count, visual_nats, visual_count)
+    return TokenLoss.of(head_nats(model, hidden[trained], targets[trained]), targets[trained], vocabulary)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddt_llm.batching import ContinuousBatch
 from ddt_llm.chat import CHAT_TEMPLATE, generation_config, tokenizer_for_chat
+from ddt_llm.denoising import Denoising, stream_denoised
 from ddt_llm.expansion import check_vocabulary, unused_rows
 from ddt_llm.four_bits import Bits
 from ddt_llm.generation import Output, Request, Sampling, Writer, stream_tokens
@@ -29,6 +30,7 @@ from ddt_llm.precision import Precision
 from ddt_llm.ranks import rank
 from ddt_llm.self_test import check_backbone, evaluating
 from ddt_llm.sequences import Example, Part, Sequences, Template, Turn, collate
+from ddt_llm.settings_file import FORMAT, SETTINGS, read_settings
 from ddt_llm.shipped import folder_of
 from ddt_llm.streaming import Event, Reader
 from ddt_llm.visual_tokenizer import VisualTokenizer
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
     Picture = Image | Path | Tensor  # a tensor is float [3, H, W] in [-1, 1], or visual ids int64 [K]
     Prompt = str | Picture | Sequence[str | Picture]
 
-FORMAT = 1
-SETTINGS = "ddt.json"
-
 
 @dataclass(frozen=True)
 class Generation:
@@ -53,6 +52,7 @@ class Generation:
     text: str
     ids: Tensor  # int64 [N, K] in tokenizer order
     images: Tensor | None  # float32 [N, 3, H, W] in [-1, 1]; None without images or without a visual tokenizer
+    passes: int = 0  # of the network, after that over the prompt
 
 
 class MultimodalLM(OnHub):
@@ -115,7 +115,7 @@ class MultimodalLM(OnHub):
         settings_file = (folder := local_folder(folder_of(folder, "model"))) / SETTINGS
         if not settings_file.is_file():
             raise FileNotFoundError(f"{settings_file} does not exist: save the model with MultimodalLM.save_pretrained")
-        settings = _read_settings(settings_file)
+        settings = read_settings(settings_file)
         vocabulary = VisualVocabulary.from_settings(settings, str(settings_file))
         empty = torch.device(device or "cpu").type == "meta"
         model, text_tokenizer = open_folder(folder, empty=empty, bits=bits)
@@ -201,7 +201,8 @@ class MultimodalLM(OnHub):
         seed: int = 0,
         history: Sequence[Turn] = (),
         sketches: "Sequence[Picture] | None" = None,
-        keep_tokens: int = 0,
+        keep_tokens: int | Sequence[int] = 0,
+        denoising: Denoising | None = None,
         batch_size: int = 64,
         **settings: Any,
     ) -> list[Generation]:
@@ -218,7 +219,8 @@ class MultimodalLM(OnHub):
             history: Earlier turns of template "instruction", before every prompt; their images are visual ids.
             sketches: An image for each prompt, of which the answer keeps the `keep_tokens` ids that are written first:
                 the coarsest. The model writes the others, so it finishes a sketch, or draws the fine part anew.
-            keep_tokens: Ids kept of the sketches, fewer than K.
+            keep_tokens: Ids kept of the sketches, fewer than K; or their indices, and `denoising` fills in the others.
+            denoising: Writes by blocks in parallel, for a model that was adapted to it; None writes token by token.
             settings: Fields of `Sampling`: guidance_scale, temperature, top_k, top_p, the last three also as
                 text_temperature and so on, max_text_tokens, max_images.
 
@@ -233,8 +235,8 @@ class MultimodalLM(OnHub):
         answers = []
         with evaluating(self.model):
             for first in range(0, len(requests), batch_size):
-                *_, writers = self._write(requests[first : first + batch_size], sampling)
-                answers += [writer.tokens for writer in writers]
+                *_, writers = self._write(requests[first : first + batch_size], sampling, denoising)
+                answers += writers
         return self._generations(answers, visual, batch_size)
 
     def stream(
@@ -246,6 +248,7 @@ class MultimodalLM(OnHub):
         seed: int = 0,
         history: Sequence[Turn] = (),
         preview_every: int = 0,
+        denoising: Denoising | None = None,
         **settings: Any,
     ) -> Iterator[Event]:
         """Answer one prompt as `generate` does, and yield every token when it is written.
@@ -262,7 +265,7 @@ class MultimodalLM(OnHub):
         request = self.request(prompt, visual, output=output, seed=seed, history=history)
         reader = Reader(self.vocabulary, self.text_tokenizer, visual, preview_every)
         with evaluating(self.model):
-            for (writer,) in self._write([request], Sampling(**settings)):
+            for (writer,) in self._write([request], Sampling(**settings), denoising):
                 yield from reader.read(writer.tokens)
 
     def continuous_batch(self, slots: int, longest: int | None = None) -> ContinuousBatch:
@@ -319,16 +322,27 @@ class MultimodalLM(OnHub):
             for i, parts in enumerate(_parts(prompts, visual))
         ]
 
-    def _with_sketches(self, requests: list[Request], sketches: list[list[Part]], keep: int) -> list[Request]:
-        if not 0 <= keep < self.vocabulary.num_tokens:
-            raise ValueError(f"keep_tokens ({keep}) must lie in 0 to {self.vocabulary.num_tokens - 1}")
-        starts = [tuple(self.vocabulary.to_tokens(ids)[:keep].tolist()) for (ids,) in sketches]
-        return [
-            replace(request, output="image", image_start=start) for request, start in zip(requests, starts, strict=True)
-        ]
+    def _with_sketches(
+        self, requests: list[Request], sketches: list[list[Part]], keep: int | Sequence[int]
+    ) -> list[Request]:
+        last, order = self.vocabulary.num_tokens - 1, self.vocabulary.order
+        if not all(0 <= index <= last for index in ([keep] if isinstance(keep, int) else keep)):
+            raise ValueError(f"keep_tokens ({keep}) must lie in 0 to {last}")
+        tokens = [self.vocabulary.to_tokens(ids).tolist() for (ids,) in sketches]
+        if isinstance(keep, int):
+            kept = [{"image_start": tuple(row[:keep])} for row in tokens]
+        else:
+            fixed = [index in keep for index in order]
+            kept = [{"given": tuple(t if fix else None for t, fix in zip(row, fixed, strict=True))} for row in tokens]
+        return [replace(request, output="image", **some) for request, some in zip(requests, kept, strict=True)]
 
-    def _write(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Writer]]:
-        return stream_tokens(self.model, self.vocabulary, requests, sampling, never=self.never, **self._marks())
+    def _write(
+        self, requests: list[Request], sampling: Sampling, denoising: Denoising | None
+    ) -> Iterator[list[Writer]]:
+        what = (self.model, self.vocabulary, requests, sampling)
+        if denoising is None:
+            return stream_tokens(*what, never=self.never, **self._marks())
+        return stream_denoised(*what, denoising, never=self.never, **self._marks())
 
     def _marks(self) -> dict[str, Any]:
         return {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}
@@ -351,7 +365,8 @@ class MultimodalLM(OnHub):
                 f"{self.visual_fingerprint}: load the tokenizer that wrote its training ids"
             )
 
-    def _generations(self, answers: list[list[int]], visual: VisualTokenizer | None, size: int) -> list[Generation]:
+    def _generations(self, writers: list[Writer], visual: VisualTokenizer | None, size: int) -> list[Generation]:
+        answers = [writer.tokens for writer in writers]
         ids = [self._visual_ids(answer) for answer in answers]
         texts = [[token for token in answer if token < self.vocabulary.text_size] for answer in answers]
         texts = [self.text_tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
@@ -361,7 +376,8 @@ class MultimodalLM(OnHub):
             pictures = torch.cat([visual.decode(some) for some in drawn.split(size)])
             split = pictures.split([len(some) for some in ids])
             images = [some if len(some) else None for some in split]
-        return [Generation(text, some, image) for text, some, image in zip(texts, ids, images, strict=True)]
+        passes = [writer.passes for writer in writers]
+        return [Generation(*each) for each in zip(texts, ids, images, passes, strict=True)]
 
     def _visual_ids(self, answer: list[int]) -> Tensor:
         visual = self.vocabulary.visual
@@ -383,18 +399,3 @@ def _parts(prompts: "Sequence[Prompt]", visual: VisualTokenizer | None) -> list[
 
 def _is_picture(part: Any) -> bool:
     return not isinstance(part, str) and not (isinstance(part, Tensor) and not part.is_floating_point())
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    """Read `ddt.json`."""
-    try:
-        settings = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__}): save the model again") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        found = settings.get("format") if isinstance(settings, dict) else None
-        raise ValueError(f"{file} has format {found}, this version of ddt-llm reads {FORMAT}")
-    for name in ("template", "visual_fingerprint"):
-        if name not in settings or not isinstance(settings[name], str | None):
-            raise ValueError(f"{file} must give {name}, a text: save the model again")
-    return settings

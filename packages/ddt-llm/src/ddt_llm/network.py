@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ddt_llm.head import head_logits
+from ddt_llm.masks import Layout, attention_mask, check_masks
 from ddt_llm.opening import FOREIGN_ERRORS
 from ddt_llm.positions import most_positions
 from ddt_llm.self_test import agree, check_backbone, trial, trial_tokens
@@ -32,6 +33,14 @@ class Network(Protocol):
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token [R] a row and return its hidden states [R, D]."""
+        ...
+
+    def look(self, kept: Tensor, looked: Tensor) -> Tensor:
+        """Read tokens [R, A] and, in the same pass, look at N that see them and one another but are not kept.
+
+        Returns:
+            Hidden states [R, A + N, D].
+        """
         ...
 
 
@@ -62,6 +71,30 @@ class CachedNetwork:
         hidden = self._read(tokens[:, None], self.position)
         self.position = self.position + 1
         return hidden
+
+    def look(self, kept: Tensor, looked: Tensor) -> Tensor:
+        """Read tokens [R, A], look at [R, N] that see all: hidden states [R, A + N, D]."""
+        tokens, count = torch.cat([kept, looked], dim=1), kept.shape[1]
+        positions = self.position + torch.arange(tokens.shape[1], device=tokens.device)
+        self.read += tokens.shape[1]
+        visible = torch.ones(tokens.shape[1], self.read, dtype=torch.bool, device=tokens.device)
+        visible[:count] = visible[:count].tril(self.read - tokens.shape[1])
+        visible[:count, self.read - looked.shape[1] :] = False
+        hidden = self.run_seeing(tokens, positions, visible & self.seen[:, None, : self.read])
+        self.read -= looked.shape[1]
+        self.position = self.position + count
+        return hidden
+
+    def run_seeing(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Compute hidden states of tokens [R, T] that see what is True in `visible` [R, T, S], as `look` does."""
+        output = self.model.base_model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=attention_mask(visible, self.model),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state
 
     def _read(self, tokens: Tensor, positions: Tensor) -> Tensor:
         self.read += tokens.shape[1]
@@ -94,6 +127,12 @@ class GrowingNetwork(CachedNetwork):
 
         self.cache = DynamicCache(config=self.model.config)
 
+    def look(self, kept: Tensor, looked: Tensor) -> Tensor:
+        """Read tokens [R, A], look at [R, N] that see all: hidden states [R, A + N, D]."""
+        hidden = super().look(kept, looked)
+        self.cache.crop(-looked.shape[1])
+        return hidden
+
 
 class UncachedNetwork:
     """A backbone that reads everything again for each token: slow, and right for any causal model."""
@@ -113,6 +152,24 @@ class UncachedNetwork:
         """Read one more token [R] a row and return its hidden states [R, D]."""
         self.rows = [[*row, token] for row, token in zip(self.rows, tokens.tolist(), strict=True)]
         return self.start()
+
+    def look(self, kept: Tensor, looked: Tensor) -> Tensor:
+        """Read tokens [R, A], look at [R, N] that see all: hidden states [R, A + N, D]."""
+        self.rows = [[*row, *tokens] for row, tokens in zip(self.rows, kept.tolist(), strict=True)]
+        size, hidden = looked.shape[1], []
+        for row, tokens in zip(self.rows, looked, strict=True):
+            clean = torch.tensor([row], device=tokens.device)
+            layout = Layout.causal(torch.arange(len(row), device=tokens.device)[None])
+            places = torch.arange(len(row), len(row) + size, device=tokens.device)[None]
+            layout = layout.beside(places, torch.full_like(places, len(row)), torch.ones_like(places))
+            output = self.model.base_model(
+                input_ids=torch.cat([clean, tokens[None]], dim=1),
+                position_ids=layout.place,
+                attention_mask=attention_mask(layout.visible(), self.model),
+                use_cache=False,
+            )
+            hidden.append(output.last_hidden_state[:, len(row) - kept.shape[1] :])
+        return torch.cat(hidden)
 
 
 class LlamaNetwork(CachedNetwork):
@@ -164,6 +221,10 @@ class LlamaNetwork(CachedNetwork):
         mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), keys, values, attn_mask=mask, enable_gqa=grouped)
         return attention.o_proj(mixed.transpose(1, 2).flatten(2))
 
+    def run_seeing(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Compute hidden states of tokens [R, T] that see what is True in `visible` [R, T, S], as `look` does."""
+        return self.layers(tokens, positions, visible[:, None])
+
     def remember(self, cache: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Put keys and values [R, H, T, E] of new tokens into a layer's cache; return all [2, R, H, S, E]."""
         before = self.read - k.shape[2]
@@ -189,6 +250,41 @@ def network_for(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int
     return network(model, rows, new_tokens)
 
 
+def looking_network_for(model: "PreTrainedModel", rows: list[list[int]], new_tokens: int) -> Network:
+    """Return the quickest network that looks, as `Network.look` says, as the model does without a cache.
+
+    Raises:
+        ValueError: If there is none: the backbone follows no mask of ours.
+    """
+    if model not in _quickest_looking:
+        from transformers import LlamaForCausalLM
+
+        check_masks(model)
+        networks = [LlamaNetwork] if isinstance(model, LlamaForCausalLM) else []
+        networks += [GrowingNetwork]
+        right = (network for network in networks if _looks_right(network, model))
+        _quickest_looking[model] = next(right, UncachedNetwork)
+    return _quickest_looking[model](model, rows, new_tokens)
+
+
+def _looks_right(network: type[Network], model: "PreTrainedModel") -> bool:
+    """Compare two looks after prompts of different lengths, the second with what the first looked at kept."""
+    with trial(model):
+        tokens = trial_tokens(model)
+        rows, none = [tokens[0, :5].tolist(), tokens[1, :3].tolist()], tokens[:, :0]
+        looks = [(none, tokens[:, 5:8]), (tokens[:, 5:8], tokens[:, 8:10]), (tokens[:, 8:9], none)]
+        found = []
+        for each in (UncachedNetwork, network):
+            try:
+                reader = each(model, rows, new_tokens=8)
+                reader.start()
+                found.append(head_logits(model, torch.cat([reader.look(*look) for look in looks], dim=1)))
+            except FOREIGN_ERRORS:
+                return False
+        return agree(model, found[1], found[0])
+
+
+_quickest_looking: "WeakKeyDictionary[PreTrainedModel, type[Network]]" = WeakKeyDictionary()
 _quickest: "WeakKeyDictionary[PreTrainedModel, type[Network]]" = WeakKeyDictionary()
 
 

@@ -24,7 +24,7 @@ VisualOrder = Literal["coarse_to_fine", "tokenizer", "shuffled-0", "shuffled-1",
 
 @dataclass(frozen=True, kw_only=True)
 class VisualVocabulary:
-    """Token ids of images: `codebook_size` visual tokens after the text tokens, then `<boi>` and `<eoi>`.
+    """Token ids of images: `codebook_size` visual tokens after the text tokens, `<boi>`, `<eoi>`, perhaps `<mask>`.
 
     Raises:
         ValueError: If a size is below 1 or `visual_order` is unknown.
@@ -40,6 +40,7 @@ class VisualVocabulary:
     codebook_size: PositiveInt
     num_tokens: PositiveInt  # K, visual tokens of one image
     visual_order: VisualOrder = "coarse_to_fine"
+    masked: bool = False  # whether there is a `<mask>`, for what a denoising model does not know yet
 
     def __post_init__(self):
         check_settings(self)
@@ -75,6 +76,17 @@ class VisualVocabulary:
         return self.boi + 1
 
     @property
+    def mask(self) -> int:
+        """Id of the token that stands where one is not known yet.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.masked:
+            raise ValueError("the language model has no <mask>, it writes token by token: adapt it with ddt adapt")
+        return self.eoi + 1
+
+    @property
     def image_length(self) -> int:
         """Positions of an image: `<boi>`, K visual tokens, `<eoi>`."""
         return self.num_tokens + 2
@@ -82,7 +94,7 @@ class VisualVocabulary:
     @property
     def size(self) -> int:
         """Number of ids in use; a model may have more rows for padding."""
-        return self.eoi + 1
+        return self.eoi + 1 + self.masked
 
     def to_tokens(self, ids: Tensor) -> Tensor:
         """Turn visual ids [..., K] in tokenizer order into language-model tokens [..., K] in the order of writing.
@@ -156,6 +168,7 @@ class VisualVocabulary:
             ValueError: If an entry is missing or is none of its kind.
         """
         names = [field.name for field in fields(cls)]
+        settings = {"masked": False, **settings} if isinstance(settings, dict) else settings  # older ones have none
         if not isinstance(settings, dict) or not set(names) <= settings.keys():
             raise ValueError(f"{where} must give {', '.join(names)}: save the model again")
         try:
