@@ -89,6 +89,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "tokenize",
             "pretrain",
             "sft",
+            "adapt",
             "runs",
             "data",
         ],

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
-from ddt_apps.train import pretrain, renderer, sft, tokenizer
-from ddt_apps.train.settings import Pretrain, TrainRenderer, TrainTokenizer, Tune
+from ddt_apps.train import adapt, pretrain, renderer, sft, tokenizer
+from ddt_apps.train.settings import Adapt, Pretrain, TrainRenderer, TrainTokenizer, Tune
 from ddt_data import pack_text
 from ddt_decoder.renderer_training import RendererTraining
+from ddt_llm.denoise_training import DenoiseTraining
 from ddt_llm.training import LanguageModelTraining
 from ddt_tokenizer.training import TokenizerTraining
 
@@ -40,9 +41,14 @@ VERBS = {
         ["data=ids", "text=words", *SCHEDULE, *LLAMA],
     ),
     "sft": (sft.train, Tune, ["data=ids", "text=words", "model=runs/pretrain", *SCHEDULE]),
+    "adapt": (
+        adapt.train,
+        Adapt,
+        ["data=ids", "text=words", "model=runs/pretrain", "denoise.blocks=[1,1,2]", "denoise.text_block=4", *SCHEDULE],
+    ),
 }
-MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining}
-WEIGHTS = {"tokenizer": "decoder", "renderer": "renderer", "pretrain": "model", "sft": "model"}
+MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining, "adapt": DenoiseTraining}
+WEIGHTS = {"tokenizer": "decoder", "renderer": "renderer", "pretrain": "model", "sft": "model", "adapt": "model"}
 
 
 def make_all(*verbs) -> None:

@@ -28,7 +28,7 @@ def shifted(time: Tensor, shift: float) -> Tensor:
 
 
 def known_at(time: Tensor, uniform: Tensor) -> Tensor:
-    """Say which tokens are known at `time` [B, 1]: bool [B, N], for `uniform` [B, N] in 0 to 1.
+    """Find which tokens are known at `time` [B, 1]: bool [B, N], for `uniform` [B, N] in 0 to 1.
 
     At least one is not, the last to be known: else there would be nothing to learn.
 
@@ -53,8 +53,8 @@ class MetricPath:
         [0.72, 0.28, 0.0]
     """
 
-    c: PositiveFloat = 3.0
-    a: Annotated[float, Interval(gt=0, le=2)] = 0.9
+    c: PositiveFloat = 3.0  # how soon codes are near their targets
+    a: Annotated[float, Interval(gt=0, le=2)] = 0.9  # below 1 sooner at first, and later at last
 
     def __post_init__(self):
         check_settings(self)

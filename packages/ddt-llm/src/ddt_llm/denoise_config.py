@@ -1,10 +1,10 @@
 """What a model was adapted to, as its config records: which tokens are denoised together, and along which path."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 from ddt_llm.corruption import MetricPath
-from ddt_llm.limits import NonNegativeInt, PositiveFloat, PositiveInt, Share, check_settings
+from ddt_llm.limits import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_settings
 from ddt_llm.vocabulary import VisualVocabulary
 
 if TYPE_CHECKING:
@@ -29,21 +29,14 @@ class DenoiseConfig:
     # Sizes of the blocks of an image in the order of writing, so from the coarsest ids on; none is one block of all.
     blocks: tuple[PositiveInt, ...] = ()
     text_block: NonNegativeInt = 0  # tokens of text that are denoised together; 0 leaves text to be written in order
-    c: float = 3.0  # of path=metric: see MetricPath
-    a: float = 0.9
+    metric: MetricPath = field(default_factory=MetricPath)  # of path=metric
 
     def __post_init__(self):
         check_settings(self)
-        _ = self.metric
         if self.path == "metric" and self.text_block:
             raise ValueError(
                 f"text_block ({self.text_block}) must be 0 with path=metric, whose codes are those of images"
             )
-
-    @property
-    def metric(self) -> MetricPath:
-        """The path of `metric`."""
-        return MetricPath(c=self.c, a=self.a)
 
     def of_image(self, num_tokens: int) -> tuple[int, ...]:
         """Return the sizes of the blocks of an image of K tokens.
@@ -70,7 +63,7 @@ class DenoiseConfig:
         VisualVocabulary.from_config(config)
         if (found := config.ddt.get("denoise")) is None:
             raise ValueError("the language model writes token by token; to denoise, adapt it with ddt adapt")
-        return cls(**{**found, "blocks": tuple(found["blocks"])})
+        return cls(**{**found, "blocks": tuple(found["blocks"]), "metric": MetricPath(**found["metric"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +74,7 @@ class AdaptConfig:
         ValueError: If a value is outside its range.
     """
 
-    weight: PositiveFloat = 1.0  # of denoising in the loss, a token of it over a token that is written in order
+    in_order: NonNegativeFloat = 1.0  # weight in the loss of a token written in order, over one denoised; 0 forgets it
     in_order_steps: NonNegativeInt = 0  # steps at first that train writing in order alone (Dimple, arXiv:2505.16990)
     # Each block twice, with what one masks known in the other, so that each token is supervised once (LaViDa,
     # arXiv:2505.16839): gradients vary less, and a step takes up to half as long again.

@@ -19,9 +19,10 @@ from ddt_llm.corruption import known_at, shifted
 from ddt_llm.denoise_config import AdaptConfig, DenoiseConfig
 from ddt_llm.head import head_nats
 from ddt_llm.loss import TokenLoss
-from ddt_llm.masks import Layout, attention_mask, check_masks
+from ddt_llm.masks import Layout, attention_mask
 from ddt_llm.optimizer import OptimizerConfig
 from ddt_llm.ranks import num_ranks, summed
+from ddt_llm.self_test import check_masks
 from ddt_llm.sequences import IGNORED
 from ddt_llm.training import LanguageModelTraining
 from ddt_llm.vocabulary import VisualVocabulary
@@ -122,10 +123,10 @@ class DenoiseTraining(LanguageModelTraining):
         if self.global_step < self.adapt.in_order_steps:
             return super().training_step(batch, batch_idx)
         in_order, denoised, weights = self.losses(**batch)
-        in_order, share = in_order.of_all_ranks(), self.adapt.weight
+        in_order, share = in_order.of_all_ranks(), self.adapt.in_order
         total = summed(weights.sum()) / num_ranks()
-        nats = in_order.text_nats + in_order.visual_nats + share * (denoised * weights).sum()
-        loss = nats / (in_order.text_count + in_order.visual_count + share * total)
+        nats = share * (in_order.text_nats + in_order.visual_nats) + (denoised * weights).sum()
+        loss = nats / (share * (in_order.text_count + in_order.visual_count) + total)
         bits = {
             "bits_per_text_token": in_order.bits_per_text_token,
             "bits_per_visual_token": in_order.bits_per_visual_token,

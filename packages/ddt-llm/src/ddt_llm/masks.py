@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from ddt_llm.head import head_logits
-from ddt_llm.opening import FOREIGN_ERRORS
-from ddt_llm.self_test import agree, trial, trial_tokens
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -24,10 +20,10 @@ class Layout:
     A position sees the clean ones of its document up to its horizon, and the noised ones of its own group. So clean
     positions never see a noised one, and a group sees no other.
 
-    Example: "a b" and a span of three that is denoised after it; positions 3 and 4 are clean, 5 and 6 their copies.
+    Example:
         >>> clean = Layout.causal(torch.arange(5)[None])
         >>> places, start, group = (torch.tensor([each]) for each in ([3, 4], [3, 3], [1, 1]))
-        >>> whole = clean.beside(places, start, group)
+        >>> whole = clean.beside(places, start, group)  # 5 and 6 are noised copies of 3 and 4
         >>> whole.visible()[0].int().tolist()[4:]
         [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1, 1]]
     """
@@ -88,30 +84,3 @@ def attention_mask(visible: Tensor, model: "PreTrainedModel") -> Tensor:
     if kind == "eager":
         return torch.zeros_like(visible, dtype=model.dtype).masked_fill(~visible, torch.finfo(model.dtype).min)
     raise ValueError(f"attention {kind!r} takes no mask of our own; load the model with attn_implementation='sdpa'")
-
-
-def check_masks(model: "PreTrainedModel") -> None:
-    """Refuse a backbone that does not see by the mask it is given. Measured on a few tokens.
-
-    Raises:
-        ValueError: If it is one, such as Mamba; or its attention takes no mask.
-    """
-    with trial(model):
-        one, other = trial_tokens(model)  # which differ in the last token
-        places = torch.arange(len(one), device=one.device)[None]
-        causal = Layout.causal(places)
-        both = causal.spans(torch.zeros_like(places[:, :1]), torch.full_like(places[:, :1], len(one)))
-
-        def logits(tokens: Tensor, layout: Layout) -> Tensor:
-            mask = attention_mask(layout.visible(), model)
-            hidden = model.base_model(tokens[None], position_ids=places, attention_mask=mask, use_cache=False)
-            return head_logits(model, hidden.last_hidden_state)
-
-        try:
-            plain = head_logits(model, model.base_model(one[None], use_cache=False).last_hidden_state)
-            right = agree(model, logits(one, causal), plain)
-            follows = right and not torch.equal(logits(one, both)[:, 0], logits(other, both)[:, 0])
-        except FOREIGN_ERRORS:
-            follows = False
-    if not follows:
-        raise ValueError(f"{type(model).__name__} cannot denoise: it does not see by the mask that it is given")

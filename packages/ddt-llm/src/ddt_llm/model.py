@@ -339,10 +339,8 @@ class MultimodalLM(OnHub):
     def _write(
         self, requests: list[Request], sampling: Sampling, denoising: Denoising | None
     ) -> Iterator[list[Writer]]:
-        what = (self.model, self.vocabulary, requests, sampling)
-        if denoising is None:
-            return stream_tokens(*what, never=self.never, **self._marks())
-        return stream_denoised(*what, denoising, never=self.never, **self._marks())
+        what, marks = (self.model, self.vocabulary, requests, sampling), {"never": self.never, **self._marks()}
+        return stream_tokens(*what, **marks) if denoising is None else stream_denoised(*what, denoising, **marks)
 
     def _marks(self) -> dict[str, Any]:
         return {"eos": self.sequences.eos, "unconditional": self.sequences.prompt([], self.template)}

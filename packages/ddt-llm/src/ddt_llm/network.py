@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ddt_llm.head import head_logits
-from ddt_llm.masks import Layout, attention_mask, check_masks
+from ddt_llm.masks import Layout, attention_mask
 from ddt_llm.opening import FOREIGN_ERRORS
 from ddt_llm.positions import most_positions
-from ddt_llm.self_test import agree, check_backbone, trial, trial_tokens
+from ddt_llm.self_test import agree, check_backbone, check_masks, trial, trial_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddt_llm.head import head_logits
+from ddt_llm.masks import Layout, attention_mask
 from ddt_llm.opening import FOREIGN_ERRORS, named_errors, quiet_transformers
 from ddt_llm.positions import most_positions
 
@@ -83,6 +84,33 @@ def _packs_apart(model: "PreTrainedModel") -> bool:
             return agree(model, head_logits(model, hidden), head_logits(model, torch.cat(apart, dim=1)))
         except FOREIGN_ERRORS:
             return False
+
+
+def check_masks(model: "PreTrainedModel") -> None:
+    """Refuse a backbone that does not see by the mask it is given. Measured on a few tokens.
+
+    Raises:
+        ValueError: If it is one, such as Mamba; or its attention takes no mask.
+    """
+    with trial(model):
+        one, other = trial_tokens(model)  # which differ in the last token
+        places = torch.arange(len(one), device=one.device)[None]
+        causal = Layout.causal(places)
+        both = causal.spans(torch.zeros_like(places[:, :1]), torch.full_like(places[:, :1], len(one)))
+
+        def logits(tokens: Tensor, layout: Layout) -> Tensor:
+            mask = attention_mask(layout.visible(), model)
+            hidden = model.base_model(tokens[None], position_ids=places, attention_mask=mask, use_cache=False)
+            return head_logits(model, hidden.last_hidden_state)
+
+        try:
+            plain = head_logits(model, model.base_model(one[None], use_cache=False).last_hidden_state)
+            right = agree(model, logits(one, causal), plain)
+            follows = right and not torch.equal(logits(one, both)[:, 0], logits(other, both)[:, 0])
+        except FOREIGN_ERRORS:
+            follows = False
+    if not follows:
+        raise ValueError(f"{type(model).__name__} cannot denoise: it does not see by the mask that it is given")
 
 
 def trial_tokens(model: "PreTrainedModel") -> Tensor:
