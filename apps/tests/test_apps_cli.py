@@ -90,6 +90,7 @@ def test_help_lists_the_verbs_in_the_order_of_work():
             "pretrain",
             "sft",
             "adapt",
+            "rl",
             "runs",
             "data",
         ],

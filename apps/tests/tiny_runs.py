@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from ddt_apps.run.config import load_config
 from ddt_apps.shards.make import make_scenes
 from ddt_apps.shards.tokenize import tokenize_shards
-from ddt_apps.train import adapt, pretrain, renderer, sft, tokenizer
-from ddt_apps.train.settings import Adapt, Pretrain, TrainRenderer, TrainTokenizer, Tune
+from ddt_apps.train import adapt, pretrain, renderer, rl, sft, tokenizer
+from ddt_apps.train.settings import Adapt, Pretrain, Reinforce, TrainRenderer, TrainTokenizer, Tune
 from ddt_data import pack_text
 from ddt_decoder.renderer_training import RendererTraining
 from ddt_llm.denoise_training import DenoiseTraining
+from ddt_llm.grpo import GRPOTraining
 from ddt_llm.training import LanguageModelTraining
 from ddt_tokenizer.training import TokenizerTraining
 
@@ -46,9 +47,26 @@ VERBS = {
         Adapt,
         ["data=ids", "text=words", "model=runs/pretrain", "denoise.blocks=[1,1,2]", "denoise.text_block=4", *SCHEDULE],
     ),
+    "rl": (
+        rl.train,
+        Reinforce,
+        ["model=runs/pretrain", "rewards={tiny_runs.low: 1.0}", "grpo.group=2", "grpo.updates=2", *SCHEDULE],
+    ),
 }
-MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining, "adapt": DenoiseTraining}
-WEIGHTS = {"tokenizer": "decoder", "renderer": "renderer", "pretrain": "model", "sft": "model", "adapt": "model"}
+MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining, "adapt": DenoiseTraining, "rl": GRPOTraining}
+WEIGHTS = {
+    "tokenizer": "decoder",
+    "renderer": "renderer",
+    "pretrain": "model",
+    "sft": "model",
+    "adapt": "model",
+    "rl": "model",
+}
+
+
+def low(images, ids, prompts) -> torch.Tensor:
+    """A reward: that ids are small."""
+    return -ids.float().mean(1)
 
 
 def make_all(*verbs) -> None:

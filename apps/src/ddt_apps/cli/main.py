@@ -25,7 +25,7 @@ from ddt_apps.run.signals import Terminated, unwinding
 from ddt_apps.run.terminal import harmless
 
 # Verbs that go on where they were when they are run again.
-CONTINUING = {"demo", "train-vae", "train-tokenizer", "train-renderer", "pretrain", "sft", "adapt", "tokenize"}
+CONTINUING = {"demo", "train-vae", "train-tokenizer", "train-renderer", "pretrain", "sft", "adapt", "rl", "tokenize"}
 CONTINUING |= {"data scenes", "data pack", "data fetch", "data latents"}
 # Libraries show errors only, and no bars: ours show what takes time.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
@@ -171,7 +171,9 @@ def plan(
     from ddt_apps.run.config import load_config
     from ddt_apps.train.settings import SETTINGS
 
-    kinds = {kind: SETTINGS[kind] for kind in SETTINGS if kind != "adapt"} | {"tokenize": SETTINGS["train-tokenizer"]}
+    kinds = {kind: SETTINGS[kind] for kind in SETTINGS if kind not in ("adapt", "rl")} | {
+        "tokenize": SETTINGS["train-tokenizer"]
+    }
     if verb not in kinds:
         raise ValueError(f"verb {verb!r} must be {', '.join(kinds)}")
     settings = load_config(kinds[verb], config, overrides or [])
@@ -236,6 +238,7 @@ PANELS = {
         train.pretrain,
         train.sft,
         train.adapt,
+        train.rl,
         show.runs,
         data,
     ),

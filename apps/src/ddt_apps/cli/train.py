@@ -196,3 +196,15 @@ def adapt(config: Config, overrides: Overrides = None, keys: Keys = False, print
     coarse ones first; denoise.text_block=8 makes texts denoised as well.
     """
     _train("adapt", config, overrides, print_config)
+
+
+def rl(config: Config, overrides: Overrides = None, keys: Keys = False, print_config: PrintConfig = False) -> None:
+    """Reinforce what a language model draws well, as a judge sees it (GRPO).
+
+    Example: [bold]ddt rl tiny/rl model=runs/my-lm name=my-better-lm[/]
+
+    Draws several pictures of each prompt and makes those likelier that are better than the others. rewards={scenes: 1}
+    is SceneEval's judge on prompts that it does not score; rewards={my.py:function: 1} your own: images, ids and
+    prompts in, a number for each out. The second judge is logged beside it as referee and never trained on.
+    """
+    _train("rl", config, overrides, print_config)

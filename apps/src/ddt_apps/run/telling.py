@@ -17,6 +17,7 @@ NEXT = {
     "train-tokenizer": "ddt tokenize {data} --tokenizer {folder} --out {ids}",
     "train-renderer": "ddt reconstruct PICTURE --tokenizer {tokenizer} --renderer {folder} --out again.png",
     "pretrain": 'ddt generate "a red fox" --model {folder} --out fox.png',
+    "rl": 'ddt generate "a red fox left of a bell" --model {folder} --out fox.png',
     "adapt": 'ddt generate "a red fox" --model {folder} --denoise 8 --out fox.png',
     "sft": "ddt chat --model {folder}",
 }
@@ -56,7 +57,7 @@ def next_command(config: RunSettings, folder: Path) -> str:
         >>> next_command(Tune(data="data/ids", model="runs/my-lm"), Path("runs/sft"))
         'ddt chat --model runs/sft'
     """
-    data = folders_and_shares(config.data)[0][0]
+    data = folders_and_shares(config.data)[0][0] if hasattr(config, "data") else ""
     ids = f"{Path(data).name if is_remote(data) else data}-ids"
     named = {"folder": folder, "data": data, "ids": ids, "tokenizer": ""}
     named |= {"tokenizer": config.tokenizer} if hasattr(config, "tokenizer") else {}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ddt_apps.run.config import load_config
 from ddt_apps.run.origin import Origin
-from ddt_apps.train import adapt, pretrain, renderer, sft, tokenizer, vae
+from ddt_apps.train import adapt, pretrain, renderer, rl, sft, tokenizer, vae
 from ddt_apps.train.settings import SETTINGS
 
 TRAIN = {"train-tokenizer": tokenizer.train, "train-renderer": renderer.train, "pretrain": pretrain.train}
-TRAIN |= {"sft": sft.train, "train-vae": vae.train, "adapt": adapt.train}
+TRAIN |= {"sft": sft.train, "train-vae": vae.train, "adapt": adapt.train, "rl": rl.train}
 
 
 def export_run(run: Path) -> None:

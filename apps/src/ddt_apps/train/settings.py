@@ -10,13 +10,23 @@ from annotated_types import Ge, Gt
 
 from ddt_apps.run.settings import RunSettings
 from ddt_apps.train.codec_config import CodecConfig
+from ddt_data.sceneeval.prompts import level_config
 from ddt_decoder.renderer_training_config import RendererTrainingConfig
 from ddt_llm import OptimizerConfig, TinyLlamaConfig
 from ddt_llm.denoise_config import AdaptConfig, DenoiseConfig
 from ddt_llm.four_bits import Bits
+from ddt_llm.grpo_config import GRPOConfig
 from ddt_llm.lora import LoRAConfig
 from ddt_llm.vocabulary import VisualOrder
-from ddt_tokenizer.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt, Share, check_settings
+from ddt_tokenizer.limits import (
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Pixels,
+    PositiveInt,
+    Share,
+    check_settings,
+)
 from ddt_tokenizer.training_config import TrainingConfig
 from ddt_tokenizer.vae_training_config import VAEConfig, VAETrainingConfig
 
@@ -289,9 +299,47 @@ class Adapt(LanguageRun):
     tuned_tasks: InstructionTasks = field(default_factory=InstructionTasks)  # shares, of one that was
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reinforce(RunSettings):
+    """Settings of `ddt rl`."""
+
+    verb: ClassVar[str] = "rl"
+    exports: ClassVar[tuple[str, ...]] = ("model",)
+    sources: ClassVar[tuple[str, ...]] = ("model", "tokenizer")
+    short: ClassVar[dict[str, str]] = {"steps": "optimizer.steps"}
+    mendable: ClassVar[tuple[str, ...]] = (*_within("optimizer", *SCHEDULE), "gradient_clip")
+
+    model: str  # folder of a run of a language model that draws
+    tokenizer: str | None = None  # run that draws its ids; null: the matching one beside the model
+    name: str = "rl"
+    level: str = "standard"  # of SceneEval's prompts: tiny, standard or hard; those that it scores are left out
+    categories: tuple[str, ...] = ()  # of prompts, such as [two, position]; [] takes all
+    # What is rewarded, and its weight: scenes (a judge; what is right in part counts), scenes-strict, file.py:function,
+    # package.module.function, or the URL of a server.
+    rewards: dict[str, FiniteFloat] = field(default_factory=lambda: {"scenes": 1.0})
+    referee: str | None = "b"  # judge that is logged beside the reward and never trained on; null: none
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=200))  # and how many steps
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)  # how answers are drawn, compared and learned from
+    batch_size: PositiveInt = 8  # prompts, each answered `grpo.group` times
+    watch_every: PositiveInt = 20  # steps between two sheets of samples
+
+    def __post_init__(self):
+        super().__post_init__()
+        level_config(self.level)
+        if self.accumulate > 1:
+            raise ValueError(f"accumulate ({self.accumulate}) must be 1: answers belong to a step; raise batch_size")
+        if not self.rewards:
+            raise ValueError("rewards is empty; reward something, as rewards={scenes: 1}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.optimizer.steps
+
+
 def _check_some(tasks: Any, *names: str) -> None:
     if not any(getattr(tasks, name) for name in names):
         raise ValueError(f"{', '.join(names)} are all 0, so there is no task; give one a share")
 
 
-SETTINGS = {each.verb: each for each in (TrainVAE, TrainTokenizer, TrainRenderer, Pretrain, Tune, Adapt)}
+SETTINGS = {each.verb: each for each in (TrainVAE, TrainTokenizer, TrainRenderer, Pretrain, Tune, Adapt, Reinforce)}

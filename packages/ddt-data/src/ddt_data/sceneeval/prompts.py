@@ -117,6 +117,32 @@ def make_prompts(level: str) -> list[Prompt]:
     return prompts
 
 
+@cache
+def training_prompts(level: str = "standard", most: int = 1000) -> tuple[Prompt, ...]:
+    """Draw prompts to learn from, at most `most` of a category: none of the fixed ones, no combination held out.
+
+    A category all of whose prompts are fixed ones, such as the single things of "tiny", has none.
+
+    Raises:
+        ValueError: If the level is unknown.
+
+    Example:
+        >>> sorted({prompt.category for prompt in training_prompts("tiny")})
+        ['attribution', 'colour', 'position', 'two']
+    """
+    config, fixed = level_config(level), {prompt.text for prompt in load_prompts(level)}
+    prompts = []
+    for category in HARD_CATEGORIES if level == "hard" else CATEGORIES:
+        rng = random.Random(f"training prompts {level} {category}")
+        drawn = (_prompt(category, *candidate) for candidate in _candidates(category, config, rng))
+        new = {prompt.text: prompt for prompt in drawn if prompt.seen and prompt.text not in fixed}
+        prompts += [
+            replace(prompt, key=f"{level}-training-{category}-{i:04d}")
+            for i, prompt in enumerate(list(new.values())[:most])
+        ]
+    return tuple(prompts)
+
+
 def write_prompts(level: str, path: Path) -> None:
     """Write the prompts of a level as JSON lines."""
 

@@ -1,13 +1,13 @@
 """Verdicts: whether a picture shows what was asked, judged strictly from what is seen in it."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddt_data.sceneeval.judge import Seen
-from ddt_data.sceneeval.prompts import Prompt
+from ddt_data.sceneeval.prompts import Asked, Prompt
 from ddt_data.scenes.nouns import BACKGROUNDS
 from ddt_data.scenes.scene import LARGE, RELATIONS, SMALL, Scene, lies_between, side_of
 
@@ -51,6 +51,34 @@ def verdict(prompt: Prompt, seen: list[Seen]) -> Verdict:
     if prompt.relation in RELATIONS and (where := side_of(*centres)) != prompt.relation:
         return Verdict(False, f"{prompt.asked[0].noun} is {where} the {prompt.asked[1].noun}")
     return Verdict(True)
+
+
+def credit(prompt: Prompt, seen: list[Seen]) -> float:
+    """Return the share of what was asked for that a picture shows, 0 to 1; 1 where `verdict` finds it right.
+
+    Counted are each noun with its number, that there is nothing else, colours and sizes of what is there, and the
+    place. What is right in part can be learned from where nothing is right yet.
+
+    Example:
+        >>> prompt = Prompt("", "two", "a fox and a bell", (Asked("fox"), Asked("bell")))
+        >>> round(credit(prompt, [Seen("fox", "blue", 0.2, 0.5, 0.3, 0.9)]), 2)
+        0.67
+    """
+    found = Counter(thing.noun for thing in seen)
+    asked = Counter({item.noun: item.count for item in prompt.asked})
+    points = [float(found[item.noun] == item.count) for item in prompt.asked]
+    points.append(float(not found - asked))
+    for item in prompt.asked:
+        group = [thing for thing in seen if thing.noun == item.noun]
+        if item.colour:
+            points.append(sum(thing.colour == item.colour for thing in group) / max(len(group), 1))
+        if item.size:
+            large = item.size == "large"
+            points.append(sum((thing.size > (SMALL + LARGE) / 2) == large for thing in group) / max(len(group), 1))
+    if prompt.relation:
+        plain = tuple(Asked(item.noun, item.count) for item in prompt.asked)
+        points.append(float(verdict(replace(prompt, asked=plain), seen).right))
+    return sum(points) / len(points)
 
 
 def shows(scene: Scene, seen: list[Seen], picture: NDArray[np.uint8]) -> Verdict:
