@@ -69,10 +69,9 @@ for root in ROOTS:
 
 def given(verb):
     """The settings that have to be given."""
-    needed = {"train-renderer": ("data", "tokenizer"), "sft": ("data", "model"), "adapt": ("data", "model")}.get(
-        verb, ("data",)
-    )
-    return [f"{name}=a" for name in needed]
+    needed = {"train-renderer": ("data", "tokenizer"), "rl": ("model",)}
+    needed |= dict.fromkeys(("sft", "adapt"), ("data", "model"))
+    return [f"{name}=a" for name in needed.get(verb, ("data",))]
 
 
 def example(cls):
@@ -158,14 +157,9 @@ def test_a_refusal_begins_with_the_dotted_key(verb):
 
 @pytest.mark.parametrize("name", sorted(file.relative_to(SHIPPED).as_posix() for file in SHIPPED.rglob("*.yaml")))
 def test_shipped_configurations_are_inside(name):
-    verbs = {
-        "renderer": "train-renderer",
-        "pretrain": "pretrain",
-        "one-card": "pretrain",
-        "sft": "sft",
-        "adapt": "adapt",
-    }
-    verb = (verbs | {"vae": "train-vae"}).get(name.split("/")[1][:-5], "train-tokenizer")
+    verbs = {"renderer": "train-renderer", "one-card": "pretrain", "vae": "train-vae"}
+    verbs |= {verb: verb for verb in ("pretrain", "sft", "adapt", "rl")}
+    verb = verbs.get(name.split("/")[1][:-5], "train-tokenizer")
     assert load_config(SETTINGS[verb], name.removesuffix(".yaml"), given(verb)).steps > 0
 
 

@@ -54,14 +54,7 @@ VERBS = {
     ),
 }
 MODULES = {"tokenizer": TokenizerTraining, "renderer": RendererTraining, "adapt": DenoiseTraining, "rl": GRPOTraining}
-WEIGHTS = {
-    "tokenizer": "decoder",
-    "renderer": "renderer",
-    "pretrain": "model",
-    "sft": "model",
-    "adapt": "model",
-    "rl": "model",
-}
+WEIGHTS = dict.fromkeys(("pretrain", "sft", "adapt", "rl"), "model") | {"tokenizer": "decoder", "renderer": "renderer"}
 
 
 def low(images, ids, prompts) -> torch.Tensor:

@@ -27,7 +27,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ddt_llm import MultimodalLM, TinyLlamaConfig, expand_vocabulary, tiny_llama, train_text_tokenizer
+from ddt_llm import (
+    DenoiseConfig,
+    MultimodalLM,
+    TinyLlamaConfig,
+    add_mask,
+    expand_vocabulary,
+    tiny_llama,
+    train_text_tokenizer,
+)
 
 TEXTS = [
     "a red fox left of a bell",
@@ -105,6 +113,19 @@ def make_lm(text_tokenizer):
                 if parameter.ndim == 2:
                     parameter.mul_(4)
         return MultimodalLM(model, tokenizer, template)
+
+    return make
+
+
+@pytest.fixture
+def adapted(make_lm):
+    """A function that builds a random model that may denoise."""
+
+    def make(template="caption", **settings):
+        lm = make_lm(template)
+        model, text_tokenizer = add_mask(lm.model, lm.text_tokenizer)
+        DenoiseConfig(**{"blocks": (1, 2, 3), **settings}).record(model.config)
+        return MultimodalLM(model.eval(), text_tokenizer, template)
 
     return make
 

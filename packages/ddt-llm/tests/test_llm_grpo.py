@@ -160,7 +160,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_lm, tmp_path, updates):
 
 
 def test_a_run_that_can_learn_nothing_stops_and_says_so(make_lm, tmp_path):
-    with pytest.raises(ValueError, match="all rewards of the first 5 steps are 0.5: nothing can be learned"):
+    with pytest.raises(ValueError, match=r"all rewards of the first 5 steps are 0\.5: nothing can be learned"):
         fit(tmp_path, module(make_lm(), 8, lambda images, ids, prompts: torch.full((len(ids),), 0.5)), 8)
     with pytest.raises(ValueError, match="the reward of 'a red fox' is not finite"):
         fit(tmp_path, module(make_lm(), 8, lambda images, ids, prompts: torch.full((len(ids),), torch.nan)), 8)

@@ -74,9 +74,9 @@ def at_least(least: int) -> Callable[..., Any]:
     return check
 
 
-def finite(param: typer.CallbackParam, value: float) -> float:
+def finite(param: typer.CallbackParam, value: float | None) -> float | None:
     """Refuse what is no finite number."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise ValueError(f"--{param.name} {value} must be a finite number")
     return value
 

@@ -1,9 +1,12 @@
 """ddt rl: reinforcement learning of a language model on what it draws."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning
+from torch.utils.data import Dataset
 
 from ddt_apps.models import load_pair
 from ddt_apps.run.atomic import writing
@@ -12,6 +15,7 @@ from ddt_apps.run.folder import Run
 from ddt_apps.train.rewards import SceneReward, reward_of
 from ddt_apps.train.settings import Reinforce
 from ddt_apps.use.sheet import labelled_sheet
+from ddt_data import StepSampler
 from ddt_data.sceneeval.prompts import training_prompts
 from ddt_data.shards.datamodule import ShardStream
 from ddt_llm.every_steps import EverySteps
@@ -39,6 +43,35 @@ class Gallery(EverySteps):
                 labelled_sheet([cells[: SHOWN // 2], cells[SHOWN // 2 :]]).save(file, "PNG")
 
 
+class Prompts(Dataset):
+    """Prompts that SceneEval does not score, each category with the same share of a run.
+
+    Raises:
+        ValueError: If there are none of a category.
+    """
+
+    def __init__(self, level: str, categories: Sequence[str] = ()):
+        known = training_prompts(level)
+        categories = list(categories) or list(dict.fromkeys(prompt.category for prompt in known))
+        groups = [[prompt for prompt in known if prompt.category == category] for category in categories]
+        if not all(groups):
+            raise ValueError(
+                f"categories {categories} of level {level} are not all there to learn from; leave some out"
+            )
+        self.prompts = [prompt for group in groups for prompt in group]
+        self.lengths = [len(group) for group in groups]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> str:
+        return self.prompts[index].text
+
+    def order(self, *args: Any, **options: Any) -> StepSampler:
+        """Return the order of the prompts."""
+        return StepSampler(self.lengths, *args, weights=[1.0] * len(self.lengths), **options)
+
+
 def train(config: Reinforce, runs: Path = RUNS, only_export: bool = False) -> Path:
     """Train, or continue, and export the model to `model/` in the run folder, which is returned; see `carry_out`.
 
@@ -53,17 +86,12 @@ def train(config: Reinforce, runs: Path = RUNS, only_export: bool = False) -> Pa
 def _work(run: Run) -> Exports:
     config: Reinforce = run.config
     lm, codec = load_pair(Path(config.model), config.tokenizer and Path(config.tokenizer))
-    prompts = [
-        each for each in training_prompts(config.level) if not config.categories or each.category in config.categories
-    ]
-    if not prompts:
-        raise ValueError(f"categories {list(config.categories)} of level {config.level} have no prompts to learn from")
-    texts = [prompt.text for prompt in prompts]
-    referee = SceneReward(prompts, config.level, config.referee, partial=False) if config.referee else None
-    reward = reward_of(config.rewards, prompts, config.level)
+    asked = Prompts(config.level, config.categories)
+    referee = SceneReward(asked.prompts, config.level, config.referee, partial=False) if config.referee else None
+    reward = reward_of(config.rewards, asked.prompts, config.level)
     training = partial(GRPOTraining, grpo=config.grpo, reward=reward, visual=codec, referee=referee)
     module = training(lm, config.optimizer, config.seed)
-    stream = ShardStream(texts, list, config.batch_size, config.batches, config.seed)
-    shown = texts[:: max(1, len(texts) // SHOWN)][:SHOWN]
+    stream = ShardStream(asked, list, config.batch_size, config.batches, config.seed)
+    shown = [asked[i * len(asked) // SHOWN] for i in range(SHOWN)]
     run.fit(module, stream, [Gallery(run.folder / "samples", shown, config.watch_every)])
     return lambda: {"model": lm}

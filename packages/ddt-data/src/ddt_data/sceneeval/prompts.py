@@ -128,7 +128,7 @@ def training_prompts(level: str = "standard", most: int = 1000) -> tuple[Prompt,
 
     Example:
         >>> sorted({prompt.category for prompt in training_prompts("tiny")})
-        ['attribution', 'colour', 'position', 'two']
+        ['attribution', 'position', 'two']
     """
     config, fixed = level_config(level), {prompt.text for prompt in load_prompts(level)}
     prompts = []
