@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ddt_data import Asked, Prompt, Seen, level_config, load_prompts, render, scene_for, verdict
-from ddt_data.sceneeval.prompts import LEVELS, canvas_of, contradict, make_prompts
-from ddt_data.sceneeval.verdicts import background_of, shows
+from ddt_data.sceneeval.prompts import LEVELS, canvas_of, contradict, make_prompts, training_prompts
+from ddt_data.sceneeval.verdicts import background_of, credit, shows
 from ddt_data.scenes.scene import RELATIONS, in_split
 
 each_level = pytest.mark.parametrize("level", LEVELS)
@@ -126,3 +126,24 @@ def test_prompts_say_what_they_ask():
             assert item.size is None or item.size in prompt.text
     assert asdict(load_prompts("standard")[0])["seen"] is True
     assert {canvas_of(level) for level in LEVELS} == {64, 128}
+
+
+@each_level
+def test_prompts_to_learn_from_are_none_that_are_scored_and_combine_nothing_held_out(level):
+    found = training_prompts(level)
+    assert found == training_prompts(level) and len({prompt.text for prompt in found}) == len(found) > 300
+    assert not {prompt.text for prompt in found} & {prompt.text for prompt in load_prompts(level)}
+    assert all(prompt.seen for prompt in found)
+
+
+@each_level
+def test_credit_is_one_where_the_verdict_is_right_and_grows_with_what_is(level):
+    config = level_config(level)
+    for prompt in random.Random(1).sample(load_prompts(level), 60):
+        seen = ideal(scene_for(prompt, config, seed=5), config.image_size)
+        assert verdict(prompt, seen).right and credit(prompt, seen) == 1
+        less = [credit(prompt, seen[:count]) for count in range(len(seen) + 1)]
+        assert max(less[:-1]) < 1 and less[0] <= less[-2]
+        other = next(noun for noun in config.nouns if all(thing.noun != noun for thing in seen))
+        assert 0 < credit(prompt, [*seen, Seen(other, "red", 0.5, 0.5, 0.2, 0.9)]) < 1
+        assert (credit(prompt, seen[1:]) == 1) == verdict(prompt, seen[1:]).right
