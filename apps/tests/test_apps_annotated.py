@@ -45,7 +45,8 @@ def test_a_shipped_configuration_in_full_is_the_same_one(name, tmp_path):
 def test_a_verb_prints_what_it_would_train_and_stops(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = next(each for each in shipped() if settings_of(each).verb == verb)
-    overrides = ["name=mine", "data=nowhere", "seed=7"]
+    source = "model" if verb == "rl" else "data"
+    overrides = ["name=mine", f"{source}=nowhere", "seed=7"]
     result = ddt.invoke(app, [verb, name, *overrides, "--print-config"])
     assert result.exit_code == 0 and not list(tmp_path.iterdir())
     assert [line.split("  #")[0] for line in result.output.splitlines()[:3]] == [
@@ -53,7 +54,7 @@ def test_a_verb_prints_what_it_would_train_and_stops(verb, tmp_path, monkeypatch
         "name: mine",
         "seed: 7",
     ]
-    assert "\ndata: nowhere" in result.output
+    assert f"\n{source}: nowhere" in result.output
     assert ddt.invoke(app, [verb, name, "sed=7", "--print-config"]).exit_code == 2
 
 

@@ -15,14 +15,15 @@ from typer.testing import CliRunner
 
 from ddt_apps.cli.main import app
 from ddt_apps.models import load_pair
+from ddt_apps.rewards import SceneReward, ServedReward, WeightedReward, reward_of
 from ddt_apps.run.config import load_config
 from ddt_apps.train import rl
-from ddt_apps.train.rewards import SceneReward, ServedReward, WeightedReward, reward_of
 from ddt_apps.train.rl import Prompts
 from ddt_apps.train.settings import Reinforce
 from ddt_data import level_config, load_prompts, render, scene_for
 from ddt_data.sceneeval.prompts import training_prompts
 from ddt_llm import Denoising
+from ddt_llm.search import CaptionLikelihood
 from ddt_tokenizer.images import to_tensor
 
 ddt = CliRunner()
@@ -164,3 +165,20 @@ def test_scores_tell_how_a_picture_was_drawn_and_in_how_many_passes():
     assert [each["scores"]["passes"] for each in found.values()] == [3, 3]
     assert found["blocks"]["model"]["denoising"]["steps"] == 3 and "denoising" not in found["order"]["model"]
     assert found["order"]["protocol_id"] == found["blocks"]["protocol_id"]  # one table
+
+
+def test_the_best_of_several_is_drawn_and_its_search_is_told():
+    words = ["generate", "a fox", "--model", "runs/pretrain", "--out", "fox.png", "--json"]
+    one, best = (json.loads(ddt.invoke(app, [*words, *more]).stdout) for more in ([], ["--best-of", "6"]))
+    lm, _ = load_pair(Path("runs/pretrain"), None)
+    ids = torch.tensor([one["ids"], best["ids"]])
+    likelihood = CaptionLikelihood(lm)(None, ids, ["a fox", "a fox"])
+    assert likelihood[1] >= likelihood[0]  # the first of the six is the one
+    refused = ddt.invoke(app, [*words, "--best-of", "6", "--sketch", "fox.png"])
+    assert refused.exit_code == 2 and "leave out --sketch" in refused.stderr
+    for verifier in ("likelihood", "judge"):
+        how = ["search.branch=2", "search.prefixes=[1]", f"search.verifier={verifier}", "--out", verifier]
+        result = ddt.invoke(app, ["evaluate", "scenes", "runs/pretrain", "level=tiny", "pictures=1", *how])
+        assert result.exit_code == 0, result.output
+        found = json.loads(Path(verifier, "scores.json").read_text())
+        assert found["scores"]["verifier_calls"] == 4 and found["model"]["search"]["prefixes"] == [1]

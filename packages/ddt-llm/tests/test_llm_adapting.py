@@ -1,5 +1,7 @@
 """Adapting a model to denoise: who sees whom, what is noised, and how it is learned."""
 
+import copy
+
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
@@ -81,6 +83,8 @@ def test_masks_of_bool_and_of_numbers_are_the_same_and_other_attentions_are_refu
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask.*sdpa"):
         attention_mask(layout.visible(), model)
+    with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask.*sdpa"):
+        check_masks(model)
 
 
 def test_a_backbone_that_sees_by_no_mask_is_refused(backbone):
@@ -104,7 +108,10 @@ def test_a_shift_keeps_the_ends_and_lets_less_be_known_early():
 def test_as_much_is_known_as_the_time_says_and_never_all():
     uniform = torch.rand(4000, 8, generator=torch.Generator().manual_seed(0))
     known = known_at(torch.full((4000, 1), 0.4), uniform)
-    assert abs(known.float().mean() - 0.4) < 0.01 and not known.all(1).any()
+    assert abs(known.float().mean() - 0.4 * 7 / 8) < 0.01 and not known.all(1).any()
+    at_any_time = known_at(torch.rand(4000, 1, generator=torch.Generator().manual_seed(1)), uniform)
+    counts = (~at_any_time).sum(1).bincount(minlength=9) / 4000
+    assert counts[0] == 0 and ((counts[1:] - 1 / 8).abs() < 0.02).all()  # four standard errors
     assert not known_at(torch.ones(4000, 1), uniform).all(1).any()
 
 
@@ -219,12 +226,37 @@ def test_complementary_masks_supervise_each_token_once_and_vary_less(adapted, id
     assert spread(twice, batch) < 0.8 * spread(once, double)  # of two copies each, drawn apart in the second
 
 
-def test_by_likelihood_blocks_count_alike_whatever_is_masked(adapted, ids):
+@pytest.mark.parametrize("complementary", [False, True])
+def test_by_likelihood_blocks_count_alike_whatever_is_masked(adapted, ids, complementary):
     lm = adapted(blocks=(6,))
-    module = training(lm, adapt=AdaptConfig(likelihood=True, complementary=False))
+    module = training(lm, adapt=AdaptConfig(likelihood=True, complementary=complementary))
     batch = collate([lm.sequences.image_only(ids[0])], lm.sequences.pad)
     sums = [float(module.losses(**batch)[2].sum()) for _ in range(10)]
     assert sums == pytest.approx([6.0] * 10)
+
+
+@pytest.mark.parametrize("complementary", [False, True])
+def test_by_likelihood_each_count_of_unknown_tokens_weighs_the_same(adapted, ids, complementary):
+    """As where tokens are written in any order: the one with n unknown, itself among them, comes once for each n."""
+    lm = adapted(blocks=(6,))
+    module = training(lm, adapt=AdaptConfig(likelihood=True, complementary=complementary))
+    tokens = lm.sequences.image_only(ids[0]).input_ids
+    torch.manual_seed(0)
+    sums, draws = torch.zeros(7), 3000
+    for _ in range(draws):
+        _, targets, weights, _, _, group, _ = module.copies(tokens, tokens, torch.arange(len(tokens)))
+        for each in group.unique():
+            unknown = (group == each) & (targets >= 0)
+            sums[unknown.sum()] += weights[unknown].sum()
+    assert sums[0] == 0 and ((sums[1:] / draws - 1).abs() < 0.15).all()
+
+
+def test_a_batch_in_which_nothing_is_learned_has_a_loss_of_zero(adapted, train_steps):
+    lm = adapted()
+    before = copy.deepcopy(lm.model.state_dict())
+    batch = collate([lm.sequences.text_only("two kites")], lm.sequences.pad)
+    train_steps(training(lm, 1, AdaptConfig(in_order=0.0), weight_decay=0.0), [batch])
+    assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
 
 
 TEMPLATES = [f"{colour} {thing}" for colour in ("red", "blue", "yellow", "green") for thing in ("fox", "bell", "kite")]

@@ -1,9 +1,11 @@
 """Answers written by blocks, in a few passes of the network."""
 
+import copy
 from itertools import pairwise
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ddt_llm import (
     DenoiseConfig,
@@ -13,7 +15,9 @@ from ddt_llm import (
     TinyLlamaConfig,
     VisualVocabulary,
     add_mask,
+    collate,
     expand_vocabulary,
+    remove_vocabulary,
     tiny_llama,
 )
 from ddt_llm import network as networks
@@ -199,6 +203,10 @@ def test_steps_blocks_and_models_that_do_not_fit_are_told(adapted, make_lm):
         DenoiseTraining(make_lm().model, OptimizerConfig(steps=1), denoise=DenoiseConfig(), adapt=AdaptConfig(), eos=0)
     with pytest.raises(ValueError, match="text_block"):
         DenoiseConfig(path="metric", text_block=4)
+    for damaged in ({}, "x", {"blocks": 3}, {"blocks": [6], "metric": {}, "later": 1}):
+        lm.model.config.ddt["denoise"] = damaged
+        with pytest.raises(ValueError, match=r"'denoise' in the model's config is damaged .*: adapt the model again"):
+            lm.generate("a bell", denoising=Denoising())
 
 
 def test_an_adapted_model_is_a_plain_folder_that_writes_in_order_as_before(adapted, make_lm, tmp_path):
@@ -214,8 +222,45 @@ def test_an_adapted_model_is_a_plain_folder_that_writes_in_order_as_before(adapt
     assert twice.get_input_embeddings().weight.shape[0] == lm.vocabulary.size
 
 
-def test_a_row_of_padding_becomes_the_mask(make_lm, text_tokenizer):
+def test_a_tokenizer_may_have_a_mask_of_its_own_but_no_later_token(text_tokenizer, tmp_path):
+    own = copy.deepcopy(text_tokenizer)
+    own.add_tokens(["<mask>"], special_tokens=True)  # as Gemma's has
+    base = tiny_llama(TinyLlamaConfig(width=16, depth=1, num_heads=2), own)
+    model, tokenizer = expand_vocabulary(base, own, codebook_size=16, num_tokens=6)
+    late = copy.deepcopy(tokenizer)
+    late.add_tokens(["<late>"], special_tokens=True)
+    with pytest.raises(ValueError, match="does not fit this model"):
+        add_mask(copy.deepcopy(model), late)
+    MultimodalLM(*add_mask(model, tokenizer), "caption").save_pretrained(tmp_path)
+    again = MultimodalLM.from_pretrained(tmp_path)
+    assert again.text_tokenizer.convert_ids_to_tokens(again.vocabulary.mask) == "<v_mask>"
+    assert remove_vocabulary(again.model, again.text_tokenizer)[1].get_vocab() == own.get_vocab()
 
+
+def test_blocks_of_text_end_where_the_positions_do(text_tokenizer):
+    config = GPT2Config(vocab_size=len(text_tokenizer), n_positions=24, n_embd=16, n_layer=1, n_head=2)
+    config.bos_token_id = config.eos_token_id = None
+    model = expand_vocabulary(GPT2LMHeadModel(config), text_tokenizer, codebook_size=16, num_tokens=6)
+    model, tokenizer = add_mask(*model)
+    DenoiseConfig(blocks=(1, 2, 3), text_block=8).record(model.config)
+    lm = MultimodalLM(model.eval(), tokenizer, "caption")
+    full = next(e for n in range(1, 24) if len((e := lm.sequences.text_only("kites " * n)).input_ids) > 20)
+    assert len(full.input_ids) <= 24
+    settings = {
+        "denoise": DenoiseConfig(blocks=(1, 2, 3), text_block=8),
+        "adapt": AdaptConfig(),
+        "eos": lm.sequences.eos,
+    }
+    module = DenoiseTraining(lm.model, OptimizerConfig(steps=1, warmup_steps=0), **settings)
+    _, denoised, _ = module.losses(**collate([full], lm.sequences.pad))
+    assert denoised.isfinite().all()
+    request = Request(full.input_ids[:19].tolist(), 0, "text")
+    how = {"eos": lm.sequences.eos, "never": [*lm.never, lm.sequences.eos]}
+    *_, (writer,) = stream_denoised(lm.model, lm.vocabulary, [request], Sampling(), Denoising(), **how)
+    assert len(writer.tokens) == 5
+
+
+def test_a_row_of_padding_becomes_the_mask(make_lm, text_tokenizer):
     model = tiny_llama(TinyLlamaConfig(width=16, depth=1, num_heads=2), text_tokenizer)
     model, tokenizer = expand_vocabulary(model, text_tokenizer, codebook_size=16, num_tokens=6, multiple=64)
     rows = model.get_input_embeddings().weight.shape[0]

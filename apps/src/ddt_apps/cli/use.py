@@ -94,6 +94,12 @@ def generate(
         int | None, typer.Option(help="Ids kept of the sketch; by default half.", callback=at_least(0))
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=at_least(1))] = 16,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            help="Draw so many and keep the one of which the model finds the prompt likeliest.", callback=at_least(1)
+        ),
+    ] = 1,
     denoise: Annotated[
         int | None,
         typer.Option(
@@ -131,7 +137,7 @@ def generate(
 
         how["denoising"] = Denoising(steps=denoise, threshold=sure)
     drawn = generate_images(
-        wanted, model, out, tokenizer, count, grid, seed, sketch, keep, batch_size, precision, **how
+        wanted, model, out, tokenizer, count, grid, seed, sketch, keep, batch_size, precision, best_of, **how
     )
     for picture in drawn:
         if json:

@@ -14,6 +14,7 @@ from ddt_apps.evaluation.means import Figures, mean_of
 from ddt_apps.evaluation.models import Draws, Tokenizes, codec_of, computed, described, need, prefixes_of
 from ddt_apps.evaluation.page import SHOWN, Page, Table, against, marked, spread
 from ddt_apps.evaluation.scores import ERROR, Scores, shown, versions
+from ddt_apps.evaluation.searching import Searching, SearchSettings
 from ddt_apps.features import clip_score
 from ddt_apps.pages.chart import line_chart
 from ddt_apps.pages.report import grid, note, section
@@ -41,6 +42,7 @@ class Settings:
     guidance: NonNegativeFloat = 1.5  # of drawing, for runs of ours
     temperature: NonNegativeFloat = 0.7
     precision: Precision = "32"  # in which a run of ours computes: 32 or bf16
+    search: SearchSettings | None = None  # draws several pictures and takes the best: search.branch=8; null, one
     denoising: Denoising | None = None  # how a run of `ddt adapt` draws: denoising.steps=8; null, id by id
     backgrounds: str | None = None  # folder of pictures to put behind the real scenes of the controls
     clip: str | None = None  # folder of a transformers CLIP model, for the CLIP-score
@@ -89,7 +91,8 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     canvas = canvas_of(settings.level)
     judge, second = Judge.from_pretrained(settings.judge), Judge.from_pretrained(settings.second_judge)
     texts = [prompt.text for prompt in prompts]
-    pictures = _drawn(model, texts, settings)
+    draws = model if settings.search is None else Searching(model, settings.search, settings.level, settings.judge)
+    pictures = _drawn(draws, texts, settings)
     passes = getattr(model, "passes", [])[-len(prompts) :]
     side = pictures.shape[1]
     if pictures.shape[2] != side:
@@ -110,6 +113,8 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     second_summary = summary(prompts, second_verdicts)
     scores |= {"second_judge_overall": second_summary["overall"]}
     scores |= {"second_judge_overall" + ERROR: second_summary["standard_error"]}
+    if settings.search is not None:
+        scores["verifier_calls"] = settings.search.calls  # for a picture
     if passes:
         scores["passes"] = sum(passes) / len(passes)  # of the network, for a picture
     if settings.clip:
@@ -127,7 +132,7 @@ def evaluate(model: Draws, settings: Settings = Settings(), name: str = "model")
     if (codec := codec_of(model)) is not None:
         controls |= _ceilings(codec, prompts, real, judge, canvas)
     protocol = _protocol(settings, side) | computed(model)
-    found = Scores("scenes", described(model, name), protocol, scores, controls)
+    found = Scores("scenes", described(draws, name), protocol, scores, controls)
     return found, Judged(prompts, pictures, verdicts, backgrounds)
 
 

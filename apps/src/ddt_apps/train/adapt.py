@@ -27,7 +27,7 @@ def train(config: Adapt, runs: Path = RUNS, only_export: bool = False) -> Path:
 
 
 def begin(config: Adapt, device: str = "cpu") -> tuple[MultimodalLM, Views]:
-    """Load the model, with a `<mask>`, as it is before the first step, and what it learns.
+    """Load the model, with a `<v_mask>`, as it is before the first step, and what it learns.
 
     Args:
         device: "meta" loads it without its weights.

@@ -9,10 +9,10 @@ import lightning
 from torch.utils.data import Dataset
 
 from ddt_apps.models import load_pair
+from ddt_apps.rewards import SceneReward, reward_of
 from ddt_apps.run.atomic import writing
 from ddt_apps.run.carrying_out import RUNS, Exports, carry_out
 from ddt_apps.run.folder import Run
-from ddt_apps.train.rewards import SceneReward, reward_of
 from ddt_apps.train.settings import Reinforce
 from ddt_apps.use.sheet import labelled_sheet
 from ddt_data import StepSampler

@@ -9,6 +9,7 @@ from ddt_apps.models import load_pair
 from ddt_apps.use.pictures import save_picture
 from ddt_apps.use.sheet import Cell, labelled_sheet
 from ddt_data.shards.images import save_image
+from ddt_llm.search import CaptionLikelihood, Search, search
 from ddt_tokenizer.images import to_uint8
 from ddt_tokenizer.precision import Precision
 
@@ -49,6 +50,7 @@ def generate_images(
     keep_tokens: int | None = None,
     batch_size: int = 16,
     precision: Precision = "32",
+    best_of: int = 1,
     **settings: Any,
 ) -> Iterator[Drawn]:
     """Draw what sentences say, with a sketch from its coarsest ids on, and yield each picture when it is written.
@@ -64,6 +66,7 @@ def generate_images(
         keep_tokens: Ids kept of the sketch; half of them if None.
         batch_size: Pictures drawn at once.
         precision: In which they are drawn.
+        best_of: Pictures drawn for each that is kept: the one of which the model itself finds the prompt likeliest.
         settings: Of sampling: guidance_scale, temperature.
 
     Raises:
@@ -71,6 +74,8 @@ def generate_images(
     """
     if keep_tokens is not None and sketch is None:
         raise ValueError(f"--keep {keep_tokens} is of a sketch; say which picture, as --sketch FILE")
+    if best_of > 1 and sketch is not None:
+        raise ValueError(f"--best-of {best_of} draws from the prompt alone; leave out --sketch")
     lm, codec = load_pair(model, tokenizer, precision)
     if sketch is not None:
         start = codec.encode([sketch])[0]
@@ -81,9 +86,17 @@ def generate_images(
     for first in range(0, len(todo), batch_size):
         some = todo[first : first + batch_size]
         sketches = None if sketch is None else [start] * len(some)
-        answers = lm.generate_batch(
-            some, codec, output="image", seed=seed + first, sketches=sketches, batch_size=batch_size, **settings
-        )
+        if best_of > 1:
+            answers = [
+                search(
+                    lm, prompt, codec, CaptionLikelihood(lm), Search(branch=best_of), number * best_of, **settings
+                ).best
+                for number, prompt in enumerate(some, seed + first)
+            ]
+        else:
+            answers = lm.generate_batch(
+                some, codec, output="image", seed=seed + first, sketches=sketches, batch_size=batch_size, **settings
+            )
         for number, (prompt, answer) in enumerate(zip(some, answers, strict=True), first):
             picture = to_uint8(answer.images)[0]
             if grid:

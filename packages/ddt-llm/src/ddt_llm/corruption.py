@@ -30,13 +30,14 @@ def shifted(time: Tensor, shift: float) -> Tensor:
 def known_at(time: Tensor, uniform: Tensor) -> Tensor:
     """Find which tokens are known at `time` [B, 1]: bool [B, N], for `uniform` [B, N] in 0 to 1.
 
-    At least one is not, the last to be known: else there would be nothing to learn.
+    At least one is not, the last to be known: else there would be nothing to learn. So with `time` drawn uniformly,
+    each count from 1 to N is unknown as often as any other.
 
     Example:
-        >>> known_at(torch.tensor([[0.5], [1.0]]), torch.tensor([[0.2, 0.7], [0.2, 0.7]])).tolist()
-        [[True, False], [True, False]]
+        >>> known_at(torch.tensor([[0.2], [1.0]]), torch.tensor([[0.2, 0.8], [0.2, 0.8]])).tolist()
+        [[False, False], [True, False]]
     """
-    return (uniform < time) & (uniform != uniform.amax(1, keepdim=True))
+    return uniform < time * uniform.amax(1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,12 +58,15 @@ class DenoiseConfig:
         """Read what a model was adapted to.
 
         Raises:
-            ValueError: If it never was.
+            ValueError: If it never was, or what is recorded is none of this.
         """
         VisualVocabulary.from_config(config)
         if (found := config.ddt.get("denoise")) is None:
             raise ValueError("the language model writes token by token; to denoise, adapt it with ddt adapt")
-        return cls(**{**found, "blocks": tuple(found["blocks"]), "metric": MetricPath(**found["metric"])})
+        try:
+            return cls(**{**found, "blocks": tuple(found["blocks"]), "metric": MetricPath(**found["metric"])})
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"'denoise' in the model's config is damaged ({error}): adapt the model again") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ class AdaptConfig:
     # arXiv:2505.16839): gradients vary less, and a step takes up to half as long again.
     complementary: bool = True
     shift: PositiveFloat = 1.0  # of the time in training, as in decoding; above 1 more is masked
-    likelihood: bool = False  # weigh blocks by 1 / share masked, so that the loss bounds their likelihood; else evenly
+    # Weigh blocks by 1 / share masked: with shift=1 the loss bounds the nats of what is written in any order.
+    likelihood: bool = False
     whole_share: Share = 0.0  # share of images that are one block, for decoding without blocks
 
     def __post_init__(self):

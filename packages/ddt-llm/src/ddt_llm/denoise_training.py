@@ -21,6 +21,7 @@ from ddt_llm.head import head_nats
 from ddt_llm.loss import TokenLoss
 from ddt_llm.masks import Layout, attention_mask
 from ddt_llm.optimizer import OptimizerConfig
+from ddt_llm.positions import most_positions
 from ddt_llm.ranks import num_ranks, summed
 from ddt_llm.self_test import check_masks
 from ddt_llm.sequences import IGNORED
@@ -94,11 +95,11 @@ class DenoiseTraining(LanguageModelTraining):
     `bits_per_denoised_token`, and `lr`. The rest is as in `LanguageModelTraining`.
 
     Args:
-        model: With a `<mask>` (`ddt_llm.expansion.add_mask`).
+        model: With a `<v_mask>` (`ddt_llm.expansion.add_mask`).
         eos: Fills blocks of text.
 
     Raises:
-        ValueError: If the model has no visual vocabulary or `<mask>`, or does not see by masks.
+        ValueError: If the model has no visual vocabulary or `<v_mask>`, or does not see by masks.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class DenoiseTraining(LanguageModelTraining):
         assert self.vocabulary.mask  # refuses what it refuses
         denoise.of_image(self.vocabulary.num_tokens)
         self.denoise, self.adapt, self.eos = denoise, adapt, eos
+        self.positions = most_positions(model.config) or 2**31
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the mean cross-entropy in nats of what is written in order and of what is denoised."""
@@ -126,7 +128,7 @@ class DenoiseTraining(LanguageModelTraining):
         in_order, share = in_order.of_all_ranks(), self.adapt.in_order
         total = summed(weights.sum()) / num_ranks()
         nats = share * (in_order.text_nats + in_order.visual_nats) + (denoised * weights).sum()
-        loss = nats / (share * (in_order.text_count + in_order.visual_count) + total)
+        loss = nats / (share * (in_order.text_count + in_order.visual_count) + total).clamp(min=1)
         bits = {
             "bits_per_text_token": in_order.bits_per_text_token,
             "bits_per_visual_token": in_order.bits_per_visual_token,
@@ -173,9 +175,11 @@ class DenoiseTraining(LanguageModelTraining):
 
         parts: list[list[Tensor]] = []
         for block in blocks_of(tokens, labels, places, self.vocabulary, self.denoise, self.eos, whole):
-            for noised, unknown in self.noised(block.targets):
-                targets = block.targets.where(unknown, IGNORED)
-                weight = len(targets) / int(unknown.sum()) if self.adapt.likelihood else 1.0
+            inside = block.targets[: self.positions - block.start]  # what fills a text may lie beyond the last position
+            drawn = list(self.noised(inside))
+            for noised, unknown in drawn:
+                targets = inside.where(unknown, IGNORED)
+                weight = len(targets) / (len(drawn) * int(unknown.sum())) if self.adapt.likelihood else 1.0
                 about = weight, block.start, block.start, len(parts) + 1, block.document
                 weights, of_place, start, group, document = (torch.full_like(targets, 1) * each for each in about)
                 parts.append([noised, targets, weights, of_place + torch.arange(len(targets)), start, group, document])

@@ -151,7 +151,8 @@ class Denoiser:
                     self.keep(self.denoise(visual, start, size, steps, self.visual_logits))
                     yield
             elif writer.forced is None and self.config.text_block:
-                size, steps = self.config.text_block, self.denoising.text_steps
+                size = min(self.config.text_block, writer.positions_left)
+                steps = self.denoising.text_steps
                 block = self.denoise(text, len(writer.tokens), size, steps, self.text_logits)
                 ends = torch.isin(block[0], torch.tensor([writer.eos, vocabulary.boi], device=block.device)).nonzero()
                 self.keep(block[:, : int(ends[0]) + 1] if len(ends) else block)

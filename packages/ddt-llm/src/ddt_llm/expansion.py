@@ -22,7 +22,7 @@ from ddt_llm.vocabulary import VisualOrder, VisualVocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-MASK = "<mask>"
+MASK = "<v_mask>"  # not <mask>, which tokenizers may have: Gemma's does
 UNUSED_ROW = "<unused_row_{}>"  # name of a row that the text model has beyond the tokens of its tokenizer
 
 
@@ -98,7 +98,7 @@ def expand_vocabulary(
 def add_mask(
     model: "PreTrainedModel", text_tokenizer: "PreTrainedTokenizerFast"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """Add `<mask>` after the visual vocabulary; its rows begin as the mean of the visual tokens, which it stands for.
+    """Add `<v_mask>` after the visual vocabulary; its rows begin as the mean of the visual tokens, which it stands for.
 
     A row of padding is taken where there is one. Otherwise the model grows by a row.
 
@@ -106,14 +106,14 @@ def add_mask(
         The model (changed in place) and its tokenizer. A model that has the token already comes back as it is.
 
     Raises:
-        ValueError: If the model has no visual vocabulary.
+        ValueError: If the model has no visual vocabulary, or its tokenizer has tokens of its own behind it.
 
     Example:
         >>> from ddt_llm import TinyLlamaConfig, tiny_llama, train_text_tokenizer
         >>> tokenizer = train_text_tokenizer(["a red fox"], vocab_size=300)
         >>> model = tiny_llama(TinyLlamaConfig(width=32, depth=1, num_heads=2), tokenizer)
         >>> model, tokenizer = add_mask(*expand_vocabulary(model, tokenizer, codebook_size=8, num_tokens=4))
-        >>> VisualVocabulary.from_config(model.config).mask, tokenizer.convert_tokens_to_ids("<mask>")
+        >>> VisualVocabulary.from_config(model.config).mask, tokenizer.convert_tokens_to_ids("<v_mask>")
         (287, 287)
     """
     from transformers import AddedToken
@@ -126,6 +126,7 @@ def add_mask(
     text_tokenizer.add_tokens([AddedToken(MASK, special=True, normalized=False)], special_tokens=True)
     if model.get_input_embeddings().weight.shape[0] < vocabulary.size:
         model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    check_vocabulary(model, text_tokenizer, vocabulary)
     with torch.no_grad():
         for table in vocabulary_weights(model):
             table[vocabulary.mask] = table[vocabulary.visual].float().mean(0).to(table.dtype)

@@ -337,7 +337,7 @@ class MultimodalLM(OnHub):
         return [replace(request, output="image", **some) for request, some in zip(requests, kept, strict=True)]
 
     def _write(
-        self, requests: list[Request], sampling: Sampling, denoising: Denoising | None
+        self, requests: list[Request], sampling: Sampling, denoising: Denoising | None = None
     ) -> Iterator[list[Writer]]:
         what, marks = (self.model, self.vocabulary, requests, sampling), {"never": self.never, **self._marks()}
         return stream_tokens(*what, **marks) if denoising is None else stream_denoised(*what, denoising, **marks)

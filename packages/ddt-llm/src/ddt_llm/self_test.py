@@ -97,6 +97,7 @@ def check_masks(model: "PreTrainedModel") -> None:
         places = torch.arange(len(one), device=one.device)[None]
         causal = Layout.causal(places)
         both = causal.spans(torch.zeros_like(places[:, :1]), torch.full_like(places[:, :1], len(one)))
+        attention_mask(causal.visible(), model)  # refuses what it refuses
 
         def logits(tokens: Tensor, layout: Layout) -> Tensor:
             mask = attention_mask(layout.visible(), model)

@@ -24,7 +24,7 @@ VisualOrder = Literal["coarse_to_fine", "tokenizer", "shuffled-0", "shuffled-1",
 
 @dataclass(frozen=True, kw_only=True)
 class VisualVocabulary:
-    """Token ids of images: `codebook_size` visual tokens after the text tokens, `<boi>`, `<eoi>`, perhaps `<mask>`.
+    """Token ids of images: `codebook_size` visual tokens after the text tokens, `<boi>`, `<eoi>`, perhaps `<v_mask>`.
 
     Raises:
         ValueError: If a size is below 1 or `visual_order` is unknown.
@@ -40,7 +40,7 @@ class VisualVocabulary:
     codebook_size: PositiveInt
     num_tokens: PositiveInt  # K, visual tokens of one image
     visual_order: VisualOrder = "coarse_to_fine"
-    masked: bool = False  # whether there is a `<mask>`, for what a denoising model does not know yet
+    masked: bool = False  # whether there is a `<v_mask>`, for what a denoising model does not know yet
 
     def __post_init__(self):
         check_settings(self)
@@ -83,7 +83,7 @@ class VisualVocabulary:
             ValueError: If there is none.
         """
         if not self.masked:
-            raise ValueError("the language model has no <mask>, it writes token by token: adapt it with ddt adapt")
+            raise ValueError("the language model has no <v_mask>, it writes token by token: adapt it with ddt adapt")
         return self.eoi + 1
 
     @property
